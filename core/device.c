@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/device.h"
+
+void
+device_submit(struct device *device, struct device_io *io)
+{
+	CHECK(io->offset_bytes % BLOCK_BYTES == 0 && io->len_bytes % BLOCK_BYTES == 0);
+	if (io->op == DEVICE_READ || io->op == DEVICE_WRITE)
+		CHECK(io->iov_count > 0 && io->iov_count <= DEVICE_IOV_MAX && io->len_bytes > 0);
+	CHECK(io->len_bytes <= device->size_bytes &&
+	    io->offset_bytes <= device->size_bytes - io->len_bytes);
+	io->device = device;
+	io->error = 0;
+	device->in_flight++;
+	device->ops->submit(device, io);
+}
+
+void
+device_complete(struct device_io *io, int error)
+{
+	CHECK(io->device->in_flight > 0 && error <= 0);
+	io->device->in_flight--;
+	io->error = error;
+	io->done(io);
+}

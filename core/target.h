@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The target: the pools of one daemon, and the requests that frontends and the administrator make
+ * of them by name.
+ *
+ * All functions may be called on any reactor of the daemon; done() runs on the calling reactor.
+ */
+#ifndef QUARRY_CORE_TARGET_H
+#define QUARRY_CORE_TARGET_H
+
+#include "core/volume.h"
+
+struct target;
+
+/* --- handles and names, for protocol frontends --- */
+
+struct target_open {
+	struct name name;    /* pool/volume or pool/volume@snapshot */
+	bool readonly;       /* asked for: no writes through this handle */
+	const char *client;  /* for the operator ("nbd 127.0.0.1:4711"); valid until done */
+	void (*done)(struct target_open *op);
+	int error;             /* -ENOENT, -ESHUTDOWN … */
+	struct volume *volume; /* if error is 0 */
+	/* private */
+	struct task task;
+	struct reactor *origin;
+	struct target *target;
+};
+void target_open(struct target *target, struct target_open *op);
+
+/* The names of everything that can be opened: volumes, and snapshots if asked for, sorted. */
+struct target_names {
+	bool snapshots;
+	void (*done)(struct target_names *op);
+	struct name *names; /* the caller frees it with free() */
+	size_t count;
+	/* private */
+	struct task task;
+	struct reactor *origin;
+	struct target *target;
+	size_t next_pool;
+};
+void target_names(struct target *target, struct target_names *op);
+
+/* --- administration --- */
+
+enum admin_verb {
+	ADMIN_POOL_CREATE,  /* name.pool, devices[], new_file_bytes, force */
+	ADMIN_POOL_IMPORT,  /* devices[] (every device of one or several pools), force */
+	ADMIN_POOL_EXPORT,  /* name.pool, force: even with clients connected */
+	ADMIN_POOL_DESTROY, /* name.pool, force: even with volumes or clients */
+	ADMIN_VOLUME_CREATE,  /* name, size_bytes */
+	ADMIN_VOLUME_RESIZE,  /* name, size_bytes, force: shrink */
+	ADMIN_VOLUME_RENAME,  /* name, target (same pool) */
+	ADMIN_VOLUME_DELETE,  /* name, force: with its snapshots, and even with clients connected */
+	ADMIN_VOLUME_SET,     /* name, readonly */
+	ADMIN_SNAPSHOT_CREATE, /* names[]: all of one pool, one atomic point */
+	ADMIN_SNAPSHOT_DELETE, /* names[] */
+	ADMIN_CLONE,           /* name (a snapshot), target (a new volume of the same pool) */
+	ADMIN_ROLLBACK,        /* name (a snapshot): the volume becomes as it was then */
+	ADMIN_DIFF,            /* name, target: changed ranges, from name to target */
+	ADMIN_LIST,            /* name.pool or "" for all: report */
+};
+
+struct admin_range {
+	uint64_t offset_bytes;
+	uint64_t len_bytes;
+	bool hole; /* in the newer image the range reads as zeroes */
+};
+
+struct admin_device_report {
+	char *path;
+	struct uuid uuid;
+	uint64_t size_bytes;
+	uint64_t slab_count;
+	uint64_t slabs_free;
+	bool missing; /* then path is the last known one, or empty */
+	uint64_t errors; /* I/O and checksum errors since import */
+};
+
+enum admin_image_kind { ADMIN_IMAGE_VOLUME, ADMIN_IMAGE_SNAPSHOT };
+
+struct admin_image_report {
+	enum admin_image_kind kind;
+	struct name name;
+	struct uuid uuid;
+	struct name origin; /* of a clone: the snapshot it was made of; else pool is empty */
+	uint64_t size_bytes;
+	uint64_t used_bytes;   /* mapped by this image */
+	uint64_t unique_bytes; /* would be freed if this image alone were deleted */
+	bool unique_known;
+	uint64_t created_s; /* seconds since 1970, UTC */
+	bool readonly;
+	uint32_t clients;
+};
+
+struct admin_pool_report {
+	char name[NAME_SIZE];
+	struct uuid uuid;
+	const char *state; /* "online", "readonly", "failed", "incomplete" */
+	char state_reason[256];
+	uint64_t size_bytes;      /* of all slabs */
+	uint64_t allocated_bytes; /* in slabs that are not free */
+	uint64_t live_bytes;      /* live blocks, data and maps */
+	uint64_t available_bytes; /* what volumes may still write */
+	uint64_t checkpoint;
+	uint64_t deleting;        /* images whose space is being freed in the background */
+	uint64_t deleting_done_permille;
+	bool checkpoint_running;
+	struct admin_device_report *devices;
+	size_t device_count;
+	struct admin_image_report *images; /* each volume, followed by its snapshots, oldest first */
+	size_t image_count;
+};
+
+struct admin_request {
+	enum admin_verb verb;
+	struct name name;
+	struct name target;
+	struct name *names;
+	size_t name_count;
+	char **devices; /* paths */
+	size_t device_count;
+	uint64_t new_file_bytes; /* POOL_CREATE: files that do not exist are made this long; 0: refused */
+	uint64_t size_bytes;
+	uint64_t created_s; /* SNAPSHOT_CREATE, VOLUME_CREATE …: the present time */
+	bool readonly;
+	bool force;
+	void (*done)(struct admin_request *request);
+	/* result */
+	struct error error;
+	struct admin_pool_report *pools; /* LIST; freed by admin_request_fini */
+	size_t pool_count;
+	struct admin_range *ranges; /* DIFF; neighbours are merged */
+	size_t range_count;
+	/* private */
+	struct task task;
+	struct reactor *origin;
+	struct target *home;
+	void *state;
+};
+
+void target_admin(struct target *target, struct admin_request *request);
+
+/* Frees what the request owns: inputs (names, devices) and results, all from malloc. */
+void admin_request_fini(struct admin_request *request);
+
+/* --- for the daemon --- */
+
+/* How the target gets at devices; the daemon fills it, so that core knows no backend. */
+struct target_backend {
+	/* Opens (creates, if @new_file_bytes and it does not exist) what @path names: blocking, called in
+	 * an offload thread.  -EBUSY: somebody has it; says why in @error. */
+	int (*open)(struct target_backend *backend, const char *path, uint64_t new_file_bytes,
+	    struct reactor *reactor, struct device **device, struct error *error);
+	/* What the device holds that must not be overwritten by accident ("ext4 filesystem", "quarry
+	 * pool"…): 0 nothing, 1 something, told in @what.  Blocking. */
+	int (*probe)(struct target_backend *backend, const char *path, char what[128]);
+};
+
+struct target_config {
+	uint64_t node_cache_bytes; /* per pool */
+	struct target_backend *backend;
+	struct reactor **reactors; /* pools are spread over them; [0] is the home of the target */
+	size_t reactor_count;
+};
+
+struct target *target_create(const struct target_config *config);
+
+/* Exports all pools (checkpoint, close); @done runs on reactor 0.  Then target_free(). */
+void target_shutdown(struct target *target, struct task *done);
+void target_free(struct target *target);
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a frontend sees of a volume or snapshot: a handle, its facts, and requests.
+ *
+ * A handle (struct volume) is opened through core/target.h, counts as a client of the volume (which
+ * cannot be deleted meanwhile, unless by force) and is used from the reactor that opened it.  The
+ * pool's engine may live on another reactor: requests then travel as messages, unseen by the
+ * frontend.
+ *
+ * Buffers: a request's payload begins at `buffer + offset_bytes % BLOCK_BYTES`, where `buffer` is
+ * aligned to BLOCK_BYTES and long enough for every block that the request touches, so that whole
+ * blocks go to and from the device without a copy.  The engine may fill the edges outside the
+ * payload.  Until done() buffer and request belong to the engine.
+ */
+#ifndef QUARRY_CORE_VOLUME_H
+#define QUARRY_CORE_VOLUME_H
+
+#include "core/base/error.h"
+#include "core/base/uuid.h"
+#include "core/device.h"
+#include "metadata/name.h"
+
+struct volume;
+struct volume_io;
+
+enum volume_op {
+	VOLUME_READ,
+	VOLUME_WRITE,
+	VOLUME_FLUSH,  /* everything that was answered before, on any connection, is durable */
+	VOLUME_TRIM,   /* a hint: whole blocks become holes, edges are left as they are */
+	VOLUME_ZERO,   /* reads as zeroes afterwards, to the byte */
+	VOLUME_CACHE,  /* load the maps (a hint) */
+	VOLUME_STATUS, /* which ranges are holes */
+};
+
+enum volume_flags {
+	VOLUME_FUA = 1,     /* WRITE, TRIM, ZERO: durable when answered */
+	VOLUME_NO_HOLE = 2, /* ZERO: accepted; a hole costs nothing to write again, so it is no promise */
+};
+
+struct volume_extent {
+	uint64_t len_bytes;
+	bool hole; /* not mapped; reads as zeroes */
+};
+
+#define VOLUME_IO_BYTES_MAX (32 * MIB) /* READ and WRITE; other requests may cover the whole volume */
+
+struct volume_io {
+	/* set by the frontend */
+	enum volume_op op;
+	uint32_t flags;
+	uint64_t offset_bytes; /* any byte; a request must lie within the volume */
+	uint64_t len_bytes;    /* READ, WRITE: 1 to VOLUME_IO_BYTES_MAX; 0 does nothing */
+	void *buffer;          /* see above */
+	struct volume_extent *extents; /* STATUS: filled from offset_bytes on, neighbours differ */
+	uint32_t extents_max;          /* STATUS: at least 1 */
+	void (*done)(struct volume_io *io);
+	/* result */
+	int error;              /* 0 or a negative errno value, as in core/base/error.h */
+	uint32_t extents_count; /* STATUS: at least 1 if error is 0 */
+	/* the engine's own, while in flight */
+	struct volume *volume;
+	struct task task;
+	void *op_state;
+};
+
+struct volume_info {
+	struct name name;
+	struct uuid uuid; /* of the volume; stable over rename, export and import */
+	uint64_t size_bytes;
+	bool readonly;
+};
+
+/* Facts as they were when the handle was opened or the size last changed; any time. */
+const struct volume_info *volume_info(const struct volume *volume);
+
+/* Starts @io (a request beyond the end, on a read-only volume … fails through done()). */
+void volume_submit(struct volume *volume, struct volume_io *io);
+
+/* Gives the handle back; nothing may be in flight.  The handle is gone on return. */
+void volume_close(struct volume *volume);
+
+#endif
