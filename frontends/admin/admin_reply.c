@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Replies: a finished request's report as JSON, a line at a time.
+ *
+ * Only the changed ranges of a diff are without bound, so only they are cut into several lines.
+ * Running out of memory is fatal here as in xmalloc: a reply is about as large as the report that
+ * it is made of.
+ */
+#include "frontends/admin/admin_proto.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include <jansson.h>
+
+static json_t *
+made(json_t *value)
+{
+	CHECK(value); /* json_pack's formats are constants and its strings are valid */
+	return value;
+}
+
+/* @text, with what is not UTF-8 (a path from a disk, say) replaced by '?'. */
+static json_t *
+text_json(const char *text)
+{
+	json_t *value = json_string(text);
+	char *copy;
+
+	if (value)
+		return value;
+	copy = xstrdup(text);
+	for (char *c = copy; *c; c++)
+		if ((unsigned char)*c >= 0x80)
+			*c = '?';
+	value = made(json_string(copy));
+	free(copy);
+	return value;
+}
+
+static json_t *
+text_or_null_json(const char *text)
+{
+	return text && text[0] ? text_json(text) : json_null();
+}
+
+static json_t *
+name_json(const struct name *name)
+{
+	char text[NAME_TEXT_SIZE];
+
+	if (!name->pool[0])
+		return json_null();
+	name_format(name, text);
+	return text_json(text);
+}
+
+static json_t *
+uuid_json(const struct uuid *uuid)
+{
+	char text[UUID_TEXT_BYTES];
+
+	uuid_format(uuid, text);
+	return text_json(text);
+}
+
+/* RFC 3339, UTC; null: not known. */
+static json_t *
+time_json(uint64_t seconds)
+{
+	time_t when = (time_t)seconds;
+	struct tm utc;
+	char text[40];
+
+	if (seconds == 0 || seconds > 253402300799 /* the year 9999 */)
+		return json_null();
+	gmtime_r(&when, &utc);
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
+	return text_json(text);
+}
+
+static json_t *
+bytes_json(uint64_t bytes)
+{
+	return made(json_integer((json_int_t)min_u64(bytes, INT64_MAX)));
+}
+
+static void
+put(json_t *object, const char *key, json_t *value)
+{
+	CHECK(json_object_set_new_nocheck(object, key, value) == 0);
+}
+
+static json_t *
+device_json(const struct admin_device_report *device)
+{
+	json_t *object = made(json_object());
+
+	put(object, "path", text_or_null_json(device->path));
+	put(object, "uuid", uuid_json(&device->uuid));
+	put(object, "state", text_json(device->missing ? "missing" : "online"));
+	put(object, "size_bytes", bytes_json(device->size_bytes));
+	put(object, "slabs", bytes_json(device->slab_count));
+	put(object, "slabs_free", bytes_json(device->slabs_free));
+	put(object, "errors", bytes_json(device->errors));
+	return object;
+}
+
+static json_t *
+image_json(const struct admin_image_report *image)
+{
+	json_t *object = made(json_object());
+
+	put(object, "kind", text_json(image->kind == ADMIN_IMAGE_SNAPSHOT ? "snapshot" : "volume"));
+	put(object, "name", name_json(&image->name));
+	put(object, "uuid", uuid_json(&image->uuid));
+	put(object, "origin", name_json(&image->origin));
+	put(object, "size_bytes", bytes_json(image->size_bytes));
+	put(object, "used_bytes", bytes_json(image->used_bytes));
+	put(object, "unique_bytes",
+	    image->unique_known ? bytes_json(image->unique_bytes) : json_null());
+	put(object, "created", time_json(image->created_s));
+	put(object, "readonly", json_boolean(image->readonly));
+	put(object, "clients", bytes_json(image->clients));
+	return object;
+}
+
+static json_t *
+pool_json(const struct admin_pool_report *pool)
+{
+	json_t *object = made(json_object());
+	json_t *devices = made(json_array());
+	json_t *images = made(json_array());
+
+	for (size_t i = 0; i < pool->device_count; i++)
+		CHECK(json_array_append_new(devices, device_json(&pool->devices[i])) == 0);
+	for (size_t i = 0; i < pool->image_count; i++)
+		CHECK(json_array_append_new(images, image_json(&pool->images[i])) == 0);
+	put(object, "name", text_json(pool->name));
+	put(object, "uuid", uuid_json(&pool->uuid));
+	put(object, "state", text_or_null_json(pool->state));
+	put(object, "state_reason", text_or_null_json(pool->state_reason));
+	put(object, "size_bytes", bytes_json(pool->size_bytes));
+	put(object, "allocated_bytes", bytes_json(pool->allocated_bytes));
+	put(object, "live_bytes", bytes_json(pool->live_bytes));
+	put(object, "available_bytes", bytes_json(pool->available_bytes));
+	put(object, "checkpoint", bytes_json(pool->checkpoint));
+	put(object, "checkpoint_running", json_boolean(pool->checkpoint_running));
+	put(object, "deleting", bytes_json(pool->deleting));
+	put(object, "deleting_done_permille", bytes_json(pool->deleting_done_permille));
+	put(object, "devices", devices);
+	put(object, "images", images);
+	return object;
+}
+
+static json_t *
+range_json(const struct admin_range *range)
+{
+	json_t *object = made(json_object());
+
+	put(object, "offset_bytes", bytes_json(range->offset_bytes));
+	put(object, "length_bytes", bytes_json(range->len_bytes));
+	put(object, "hole", json_boolean(range->hole));
+	return object;
+}
+
+/* Takes @root. */
+static char *
+to_line(json_t *root, size_t *len_bytes)
+{
+	size_t len = json_dumpb(root, NULL, 0, JSON_COMPACT);
+	char *line = xmalloc(len + 2);
+
+	CHECK(len > 0 && json_dumpb(root, line, len, JSON_COMPACT) == len);
+	line[len] = '\n';
+	line[len + 1] = '\0';
+	*len_bytes = len + 1;
+	json_decref(root);
+	return line;
+}
+
+/* Takes @result. */
+static char *
+result_line(json_t *result, bool more, size_t *len_bytes)
+{
+	json_t *root = made(json_object());
+
+	put(root, "quarry", bytes_json(ADMIN_PROTO_VERSION));
+	put(root, "ok", json_true());
+	if (more)
+		put(root, "more", json_true());
+	put(root, "result", result);
+	return to_line(root, len_bytes);
+}
+
+char *
+admin_proto_error(enum admin_exit exit_status, const struct error *error, size_t *len_bytes)
+{
+	json_t *root = made(json_object());
+	json_t *object = made(json_object());
+	const char *code = strerrorname_np(-error->code);
+	const char *text = error->text[0] ? error->text : strerror(-error->code);
+
+	put(object, "code", text_json(code ? code : "EIO"));
+	put(object, "exit", bytes_json(exit_status));
+	put(object, "message", text_json(text));
+	put(root, "quarry", bytes_json(ADMIN_PROTO_VERSION));
+	put(root, "ok", json_false());
+	put(root, "error", object);
+	return to_line(root, len_bytes);
+}
+
+char *
+admin_proto_daemon_info(const struct admin_daemon_info *info, size_t *len_bytes)
+{
+	json_t *result = made(json_object());
+	json_t *listeners = made(json_array());
+
+	for (size_t i = 0; i < info->listener_count; i++)
+		CHECK(json_array_append_new(listeners, text_json(info->listeners[i])) == 0);
+	put(result, "version", text_or_null_json(info->version));
+	put(result, "pid", made(json_integer(info->pid)));
+	put(result, "uptime_seconds", bytes_json(info->uptime_s));
+	put(result, "listeners", listeners);
+	return result_line(result, false, len_bytes);
+}
+
+void
+admin_reply_init(struct admin_reply *reply, const struct admin_request *request)
+{
+	reply->request = request;
+	reply->next_range = 0;
+	reply->finished = false;
+}
+
+static char *
+ranges_line(struct admin_reply *reply, size_t *len_bytes)
+{
+	const struct admin_request *request = reply->request;
+	size_t end = min_u64(request->range_count, reply->next_range + ADMIN_REPLY_RANGES_MAX);
+	json_t *result = made(json_object());
+	json_t *ranges = made(json_array());
+
+	for (; reply->next_range < end; reply->next_range++)
+		CHECK(json_array_append_new(
+			  ranges, range_json(&request->ranges[reply->next_range])) == 0);
+	put(result, "ranges", ranges);
+	reply->finished = end == request->range_count;
+	return result_line(result, !reply->finished, len_bytes);
+}
+
+char *
+admin_reply_next(struct admin_reply *reply, size_t *len_bytes)
+{
+	const struct admin_request *request = reply->request;
+	json_t *result;
+
+	if (reply->finished)
+		return NULL;
+	if (request->error.code) {
+		reply->finished = true;
+		return admin_proto_error(ADMIN_EXIT_FAILED, &request->error, len_bytes);
+	}
+	if (request->verb == ADMIN_DIFF)
+		return ranges_line(reply, len_bytes);
+	reply->finished = true;
+	result = made(json_object());
+	if (request->verb == ADMIN_LIST) {
+		json_t *pools = made(json_array());
+
+		for (size_t i = 0; i < request->pool_count; i++)
+			CHECK(json_array_append_new(pools, pool_json(&request->pools[i])) == 0);
+		put(result, "pools", pools);
+	}
+	return result_line(result, false, len_bytes);
+}

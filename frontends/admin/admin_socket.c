@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "frontends/admin/admin_socket.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SYSTEM_DIRECTORY "/run/quarry"
+#define SYSTEM_SOCKET SYSTEM_DIRECTORY "/quarryd.sock"
+
+enum {
+	ADMIN_BACKLOG = 128
+};
+
+static bool
+default_of_user(char path[ADMIN_SOCKET_PATH_SIZE])
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+	int len;
+
+	if (geteuid() == 0 || !runtime || runtime[0] != '/')
+		return false;
+	len = snprintf(path, ADMIN_SOCKET_PATH_SIZE, "%s/quarry.sock", runtime);
+	return len > 0 && (size_t)len < ADMIN_SOCKET_PATH_SIZE;
+}
+
+void
+admin_socket_default(char path[ADMIN_SOCKET_PATH_SIZE])
+{
+	if (!default_of_user(path))
+		strcpy(path, SYSTEM_SOCKET);
+}
+
+void
+admin_socket_default_client(char path[ADMIN_SOCKET_PATH_SIZE])
+{
+	if (!default_of_user(path) || access(path, F_OK) != 0)
+		strcpy(path, SYSTEM_SOCKET);
+}
+
+int
+admin_socket_address(const char *path, struct sockaddr_un *address, struct error *error)
+{
+	size_t len = strlen(path);
+
+	if (len == 0)
+		return error_set(error, -EINVAL, "the path of the socket is empty");
+	if (len >= sizeof(address->sun_path))
+		return error_set(error, -EINVAL,
+		    "the path of the socket has %zu characters; at most %zu are possible: %.60s…",
+		    len, sizeof(address->sun_path) - 1, path);
+	memset(address, 0, sizeof(*address));
+	address->sun_family = AF_UNIX;
+	memcpy(address->sun_path, path, len);
+	return 0;
+}
+
+static int
+socket_open(struct error *error)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return error_set(error, -errno, "cannot make a socket: %m");
+	return fd;
+}
+
+/* Removes what a daemon that is gone has left at @address; 0 if nothing is there (any more). */
+static int
+clear_stale(const struct sockaddr_un *address, struct error *error)
+{
+	struct stat st;
+	int fd;
+	int rc;
+
+	if (lstat(address->sun_path, &st) != 0)
+		return 0; /* bind() will say what is wrong, if anything is */
+	if (!S_ISSOCK(st.st_mode))
+		return error_set(
+		    error, -EEXIST, "%s exists and is not a socket", address->sun_path);
+	fd = socket_open(error);
+	if (fd < 0)
+		return fd;
+	rc = connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ? 0 : -errno;
+	close(fd);
+	if (rc == 0 || rc == -EAGAIN)
+		return error_set(error, -EADDRINUSE,
+		    "another quarryd serves %s: stop it, or choose another --socket",
+		    address->sun_path);
+	if (rc != -ECONNREFUSED)
+		return error_set(error, rc, "cannot tell whether a daemon serves %s: %s",
+		    address->sun_path, strerror(-rc));
+	if (unlink(address->sun_path) != 0 && errno != ENOENT)
+		return error_set(
+		    error, -errno, "cannot remove the stale socket %s: %m", address->sun_path);
+	return 0;
+}
+
+int
+admin_socket_listen(const char *path, struct error *error)
+{
+	struct sockaddr_un address;
+	int rc = admin_socket_address(path, &address, error);
+	int fd;
+
+	if (rc)
+		return rc;
+	if (strcmp(path, SYSTEM_SOCKET) == 0 && mkdir(SYSTEM_DIRECTORY, 0755) != 0 &&
+	    errno != EEXIST)
+		return error_set(error, -errno, "cannot make %s: %m", SYSTEM_DIRECTORY);
+	rc = clear_stale(&address, error);
+	if (rc)
+		return rc;
+	fd = socket_open(error);
+	if (fd < 0)
+		return fd;
+	/* On Linux the mode of an unbound socket becomes that of its file: it is never open to
+	 * others, not even for a moment, and the umask of other threads is left alone. */
+	if (fchmod(fd, 0600) != 0 ||
+	    bind(fd, (const struct sockaddr *)&address, sizeof(address)) != 0 ||
+	    listen(fd, ADMIN_BACKLOG) != 0) {
+		rc = error_set(error, -errno, "cannot listen on %s: %m", path);
+		close(fd);
+		return rc;
+	}
+	return fd;
+}
+
+int
+admin_socket_connect(const char *path, struct error *error)
+{
+	struct sockaddr_un address;
+	int rc = admin_socket_address(path, &address, error);
+	int fd;
+
+	if (rc)
+		return rc;
+	fd = socket_open(error);
+	if (fd < 0)
+		return fd;
+	if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0)
+		return fd;
+	rc = -errno;
+	close(fd);
+	if (rc == -EACCES || rc == -EPERM)
+		return error_set(error, rc,
+		    "no permission to connect to quarryd at %s: run as the user who started it",
+		    path);
+	return error_set(error, rc,
+	    "quarryd does not answer at %s (%s): start it with quarryd --socket %s, or name "
+	    "another "
+	    "with --socket or QUARRY_SOCKET",
+	    path, strerror(-rc), path);
+}
