@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Quarry: build, run and test.  `make help` lists the targets.
 #
 #   SAN=address|thread   sanitizers (address: ASan and UBSan), built in a folder of its own
@@ -8,6 +9,7 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 SAN ?=
+override SAN := $(patsubst 1,address,$(SAN))
 BUILD := build$(if $(SAN),-$(SAN))$(if $(filter clang%,$(CC)),-clang)
 
 PKGS := liburing libisal jansson yaml-0.1 blkid
@@ -34,8 +36,42 @@ TEST_SRCS := $(sort $(wildcard tests/unit/test_*.c))
 TEST_BINS := $(TEST_SRCS:tests/unit/%.c=$(BUILD)/tests/%)
 TEST_SUPPORT_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(TEST_SRCS),$(wildcard tests/unit/*.c)))
 
-.PHONY: all clean
+# What Debian 12 packages are needed for what; a package here is what `make deps…` installs.
+DEPS_BUILD := gcc make pkg-config libc6-dev liburing-dev libisal-dev libjansson-dev libyaml-dev libblkid-dev
+DEPS_TEST := $(DEPS_BUILD) libcmocka-dev fio libnbd-bin python3 python3-libnbd qemu-utils e2fsprogs \
+	nbdkit util-linux clang clang-format libclang-rt-14-dev shellcheck
+DEPS_TIDY := clang-tidy
+DEPS_BENCH := $(DEPS_BUILD) fio python3 qemu-utils nbd-server nbdkit libnbd-bin
+
+prefix ?= /usr/local
+sbindir ?= $(prefix)/sbin
+bindir ?= $(prefix)/bin
+mandir ?= $(prefix)/share/man
+unitdir ?= $(prefix)/lib/systemd/system
+completiondir ?= $(prefix)/share/bash-completion/completions
+INSTALL ?= install
+
+.DEFAULT_GOAL := all
+.PHONY: all help run check unit integration lint tidy bench bench-full install uninstall clean deps deps-test
+
 all: $(BUILD)/quarryd $(BUILD)/quarry
+
+help:
+	@echo 'make                 build $(BUILD)/quarryd and $(BUILD)/quarry'
+	@echo 'make run             install what is missing, build, start a demo pool and say what to try'
+	@echo 'make check           install what the tests need, build, and run lint, unit and integration tests'
+	@echo 'make unit            the unit tests alone'
+	@echo 'make integration     the integration tests alone; TESTS="nbd crash" chooses some'
+	@echo 'make lint            layers, licence lines, formatting, shell scripts'
+	@echo 'make tidy            clang-tidy (minutes)'
+	@echo 'make bench           compare with other servers on this machine (under 10 minutes)'
+	@echo 'make bench-full      the same with more jobs, peers and rounds'
+	@echo 'make install         to $$(DESTDIR)$$(prefix), by default $(prefix); also make uninstall'
+	@echo 'make deps            install the Debian packages that the build needs'
+	@echo 'make deps-test       ... and those that the tests need'
+	@echo 'make clean           remove build and build-*'
+	@echo
+	@echo 'SAN=address|thread builds with sanitizers, CC=clang with clang, each in a folder of its own.'
 
 $(BUILD)/libquarry.a: $(LIB_OBJS)
 	@rm -f $@
@@ -51,13 +87,79 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(TEST_SUPPORT_OBJS) $(BUILD)/libq
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LDLIBS)
 
-$(BUILD)/obj/%.o: %.c
+# A change of flags or compiler rebuilds; the file changes only when they do.
+FLAGS_FILE := $(BUILD)/obj/.flags
+FLAGS_NOW := $(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) $(LDLIBS)
+$(FLAGS_FILE): FORCE
+	@mkdir -p $(@D)
+	@echo '$(FLAGS_NOW)' | cmp -s - $@ || echo '$(FLAGS_NOW)' >$@
+.PHONY: FORCE
+FORCE:
+
+$(BUILD)/obj/%.o: %.c $(FLAGS_FILE)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
-.PHONY: unit
+.SECONDARY:
+
+# --- tests ---
+
+deps:
+	@tools/install-debs.sh $(DEPS_BUILD)
+
+deps-test:
+	@tools/install-debs.sh $(DEPS_TEST)
+
+# Packages first, then make once more: pkg-config is asked when make starts.
+check: deps-test
+	@$(MAKE) --no-print-directory all test-programs
+	@BUILD=$(BUILD) tests/check.sh
+
+.PHONY: test-programs
+test-programs: $(TEST_BINS)
+
 unit: $(TEST_BINS)
-	@for t in $(TEST_BINS); do echo "== $$t"; $$t || exit 1; done
+	@BUILD=$(BUILD) tests/check.sh unit
+
+integration: all
+	@BUILD=$(BUILD) tests/check.sh integration $(TESTS)
+
+lint:
+	@BUILD=$(BUILD) tests/check.sh lint
+
+tidy:
+	@tools/install-debs.sh $(DEPS_BUILD) $(DEPS_TIDY)
+	@tests/lint/tidy.sh $(FILES)
+
+bench bench-full:
+	@tools/install-debs.sh $(DEPS_BENCH)
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench.py $(if $(filter bench-full,$@),--full) $(BENCHFLAGS)
+
+run: deps
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tools/demo.sh
+
+# --- installation ---
+
+MAN_PAGES = $(wildcard docs/man/*.1 docs/man/*.5 docs/man/*.8)
+
+install: all
+	$(INSTALL) -d $(DESTDIR)$(sbindir) $(DESTDIR)$(bindir) $(DESTDIR)$(unitdir) $(DESTDIR)$(completiondir)
+	$(INSTALL) -m 755 $(BUILD)/quarryd $(DESTDIR)$(sbindir)/quarryd
+	$(INSTALL) -m 755 $(BUILD)/quarry $(DESTDIR)$(bindir)/quarry
+	sed 's|@sbindir@|$(sbindir)|' tools/quarryd.service >$(DESTDIR)$(unitdir)/quarryd.service
+	chmod 644 $(DESTDIR)$(unitdir)/quarryd.service
+	$(INSTALL) -m 644 tools/quarry.bash-completion $(DESTDIR)$(completiondir)/quarry
+	@for page in $(MAN_PAGES); do \
+		dir=$(DESTDIR)$(mandir)/man$${page##*.}; \
+		$(INSTALL) -d $$dir && $(INSTALL) -m 644 $$page $$dir/ || exit 1; \
+	done
+
+uninstall:
+	rm -f $(DESTDIR)$(sbindir)/quarryd $(DESTDIR)$(bindir)/quarry
+	rm -f $(DESTDIR)$(unitdir)/quarryd.service $(DESTDIR)$(completiondir)/quarry
+	@for page in $(MAN_PAGES); do rm -f $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; done
 
 clean:
 	rm -rf build build-*

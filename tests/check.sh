@@ -1,0 +1,98 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs the tests and counts them: tests/check.sh [lint] [unit] [integration [NAME…]]; all three by
+# default.  The last line is always "N passed, N failed".  A test program that dies counts as a
+# failure even if it had not said so, and so does one that ran no test.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export BUILD=${BUILD:-build}
+
+passed=0
+failed=0
+skipped=0
+failures=()
+
+# count FILE NAME RC PASS-PATTERN FAIL-PATTERN SKIP-PATTERN
+count() {
+    local file=$1 name=$2 rc=$3 ok bad skip
+    ok=$(grep -c -E "$4" "$file" || true)
+    bad=$(grep -c -E "$5" "$file" || true)
+    skip=$(grep -c -E "$6" "$file" || true)
+    if [ "$rc" != 0 ] && [ "$bad" = 0 ]; then
+        echo "not ok - $name: exit status $rc"
+        failures+=("$name: exit status $rc")
+        bad=1
+    fi
+    if [ $((ok + bad + skip)) = 0 ]; then
+        echo "not ok - $name: ran no test"
+        failures+=("$name: ran no test")
+        bad=1
+    fi
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+    skipped=$((skipped + skip))
+    while read -r line; do failures+=("$name: $line"); done < <(grep -E "$5" "$file" || true)
+}
+
+# Runs a command with its output shown and kept in $log; its status is left in $rc.
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+rc=0
+watch() {
+    rc=0
+    "$@" </dev/null 2>&1 | tee "$log" || rc=$?
+}
+
+run_lint() {
+    echo "== lint"
+    watch tests/lint/lint.sh
+    count "$log" lint "$rc" '^ok ' '^not ok ' '^skip '
+}
+
+run_unit() {
+    local source name
+    for source in tests/unit/test_*.c; do
+        [ -e "$source" ] || continue
+        name=$(basename "$source" .c)
+        echo "== $BUILD/tests/$name"
+        watch timeout --kill-after=5 "${UNIT_TIMEOUT:-300}" "$BUILD/tests/$name"
+        count "$log" "$name" "$rc" '^\[       OK \] ' '^\[  FAILED  \] [^0-9]' '^\[  SKIPPED \] [^0-9]'
+    done
+}
+
+run_integration() {
+    echo "== integration"
+    watch tests/integration/run.sh "$@"
+    count "$log" integration "$rc" '^ok ' '^not ok ' '^skip '
+}
+
+started=$SECONDS
+case ${1:-all} in
+all)
+    run_lint
+    run_unit
+    run_integration
+    ;;
+lint) run_lint ;;
+unit) run_unit ;;
+integration) run_integration "${@:2}" ;;
+*)
+    echo "usage: $0 [lint | unit | integration [NAME…]]" >&2
+    exit 2
+    ;;
+esac
+
+if [ ${#failures[@]} -gt 0 ]; then
+    echo
+    echo "Failed:"
+    printf '  %s\n' "${failures[@]}"
+fi
+echo
+echo "Took $((SECONDS - started)) seconds."
+if [ "$skipped" -gt 0 ]; then
+    echo "$passed passed, $failed failed, $skipped skipped"
+else
+    echo "$passed passed, $failed failed"
+fi
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
