@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every structure that is ever on a disk, and nothing else.
+ *
+ * All integers are little-endian.  Each structure carries a magic, a version and a CRC-32C of itself
+ * (computed with its crc field zero) that is begun with the place where it belongs, so that a stale
+ * or misdirected copy fails too.
+ *
+ * A device, in blocks of 4096 bytes:
+ *
+ *      0                    unused (a boot sector stays what it was)
+ *      1                    label
+ *      2, 3                 superblocks: checkpoint n in number n % 2
+ *      4, 5                 device set: generation n in number n % 2
+ *      8 ...                slab table: page p in blocks 8 + 2p and 9 + 2p, alternating
+ *      slabs_block ...      slabs, slab_blocks each
+ *      tail: the last MiB   label, superblocks 0 and 1, device set 0 and 1 once more
+ */
+#ifndef QUARRY_METADATA_FORMAT_H
+#define QUARRY_METADATA_FORMAT_H
+
+#include "core/base/uuid.h"
+#include "core/base/util.h"
+
+#define FORMAT_BLOCK_BYTES 4096u
+#define FORMAT_VERSION 1u
+#define FORMAT_TAIL_BYTES (1 * MIB)
+
+#define FORMAT_LABEL_BLOCK 1u
+#define FORMAT_SUPERBLOCK_BLOCK 2u /* and the next */
+#define FORMAT_DEVICE_SET_BLOCK 4u /* and the next */
+#define FORMAT_TABLE_BLOCK 8u
+/* The same within the tail. */
+#define FORMAT_TAIL_LABEL_BLOCK 0u
+#define FORMAT_TAIL_SUPERBLOCK_BLOCK 1u
+#define FORMAT_TAIL_DEVICE_SET_BLOCK 3u
+
+#define SLAB_BLOCKS_MIN 64u   /* 256 KiB */
+#define SLAB_BLOCKS_MAX 4096u /* 16 MiB */
+#define POOL_DEVICES_MAX 120u
+#define VOLUME_BYTES_MAX (1ull << 60)
+
+/*
+ * The address of a block: its place in the log, for ever.  0 is a hole.
+ *
+ *   bits 63..16  segment number, from 1 (bit 63 is never set on disk)
+ *   bits 15..0   slot: index of the block in the segment
+ */
+struct baddr {
+	uint64_t n;
+};
+
+#define BADDR_SLOT_BITS 16
+
+static inline struct baddr
+baddr_make(uint64_t segment, uint32_t slot)
+{
+	return (struct baddr) { segment << BADDR_SLOT_BITS | slot };
+}
+
+static inline uint64_t
+baddr_segment(struct baddr a)
+{
+	return a.n >> BADDR_SLOT_BITS;
+}
+
+static inline uint32_t
+baddr_slot(struct baddr a)
+{
+	return (uint32_t)(a.n & ((1u << BADDR_SLOT_BITS) - 1));
+}
+
+/* A block's checksum is its CRC-32C combined with its address. */
+static inline uint32_t
+baddr_crc_mix(struct baddr a)
+{
+	return (uint32_t)mix64(a.n);
+}
+
+/* --- map --- */
+
+#define MAP_FANOUT_BITS 8
+#define MAP_FANOUT 256u
+#define MAP_LEVELS_MAX 6u /* 256^6 blocks: 2^60 bytes */
+
+struct map_entry {
+	uint64_t addr;  /* a struct baddr; in memory also a node that has none yet (metadata/node.h) */
+	uint32_t epoch; /* when the block was written */
+	uint32_t crc;   /* of the block, mixed with its address */
+};
+static_assert(sizeof(struct map_entry) * MAP_FANOUT == FORMAT_BLOCK_BYTES, "a node is a block");
+
+/* --- label --- */
+
+#define LABEL_MAGIC "QUARRYLB"
+
+struct label {
+	char magic[8];
+	uint32_t version;
+	uint32_t crc; /* place: 1 */
+	uint64_t features_compat;
+	uint64_t features_ro_compat; /* unknown bits: the pool may only be read */
+	uint64_t features_incompat;  /* unknown bits: the pool cannot be used */
+	struct uuid pool_uuid;
+	struct uuid device_uuid;
+	uint32_t device_index;
+	uint32_t slab_blocks;
+	uint64_t size_bytes; /* of the device when it was labelled */
+	uint64_t slab_count;
+	uint64_t slabs_block; /* first block of slab 0 */
+	uint64_t created_s;
+	char pool_name[136]; /* zero-terminated */
+	uint8_t reserved[FORMAT_BLOCK_BYTES - 248];
+};
+static_assert(sizeof(struct label) == FORMAT_BLOCK_BYTES, "a label is a block");
+
+/* --- superblock --- */
+
+#define SUPERBLOCK_MAGIC "QUARRYSB"
+#define SUPERBLOCK_CLEAN 1u /* exported: nothing to replay */
+
+struct superblock {
+	char magic[8];
+	uint32_t version;
+	uint32_t crc; /* place: checkpoint */
+	struct uuid pool_uuid;
+	uint64_t checkpoint;
+	uint64_t generation; /* grows with each recovery */
+	uint64_t next_segment;
+	uint64_t next_id; /* of images and volumes */
+	struct map_entry catalog_root;
+	uint32_t catalog_levels;
+	uint32_t epoch;
+	/* Where replay begins: the place of the first batch behind this checkpoint. */
+	uint64_t log_segment;
+	uint64_t log_sequence;
+	uint32_t log_slot;
+	uint32_t log_previous_crc;
+	uint32_t log_device;
+	uint32_t log_slab;
+	uint64_t log_next_segment; /* where the segment behind it lies, or BATCH_NO_SLAB */
+	uint32_t log_next_device;
+	uint32_t log_next_slab;
+	uint64_t durable_sequence; /* batches up to this one were durable; a bad one is corruption */
+	uint64_t table_digest;     /* of all pages of all slab tables, see space.h */
+	uint64_t written_s;
+	uint32_t flags;
+	uint32_t device_count;
+	uint8_t reserved[512 - 168];
+};
+static_assert(sizeof(struct superblock) == 512, "a superblock cannot tear");
+
+/* --- device set --- */
+
+#define DEVICE_SET_MAGIC "QUARRYDS"
+
+enum device_state {
+	DEVICE_STATE_ONLINE = 1,
+};
+
+struct device_set_entry {
+	struct uuid uuid;
+	uint32_t index;
+	uint32_t state;
+	uint64_t size_bytes;
+};
+
+struct device_set {
+	char magic[8];
+	uint32_t version;
+	uint32_t crc; /* place: generation */
+	struct uuid pool_uuid;
+	uint64_t generation;
+	uint32_t count;
+	uint32_t reserved;
+	struct device_set_entry devices[POOL_DEVICES_MAX];
+	uint8_t reserved2[FORMAT_BLOCK_BYTES - 48 - POOL_DEVICES_MAX * 32];
+};
+static_assert(sizeof(struct device_set) == FORMAT_BLOCK_BYTES, "a device set is a block");
+
+/* --- slab table --- */
+
+#define TABLE_MAGIC 0x42415451u /* "QTAB" */
+
+enum slab_state {
+	SLAB_FREE = 0,
+	SLAB_OPEN = 1,
+	SLAB_SEALED = 2,
+	SLAB_PACKED = 3,
+	SLAB_BAD = 4,
+};
+
+#define SLAB_WRITTEN 1u /* flags: written to since it was last given back (see device.h) */
+
+struct table_page {
+	uint32_t magic;
+	uint32_t crc; /* place: device uuid and page index */
+	uint64_t checkpoint; /* the version */
+	uint32_t index;
+	uint32_t version;
+	uint64_t reserved;
+	/* records follow: struct slab_record and the bitmap of live slots, back to back */
+};
+static_assert(sizeof(struct table_page) == 32, "table page header");
+
+struct slab_record {
+	uint64_t segment; /* 0: none */
+	uint8_t state;
+	uint8_t flags;
+	uint16_t reserved;
+	uint32_t age; /* low bits of the checkpoint at which it was sealed */
+};
+static_assert(sizeof(struct slab_record) == 16, "slab record");
+
+static inline uint32_t
+slab_record_bytes(uint32_t slab_blocks)
+{
+	return (uint32_t)sizeof(struct slab_record) + slab_blocks / 8;
+}
+
+static inline uint32_t
+table_records_per_page(uint32_t slab_blocks)
+{
+	return (FORMAT_BLOCK_BYTES - (uint32_t)sizeof(struct table_page)) /
+	    slab_record_bytes(slab_blocks);
+}
+
+/* --- batch --- */
+
+#define BATCH_MAGIC 0x54414251u /* "QBAT" */
+#define BATCH_NO_SLAB UINT32_MAX
+
+/*
+ * The header block of a batch; its data blocks follow it in the segment, in the order of the
+ * entries.  Entries are packed behind the fixed part: a struct batch_entry, then by type
+ *
+ *   WRITE, NODE, CATALOG   uint32_t crc[count]: count blocks follow
+ *   ZERO                   uint64_t blocks
+ */
+struct batch_header {
+	uint32_t magic;
+	uint32_t version;
+	uint32_t crc; /* place: pool uuid (first 8 bytes) xor the address of the header */
+	uint32_t previous_crc; /* crc of the header before it; 0: the first of a generation */
+	uint64_t generation;
+	uint64_t segment;
+	uint64_t sequence;
+	uint64_t durable_sequence;
+	uint32_t slot;
+	uint32_t block_count; /* data blocks that follow */
+	uint32_t entry_bytes; /* of all entries */
+	uint32_t reserved;
+	/* Where the next segment lies, as far as it is known. */
+	uint64_t next_segment;
+	uint32_t next_device;
+	uint32_t next_slab;
+	uint8_t entries[FORMAT_BLOCK_BYTES - 80];
+};
+static_assert(sizeof(struct batch_header) == FORMAT_BLOCK_BYTES, "a batch header is a block");
+
+enum batch_entry_type {
+	BATCH_WRITE = 1,
+	BATCH_ZERO = 2,
+	BATCH_NODE = 3,    /* written by a checkpoint; `lba` is the checkpoint's number */
+	BATCH_CATALOG = 4, /* blocks of struct catalog_op; `lba` is the number of operations */
+};
+
+struct batch_entry {
+	uint8_t type;
+	uint8_t image_high; /* image ids have 40 bits */
+	uint16_t count;
+	uint32_t image_low;
+	uint64_t lba;
+};
+static_assert(sizeof(struct batch_entry) == 16, "batch entry");
+
+/* --- catalog --- */
+
+#define CATALOG_RECORD_MAGIC 0x43455251u /* "QREC" */
+#define CATALOG_RECORDS_PER_BLOCK 8u
+#define FORMAT_NAME_BYTES 136
+
+enum catalog_record_kind {
+	CATALOG_VOLUME = 1,
+	CATALOG_IMAGE = 2,
+};
+
+enum image_kind {
+	IMAGE_HEAD = 1,
+	IMAGE_SNAPSHOT = 2,
+	IMAGE_TRIMMED = 3, /* what a large trim cut off, being freed */
+};
+
+#define CATALOG_READONLY 1u /* volume flags */
+#define CATALOG_DELETED 2u  /* image flags */
+
+/* Record `id` lies in image 0 at block id / 8, number id % 8. */
+struct catalog_record {
+	uint32_t magic; /* 0: an empty place */
+	uint32_t crc;   /* place: id */
+	uint8_t kind;
+	uint8_t image_kind;
+	uint8_t flags;
+	uint8_t levels;
+	uint32_t epoch;
+	uint64_t id;
+	uint64_t parent; /* image: the older neighbour in the family tree; 0: none */
+	uint64_t volume; /* image: the volume that it belongs to; 0: none */
+	uint64_t head;   /* volume: its writable image; trimmed image: what it was cut off */
+	uint64_t size_bytes;
+	uint64_t created_s;
+	struct map_entry root;
+	uint64_t cursor;        /* deleted image: blocks before it are freed already */
+	uint64_t mapped_blocks; /* image */
+	struct uuid uuid;       /* volume */
+	char name[FORMAT_NAME_BYTES];
+	uint8_t reserved[512 - 248];
+};
+static_assert(sizeof(struct catalog_record) == 512, "catalog record");
+
+enum catalog_op_type {
+	CATALOG_OP_VOLUME_CREATE = 1,
+	CATALOG_OP_VOLUME_RESIZE = 2,
+	CATALOG_OP_VOLUME_RENAME = 3,
+	CATALOG_OP_VOLUME_DELETE = 4,
+	CATALOG_OP_VOLUME_SET = 5,
+	CATALOG_OP_SNAPSHOT_CREATE = 6,
+	CATALOG_OP_SNAPSHOT_DELETE = 7,
+	CATALOG_OP_CLONE = 8,
+	CATALOG_OP_ROLLBACK = 9,
+};
+
+/*
+ * An administrative operation as the log carries it: what to do, not what comes of it, so that
+ * applying it means the same at run time and in a replay.  Ids of new things are drawn when it is
+ * applied.
+ */
+struct catalog_op {
+	uint8_t type;
+	uint8_t flags; /* VOLUME_SET, VOLUME_CREATE: the new flags */
+	uint8_t reserved[6];
+	uint64_t volume;
+	uint64_t image;
+	uint64_t size_bytes;
+	uint64_t created_s;
+	struct uuid uuid;
+	char name[FORMAT_NAME_BYTES];
+	uint8_t reserved2[512 - 192];
+};
+static_assert(sizeof(struct catalog_op) == 512, "catalog operation");
+#define CATALOG_OPS_PER_BLOCK (FORMAT_BLOCK_BYTES / (unsigned)sizeof(struct catalog_op))
+
+#endif

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "metadata/label.h"
+
+#include "core/base/crc32c.h"
+
+void
+geometry_of(struct geometry *geometry, uint64_t size_bytes, uint32_t slab_blocks)
+{
+	uint64_t blocks = size_bytes / FORMAT_BLOCK_BYTES;
+	uint64_t tail_blocks = FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
+	uint32_t per_page = table_records_per_page(slab_blocks);
+
+	memset(geometry, 0, sizeof(*geometry));
+	if (blocks < FORMAT_TABLE_BLOCK + tail_blocks + slab_blocks)
+		return;
+	geometry->tail_block = blocks - tail_blocks;
+	/* The table is sized for as many slabs as there could be without it: a little too large. */
+	uint64_t slabs_most = (geometry->tail_block - FORMAT_TABLE_BLOCK) / slab_blocks;
+	uint64_t table_blocks = 2 * div_round_up(slabs_most, per_page);
+
+	geometry->slabs_block = FORMAT_TABLE_BLOCK + table_blocks;
+	geometry->slabs_block = round_up(geometry->slabs_block, 256); /* whole MiBs */
+	if (geometry->slabs_block >= geometry->tail_block)
+		return;
+	uint64_t slabs = (geometry->tail_block - geometry->slabs_block) / slab_blocks;
+
+	geometry->slab_count = (uint32_t)min_u64(slabs, UINT32_MAX - 1);
+}
+
+uint32_t
+geometry_slab_blocks(uint64_t pool_bytes)
+{
+	uint32_t slab_blocks = SLAB_BLOCKS_MAX;
+
+	while (slab_blocks > SLAB_BLOCKS_MIN &&
+	    pool_bytes / ((uint64_t)slab_blocks * FORMAT_BLOCK_BYTES) < 1000)
+		slab_blocks /= 2;
+	return slab_blocks;
+}
+
+/* The CRC of @size bytes at @block, whose field @crc_field counts as zero, begun with @place. */
+static uint32_t
+crc_of(const void *block, size_t size, size_t crc_offset, uint64_t place)
+{
+	static const uint32_t zero = 0;
+	const uint8_t *bytes = block;
+	uint32_t crc = crc32c(0, &place, sizeof(place));
+
+	crc = crc32c(crc, bytes, crc_offset);
+	crc = crc32c(crc, &zero, sizeof(zero));
+	return crc32c(crc, bytes + crc_offset + sizeof(zero), size - crc_offset - sizeof(zero));
+}
+
+#define CRC_OF(structure, place)                                                                   \
+	crc_of((structure), sizeof(*(structure)), offsetof(typeof(*(structure)), crc), (place))
+
+void
+label_encode(const struct label *label, void *block)
+{
+	struct label *out = block;
+
+	memcpy(out, label, sizeof(*out));
+	memcpy(out->magic, LABEL_MAGIC, sizeof(out->magic));
+	out->version = FORMAT_VERSION;
+	out->crc = CRC_OF(out, FORMAT_LABEL_BLOCK);
+}
+
+int
+label_decode(struct label *label, const void *block, uint64_t device_bytes, struct error *error)
+{
+	struct geometry geometry;
+
+	memcpy(label, block, sizeof(*label));
+	if (memcmp(label->magic, LABEL_MAGIC, sizeof(label->magic)) != 0)
+		return error_set(error, -ENODATA, "no Quarry label");
+	if (CRC_OF(label, FORMAT_LABEL_BLOCK) != label->crc)
+		return error_set(error, -EUCLEAN, "the label is damaged (checksum)");
+	if (label->version != FORMAT_VERSION || label->features_incompat)
+		return error_set(error, -ENOTSUP,
+		    "the label has format version %u, features %llx: this program knows version %u",
+		    label->version, (unsigned long long)label->features_incompat, FORMAT_VERSION);
+	if (label->slab_blocks < SLAB_BLOCKS_MIN || label->slab_blocks > SLAB_BLOCKS_MAX ||
+	    label->slab_blocks & (label->slab_blocks - 1) ||
+	    label->device_index >= POOL_DEVICES_MAX ||
+	    memchr(label->pool_name, '\0', sizeof(label->pool_name)) == NULL)
+		return error_set(error, -EUCLEAN, "the label holds impossible values");
+	geometry_of(&geometry, label->size_bytes, label->slab_blocks);
+	if (geometry.slab_count != label->slab_count || geometry.slabs_block != label->slabs_block)
+		return error_set(error, -EUCLEAN, "the label's geometry is impossible");
+	if (label->size_bytes > device_bytes)
+		return error_set(error, -EUCLEAN,
+		    "the device is smaller (%llu bytes) than when it was labelled (%llu)",
+		    (unsigned long long)device_bytes, (unsigned long long)label->size_bytes);
+	return 0;
+}
+
+void
+superblock_encode(const struct superblock *superblock, void *block)
+{
+	struct superblock *out = block;
+
+	memset(block, 0, FORMAT_BLOCK_BYTES);
+	memcpy(out, superblock, sizeof(*out));
+	memcpy(out->magic, SUPERBLOCK_MAGIC, sizeof(out->magic));
+	out->version = FORMAT_VERSION;
+	out->crc = CRC_OF(out, out->checkpoint);
+}
+
+int
+superblock_decode(struct superblock *superblock, const void *block, struct error *error)
+{
+	memcpy(superblock, block, sizeof(*superblock));
+	if (memcmp(superblock->magic, SUPERBLOCK_MAGIC, sizeof(superblock->magic)) != 0)
+		return error_set(error, -ENODATA, "no superblock");
+	if (CRC_OF(superblock, superblock->checkpoint) != superblock->crc)
+		return error_set(error, -EUCLEAN, "the superblock is damaged (checksum)");
+	if (superblock->version != FORMAT_VERSION)
+		return error_set(error, -ENOTSUP,
+		    "the superblock has format version %u: this program knows version %u",
+		    superblock->version, FORMAT_VERSION);
+	if (superblock->catalog_levels > MAP_LEVELS_MAX || superblock->epoch == 0 ||
+	    superblock->device_count == 0 || superblock->device_count > POOL_DEVICES_MAX ||
+	    superblock->next_segment >> 47)
+		return error_set(error, -EUCLEAN, "the superblock holds impossible values");
+	return 0;
+}
+
+void
+device_set_encode(const struct device_set *set, void *block)
+{
+	struct device_set *out = block;
+
+	memcpy(out, set, sizeof(*out));
+	memcpy(out->magic, DEVICE_SET_MAGIC, sizeof(out->magic));
+	out->version = FORMAT_VERSION;
+	out->crc = CRC_OF(out, out->generation);
+}
+
+int
+device_set_decode(struct device_set *set, const void *block, struct error *error)
+{
+	memcpy(set, block, sizeof(*set));
+	if (memcmp(set->magic, DEVICE_SET_MAGIC, sizeof(set->magic)) != 0)
+		return error_set(error, -ENODATA, "no device set");
+	if (CRC_OF(set, set->generation) != set->crc)
+		return error_set(error, -EUCLEAN, "the device set is damaged (checksum)");
+	if (set->version != FORMAT_VERSION || set->count == 0 || set->count > POOL_DEVICES_MAX)
+		return error_set(error, -EUCLEAN, "the device set holds impossible values");
+	for (uint32_t i = 0; i < set->count; i++)
+		if (set->devices[i].index >= POOL_DEVICES_MAX)
+			return error_set(error, -EUCLEAN, "the device set holds impossible values");
+	return 0;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What identifies a device and finds the pool's state: label, superblock, device set.  Blocks of
+ * bytes to checked structures and back; where each lies is in format.h.
+ */
+#ifndef QUARRY_METADATA_LABEL_H
+#define QUARRY_METADATA_LABEL_H
+
+#include "core/base/error.h"
+#include "metadata/format.h"
+
+/* How a device of @size_bytes is divided. */
+struct geometry {
+	uint64_t slabs_block;
+	uint64_t tail_block; /* first block of the tail */
+	uint32_t slab_count; /* 0: too small */
+};
+void geometry_of(struct geometry *geometry, uint64_t size_bytes, uint32_t slab_blocks);
+
+/* The size of a slab for a pool whose devices hold @pool_bytes together: about 1,000 slabs, within
+ * the limits. */
+uint32_t geometry_slab_blocks(uint64_t pool_bytes);
+
+/* Encoders fill magic, version and CRC and write one block. */
+void label_encode(const struct label *label, void *block);
+void superblock_encode(const struct superblock *superblock, void *block);
+void device_set_encode(const struct device_set *set, void *block);
+
+/*
+ * Decoders return 0, -ENODATA (no such structure here), or -EUCLEAN (damaged) / -ENOTSUP (a version
+ * or feature that is not known), with the reason in @error.  label_decode also checks that the
+ * geometry is possible on @device_bytes.
+ */
+int label_decode(struct label *label, const void *block, uint64_t device_bytes,
+    struct error *error) must_check;
+int superblock_decode(
+    struct superblock *superblock, const void *block, struct error *error) must_check;
+int device_set_decode(struct device_set *set, const void *block, struct error *error) must_check;
+
+#endif

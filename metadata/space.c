@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "metadata/space.h"
+
+#include <stdlib.h>
+
+#include "core/base/crc32c.h"
+
+void
+space_init(struct space *space, uint32_t slab_blocks)
+{
+	memset(space, 0, sizeof(*space));
+	CHECK(slab_blocks >= SLAB_BLOCKS_MIN && slab_blocks <= SLAB_BLOCKS_MAX);
+	CHECK(slab_blocks % 64 == 0);
+	space->slab_blocks = slab_blocks;
+	table_init(&space->segments);
+	list_init(&space->empty);
+}
+
+void
+space_fini(struct space *space)
+{
+	for (uint32_t i = 0; i < space->device_count; i++) {
+		struct space_device *device = &space->devices[i];
+
+		free(device->slabs);
+		free(device->bits);
+		free(device->page_place);
+		free(device->page_checkpoint);
+		free(device->page_dirty);
+	}
+	table_fini(&space->segments);
+}
+
+static uint64_t
+page_digest(uint32_t device, uint32_t page, uint64_t checkpoint)
+{
+	return mix64(mix64((uint64_t)device << 32 | page) + checkpoint);
+}
+
+void
+space_add_device(struct space *space, uint32_t index, const struct uuid *uuid,
+    uint64_t slabs_block, uint32_t slab_count)
+{
+	struct space_device *device = &space->devices[index];
+	uint32_t words = space->slab_blocks / 64;
+
+	CHECK(index < POOL_DEVICES_MAX && !device->present);
+	device->present = true;
+	device->uuid = *uuid;
+	device->slabs_block = slabs_block;
+	device->slab_count = slab_count;
+	device->slabs = xcalloc(slab_count, sizeof(struct slab));
+	device->bits = xcalloc((size_t)slab_count * words, sizeof(uint64_t));
+	list_init(&device->free);
+	for (uint32_t i = 0; i < slab_count; i++) {
+		struct slab *slab = &device->slabs[i];
+
+		slab->device = index;
+		slab->index = i;
+		slab->live_bits = device->bits + (size_t)i * words;
+		list_init(&slab->link);
+		list_push_back(&device->free, &slab->link);
+	}
+	device->free_count = slab_count;
+	device->page_count =
+	    (uint32_t)div_round_up(slab_count, table_records_per_page(space->slab_blocks));
+	device->page_place = xcalloc(device->page_count, 1);
+	device->page_checkpoint = xcalloc(device->page_count, sizeof(uint64_t));
+	device->page_dirty = xcalloc(BITMAP_WORDS(device->page_count), sizeof(uint64_t));
+	for (uint32_t page = 0; page < device->page_count; page++) {
+		bitmap_set(device->page_dirty, page);
+		space->table_digest += page_digest(index, page, 0);
+	}
+	space->slab_count += slab_count;
+	space->free_count += slab_count;
+	if (index >= space->device_count)
+		space->device_count = index + 1;
+}
+
+static void
+mark_dirty(struct space *space, const struct slab *slab)
+{
+	bitmap_set(space->devices[slab->device].page_dirty,
+	    slab->index / table_records_per_page(space->slab_blocks));
+}
+
+static void
+leave_free(struct space *space, struct slab *slab)
+{
+	list_remove(&slab->link);
+	space->devices[slab->device].free_count--;
+	space->free_count--;
+}
+
+static void
+enter_free(struct space *space, struct slab *slab)
+{
+	list_push_back(&space->devices[slab->device].free, &slab->link);
+	space->devices[slab->device].free_count++;
+	space->free_count++;
+}
+
+/* Forgets the segment on @slab and what was live of it; it is in no list afterwards. */
+static void
+forget(struct space *space, struct slab *slab)
+{
+	if (slab->segment && space_find(space, slab->segment) == slab)
+		table_remove(&space->segments, slab->segment);
+	list_remove(&slab->link);
+	slab->releasing = false;
+	space->live_blocks -= slab->live;
+	slab->live = 0;
+	memset(slab->live_bits, 0, space->slab_blocks / 8);
+	slab->segment = 0;
+}
+
+void
+space_open_slab(struct space *space, struct slab *slab, uint64_t segment)
+{
+	CHECK(segment != 0);
+	if (slab->state == SLAB_FREE && !list_empty(&slab->link))
+		leave_free(space, slab);
+	forget(space, slab);
+	slab->segment = segment;
+	slab->state = SLAB_OPEN;
+	slab->flags |= SLAB_WRITTEN;
+	table_set(&space->segments, segment, slab);
+	mark_dirty(space, slab);
+}
+
+static void
+look_empty(struct space *space, struct slab *slab)
+{
+	if (slab->state == SLAB_SEALED && slab->live == 0 && !slab->releasing &&
+	    list_empty(&slab->link))
+		list_push_back(&space->empty, &slab->link);
+}
+
+void
+space_seal_slab(struct space *space, struct slab *slab, uint32_t age)
+{
+	CHECK(slab->state == SLAB_OPEN);
+	slab->state = SLAB_SEALED;
+	slab->age = age;
+	mark_dirty(space, slab);
+	look_empty(space, slab);
+}
+
+void
+space_mark_live(struct space *space, struct baddr addr)
+{
+	struct slab *slab = space_find(space, baddr_segment(addr));
+
+	CHECK(slab && baddr_slot(addr) < space->slab_blocks);
+	if (!bitmap_set(slab->live_bits, baddr_slot(addr)))
+		return;
+	slab->live++;
+	space->live_blocks++;
+	mark_dirty(space, slab);
+	if (slab->state == SLAB_SEALED && !list_empty(&slab->link))
+		list_remove(&slab->link);
+}
+
+void
+space_mark_dead(struct space *space, struct baddr addr)
+{
+	struct slab *slab = space_find(space, baddr_segment(addr));
+
+	if (!slab || baddr_slot(addr) >= space->slab_blocks)
+		return;
+	if (!bitmap_clear(slab->live_bits, baddr_slot(addr)))
+		return;
+	slab->live--;
+	space->live_blocks--;
+	mark_dirty(space, slab);
+	look_empty(space, slab);
+}
+
+bool
+space_is_live(const struct space *space, struct baddr addr)
+{
+	const struct slab *slab = space_find(space, baddr_segment(addr));
+
+	return slab && baddr_slot(addr) < space->slab_blocks &&
+	    bitmap_test(slab->live_bits, baddr_slot(addr));
+}
+
+void
+space_collect_empty(struct space *space)
+{
+	list_for_each(node, &space->empty) {
+		container_of(node, struct slab, link)->releasing = true;
+	}
+}
+
+void
+space_release(struct space *space, void (*released)(void *context, struct slab *slab),
+    void *context)
+{
+	list_for_each_safe(node, &space->empty) {
+		struct slab *slab = container_of(node, struct slab, link);
+
+		if (!slab->releasing)
+			continue;
+		CHECK(slab->state == SLAB_SEALED && slab->live == 0);
+		forget(space, slab);
+		slab->state = SLAB_FREE;
+		mark_dirty(space, slab);
+		enter_free(space, slab);
+		if (released)
+			released(context, slab);
+	}
+}
+
+static struct slab *
+first_unread(struct space_device *device)
+{
+	list_for_each(node, &device->free) {
+		struct slab *slab = container_of(node, struct slab, link);
+
+		if (slab->readers == 0)
+			return slab;
+	}
+	return NULL;
+}
+
+struct slab *
+space_pick(struct space *space, uint32_t after_device, uint64_t reserve)
+{
+	struct slab *best = NULL;
+	uint64_t best_share = 0;
+
+	if (space->free_count <= reserve)
+		return NULL;
+	/* Devices take turns, and the fuller ones are passed over, so that all fill up together. */
+	for (uint32_t i = 1; i <= space->device_count; i++) {
+		struct space_device *device =
+		    &space->devices[(after_device + i) % space->device_count];
+
+		if (!device->present || device->free_count == 0)
+			continue;
+		uint64_t share = (uint64_t)device->free_count * 64 / device->slab_count;
+
+		if (best && share <= best_share)
+			continue;
+		struct slab *slab = first_unread(device);
+
+		if (slab) {
+			best = slab;
+			best_share = share;
+		}
+	}
+	return best;
+}
+
+void
+space_reserve(struct space *space, struct slab *slab)
+{
+	CHECK(slab->state == SLAB_FREE && !list_empty(&slab->link));
+	leave_free(space, slab);
+}
+
+void
+space_unreserve(struct space *space, struct slab *slab)
+{
+	CHECK(slab->state == SLAB_FREE && list_empty(&slab->link));
+	enter_free(space, slab);
+}
+
+/* --- table pages --- */
+
+uint64_t
+space_page_block(const struct space_device *device, uint32_t page)
+{
+	return FORMAT_TABLE_BLOCK + 2ull * page + !device->page_place[page];
+}
+
+static uint32_t
+page_crc(const struct space_device *device, uint32_t page, void *block)
+{
+	struct table_page *header = block;
+	uint32_t stored = header->crc;
+	uint32_t crc;
+
+	header->crc = 0;
+	crc = crc32c(page, &device->uuid, sizeof(device->uuid));
+	crc = crc32c(crc, block, FORMAT_BLOCK_BYTES);
+	header->crc = stored;
+	return crc;
+}
+
+void
+space_encode_page(struct space *space, uint32_t device_index, uint32_t page, uint64_t checkpoint,
+    void *block)
+{
+	struct space_device *device = &space->devices[device_index];
+	uint32_t per_page = table_records_per_page(space->slab_blocks);
+	struct table_page *header = block;
+	uint8_t *at = (uint8_t *)block + sizeof(*header);
+
+	memset(block, 0, FORMAT_BLOCK_BYTES);
+	header->magic = TABLE_MAGIC;
+	header->version = FORMAT_VERSION;
+	header->checkpoint = checkpoint;
+	header->index = page;
+	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->slab_count; i++) {
+		const struct slab *slab = &device->slabs[i];
+		struct slab_record record = {
+			.segment = slab->segment,
+			.state = slab->state,
+			.flags = slab->flags,
+			.age = slab->age,
+		};
+
+		memcpy(at, &record, sizeof(record));
+		memcpy(at + sizeof(record), slab->live_bits, space->slab_blocks / 8);
+		at += slab_record_bytes(space->slab_blocks);
+	}
+	header->crc = page_crc(device, page, block);
+	space->table_digest -= page_digest(device_index, page, device->page_checkpoint[page]);
+	device->page_checkpoint[page] = checkpoint;
+	space->table_digest += page_digest(device_index, page, checkpoint);
+	device->page_place[page] = !device->page_place[page];
+	bitmap_clear(device->page_dirty, page);
+}
+
+static bool
+page_valid(const struct space_device *device, uint32_t page, const void *block)
+{
+	struct table_page header;
+	uint8_t copy[FORMAT_BLOCK_BYTES];
+
+	memcpy(&header, block, sizeof(header));
+	if (header.magic != TABLE_MAGIC || header.version != FORMAT_VERSION || header.index != page)
+		return false;
+	memcpy(copy, block, sizeof(copy));
+	return page_crc(device, page, copy) == header.crc;
+}
+
+static int
+take_record(struct space *space, struct slab *slab, const uint8_t *at, struct error *error)
+{
+	struct slab_record record;
+
+	memcpy(&record, at, sizeof(record));
+	if (record.state != SLAB_FREE && record.state != SLAB_OPEN && record.state != SLAB_SEALED)
+		return error_set(error, -EUCLEAN, "slab %u of device %u has the unknown state %u",
+		    slab->index, slab->device, record.state);
+	if ((record.state == SLAB_FREE) != (record.segment == 0) || record.segment >> 47)
+		return error_set(error, -EUCLEAN, "slab %u of device %u has the wrong segment %llu",
+		    slab->index, slab->device, (unsigned long long)record.segment);
+	slab->flags = record.flags;
+	slab->age = record.age;
+	if (record.state == SLAB_FREE)
+		return 0;
+	if (space_find(space, record.segment))
+		return error_set(error, -EUCLEAN, "segment %llu lies on two slabs",
+		    (unsigned long long)record.segment);
+	leave_free(space, slab);
+	slab->state = record.state;
+	slab->segment = record.segment;
+	memcpy(slab->live_bits, at + sizeof(record), space->slab_blocks / 8);
+	slab->live = (uint32_t)bitmap_count(slab->live_bits, space->slab_blocks);
+	space->live_blocks += slab->live;
+	table_set(&space->segments, slab->segment, slab);
+	look_empty(space, slab);
+	return 0;
+}
+
+int
+space_decode_page(struct space *space, uint32_t device_index, uint32_t page, uint64_t checkpoint,
+    const void *first_place, const void *second_place, struct error *error)
+{
+	struct space_device *device = &space->devices[device_index];
+	const void *places[2] = { first_place, second_place };
+	uint32_t per_page = table_records_per_page(space->slab_blocks);
+	const uint8_t *best = NULL;
+	uint64_t best_checkpoint = 0;
+	bool newer_seen = false;
+
+	for (uint8_t i = 0; i < 2; i++) {
+		struct table_page header;
+
+		if (!page_valid(device, page, places[i]))
+			continue;
+		memcpy(&header, places[i], sizeof(header));
+		if (header.checkpoint > checkpoint) {
+			newer_seen = true;
+			continue;
+		}
+		if (!best || header.checkpoint > best_checkpoint) {
+			best = places[i];
+			best_checkpoint = header.checkpoint;
+			device->page_place[page] = i;
+		}
+	}
+	if (!best)
+		return error_set(error, -EUCLEAN,
+		    "slab table page %u of device %u is damaged in both places", page, device_index);
+	space->table_digest -= page_digest(device_index, page, device->page_checkpoint[page]);
+	device->page_checkpoint[page] = best_checkpoint;
+	space->table_digest += page_digest(device_index, page, best_checkpoint);
+	/* A version that no superblock ever named must not be taken for a good one later. */
+	if (newer_seen)
+		bitmap_set(device->page_dirty, page);
+	else
+		bitmap_clear(device->page_dirty, page);
+	best += sizeof(struct table_page);
+	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->slab_count; i++) {
+		int rc = take_record(space, &device->slabs[i], best, error);
+
+		if (rc)
+			return rc;
+		best += slab_record_bytes(space->slab_blocks);
+	}
+	return 0;
+}
+
+bool
+space_invariant(const struct space *space)
+{
+	uint64_t live = 0, free_slabs = 0, with_segment = 0;
+
+	for (uint32_t d = 0; d < space->device_count; d++) {
+		const struct space_device *device = &space->devices[d];
+		uint32_t device_free = 0;
+
+		for (uint32_t i = 0; i < device->slab_count; i++) {
+			const struct slab *slab = &device->slabs[i];
+
+			if (bitmap_count(slab->live_bits, space->slab_blocks) != slab->live)
+				return false;
+			if ((slab->state == SLAB_FREE) != (slab->segment == 0))
+				return false;
+			if (slab->segment) {
+				with_segment++;
+				if (space_find(space, slab->segment) != slab)
+					return false;
+			}
+			if (slab->state == SLAB_FREE && !list_empty(&slab->link))
+				device_free++;
+			live += slab->live;
+		}
+		if (device_free != device->free_count)
+			return false;
+		free_slabs += device_free;
+	}
+	return live == space->live_blocks && free_slabs == space->free_count &&
+	    with_segment == space->segments.count;
+}
