@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* quarry: administers quarryd.  What it consists of is told in tools/quarry.h. */
+#include "tools/quarry.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "frontends/admin/admin_socket.h"
+#include "tools/version.h"
+
+static int
+print_error(const struct cli *cli, const struct client_error *error)
+{
+	fprintf(stderr, "quarry: %s\n", error->text);
+	if (cli->options & OPTION_JSON) {
+		json_t *root =
+		    json_pack("{s:i, s:{s:s, s:i, s:s}}", "schema", CLI_JSON_SCHEMA, "error",
+			"code", error->code, "exit", error->exit_status, "message", error->text);
+
+		if (root) {
+			json_dumpf(root, stdout, JSON_INDENT(2));
+			putchar('\n');
+		}
+		json_decref(root);
+	}
+	return error->exit_status;
+}
+
+static int
+print_usage_error(const struct cli *cli, const struct error *error)
+{
+	struct client_error shown = { .code = "EINVAL", .exit_status = ADMIN_EXIT_USAGE };
+
+	snprintf(shown.text, sizeof(shown.text), "%s", error->text);
+	return print_error(cli, &shown);
+}
+
+static void
+find_socket(const struct cli *cli, char path[ADMIN_SOCKET_PATH_SIZE], const char **shown)
+{
+	const char *from_environment = getenv("QUARRY_SOCKET");
+
+	*shown = cli->socket_path;
+	if (!*shown && from_environment && from_environment[0])
+		*shown = from_environment;
+	if (!*shown) {
+		admin_socket_default_client(path);
+		*shown = path;
+	}
+}
+
+/* Whether a human at a terminal agrees; scripts are not asked. */
+static bool
+agreed(const struct cli *cli)
+{
+	char answer[16];
+
+	if (!cli->action || (cli->options & OPTION_YES) || !isatty(STDIN_FILENO) ||
+	    !isatty(STDOUT_FILENO))
+		return true;
+	printf("About to %s.\nGo on? [y/N] ", cli->action);
+	fflush(stdout);
+	return fgets(answer, sizeof(answer), stdin) && tolower((unsigned char)answer[0]) == 'y';
+}
+
+static int
+run(const struct cli *cli)
+{
+	char path_default[ADMIN_SOCKET_PATH_SIZE];
+	const char *path;
+	struct client_error failure = { 0 };
+	struct error error = { 0 };
+	json_t *result = NULL;
+	int fd, rc;
+
+	if (cli->options & OPTION_DRY_RUN) {
+		if (cli->action)
+			printf("would %s\n", cli->action);
+		else
+			printf("would do: %s\n", cli->done_text);
+		return 0;
+	}
+	if (!agreed(cli)) {
+		fputs("quarry: nothing was done\n", stderr);
+		return ADMIN_EXIT_FAILED;
+	}
+	find_socket(cli, path_default, &path);
+	fd = admin_socket_connect(path, &error);
+	if (fd < 0) {
+		const char *code = strerrorname_np(-fd);
+
+		if (cli->command->show == SHOW_VERSION) {
+			show_result(stdout, cli, NULL);
+			fprintf(stderr, "quarry: %s\n", error.text);
+			return 0;
+		}
+		snprintf(failure.code, sizeof(failure.code), "%s", code ? code : "EIO");
+		snprintf(failure.text, sizeof(failure.text), "%s", error.text);
+		failure.exit_status = ADMIN_EXIT_FAILED;
+		return print_error(cli, &failure);
+	}
+	rc = client_call(fd, cli->request, &result, &failure);
+	close(fd);
+	if (rc)
+		return print_error(cli, &failure);
+	show_result(stdout, cli, result);
+	json_decref(result);
+	return 0;
+}
+
+int
+main(int argc, char **argv)
+{
+	struct cli cli;
+	struct error error = { 0 };
+	char *cwd = getcwd(NULL, 0);
+	int status = 0;
+
+	if (cli_parse(argc, argv, cwd ? cwd : "", &cli, &error))
+		status = print_usage_error(&cli, &error);
+	else if (cli.options & OPTION_HELP)
+		cli_print_help(stdout, &cli);
+	else if (cli.options & OPTION_VERSION)
+		printf("quarry %s\n", QUARRY_VERSION);
+	else
+		status = run(&cli);
+	cli_fini(&cli);
+	free(cwd);
+	if (fflush(stdout) != 0 || ferror(stdout)) {
+		fprintf(stderr, "quarry: cannot write the output: %m\n");
+		return ADMIN_EXIT_FAILED;
+	}
+	return status;
+}

@@ -1,0 +1,496 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The commands: a table, and for each how its arguments become a request. */
+#include "tools/quarry.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include "core/base/size.h"
+
+enum name_wanted {
+	WANT_POOL,
+	WANT_VOLUME,
+	WANT_SNAPSHOT,
+	WANT_IMAGE,
+	WANT_POOL_OR_VOLUME
+};
+
+static char *printf_like(1, 2) text_new(const char *format, ...)
+{
+	va_list args;
+	char *text;
+
+	va_start(args, format);
+	int len = vasprintf(&text, format, args);
+	va_end(args);
+	CHECK(len >= 0);
+	return text;
+}
+
+static void
+put(json_t *object, const char *key, json_t *value)
+{
+	CHECK(value && json_object_set_new_nocheck(object, key, value) == 0);
+}
+
+static void
+request_start(struct cli *cli, const char *verb)
+{
+	cli->request = json_object();
+	CHECK(cli->request);
+	put(cli->request, "quarry", json_integer(ADMIN_PROTO_VERSION));
+	put(cli->request, "verb", json_string(verb));
+	if (cli->options & OPTION_FORCE)
+		put(cli->request, "force", json_true());
+}
+
+/* {"schema": 1, "volumes": [{"name": …}, …]}: what --json prints after success. */
+static void
+done_start(struct cli *cli, const char *plural)
+{
+	cli->done_json = json_object();
+	CHECK(cli->done_json);
+	put(cli->done_json, "schema", json_integer(CLI_JSON_SCHEMA));
+	put(cli->done_json, plural, json_array());
+}
+
+static void
+done_add(struct cli *cli, const char *plural, const char *key, const char *value)
+{
+	json_t *object = json_object();
+
+	CHECK(object);
+	put(object, key, json_string(value));
+	CHECK(json_array_append_new(json_object_get(cli->done_json, plural), object) == 0);
+}
+
+static void
+done_one(struct cli *cli, const char *plural, const char *name)
+{
+	done_start(cli, plural);
+	done_add(cli, plural, "name", name);
+}
+
+/* Checks that @text names what is wanted. */
+static int
+check_name(const char *text, enum name_wanted wanted, struct name *parsed, struct error *error)
+{
+	static const struct {
+		const char *what;
+		bool pool, volume, snapshot;
+	} kinds[] = {
+		[WANT_POOL] = { "a pool: write tank", true, false, false },
+		[WANT_VOLUME] = { "a volume: write pool/volume", false, true, false },
+		[WANT_SNAPSHOT] = { "a snapshot: write pool/volume@snapshot", false, false, true },
+		[WANT_IMAGE] = { "a volume or snapshot: write pool/volume or pool/volume@snapshot",
+		    false, true, true },
+		[WANT_POOL_OR_VOLUME] = { "a pool or a volume: write pool or pool/volume", true,
+		    true, false },
+	};
+	struct name name;
+	bool fits;
+
+	if (name_parse(&name, text, error))
+		return -EINVAL;
+	fits = name.snapshot[0] ? kinds[wanted].snapshot
+	       : name.volume[0] ? kinds[wanted].volume
+				: kinds[wanted].pool;
+	if (!fits)
+		return error_set(
+		    error, -EINVAL, "\"%.100s\" does not name %s", text, kinds[wanted].what);
+	if (parsed)
+		*parsed = name;
+	return 0;
+}
+
+static int
+take_name(struct cli *cli, const char *key, size_t at, enum name_wanted wanted, struct error *error)
+{
+	int rc = check_name(cli->args[at], wanted, NULL, error);
+
+	if (!rc)
+		put(cli->request, key, json_string(cli->args[at]));
+	return rc;
+}
+
+static int
+take_size(struct cli *cli, size_t at, char text[SIZE_TEXT_BYTES], struct error *error)
+{
+	uint64_t bytes;
+	int rc = size_parse(cli->args[at], &bytes, error);
+
+	if (rc)
+		return rc;
+	if (bytes == 0)
+		return error_set(error, -EINVAL, "a volume cannot have size 0");
+	put(cli->request, "size_bytes", json_integer((json_int_t)bytes));
+	size_format(bytes, text);
+	return 0;
+}
+
+/* The daemon has another working directory: paths are sent absolute.  URIs stay as they are. */
+static int
+take_devices(struct cli *cli, size_t first, struct error *error)
+{
+	json_t *devices = json_array();
+
+	CHECK(devices);
+	put(cli->request, "devices", devices);
+	for (size_t i = first; i < cli->arg_count; i++) {
+		const char *path = cli->args[i];
+		bool absolute = path[0] == '/' || strstr(path, "://");
+		char *full = absolute ? xstrdup(path) : text_new("%s/%s", cli->cwd, path);
+		json_t *value = path[0] ? json_string(full) : NULL;
+
+		free(full);
+		if (!path[0])
+			return error_set(error, -EINVAL, "the path of a device is empty");
+		if (!value)
+			return error_set(
+			    error, -EINVAL, "the path of device %zu is not UTF-8", i - first + 1);
+		CHECK(json_array_append_new(devices, value) == 0);
+	}
+	return 0;
+}
+
+/* --- pools --- */
+
+static int
+build_pool_create(struct cli *cli, struct error *error)
+{
+	request_start(cli, "pool.create");
+	if (take_name(cli, "name", 0, WANT_POOL, error) || take_devices(cli, 1, error))
+		return -EINVAL;
+	if (cli->options & OPTION_SIZE)
+		put(cli->request, "new_file_bytes", json_integer((json_int_t)cli->size_bytes));
+	cli->done_text = text_new(
+	    "pool %s created; next: quarry volume create %s/NAME SIZE", cli->args[0], cli->args[0]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
+build_pool_import(struct cli *cli, struct error *error)
+{
+	const json_t *device;
+	size_t i;
+
+	request_start(cli, "pool.import");
+	if (take_devices(cli, 0, error))
+		return -EINVAL;
+	cli->done_text = text_new("imported; see: quarry list");
+	done_start(cli, "devices");
+	json_array_foreach(json_object_get(cli->request, "devices"), i, device)
+	    done_add(cli, "devices", "path", json_string_value(device));
+	return 0;
+}
+
+static int
+build_pool_export(struct cli *cli, struct error *error)
+{
+	request_start(cli, "pool.export");
+	if (take_name(cli, "name", 0, WANT_POOL, error))
+		return -EINVAL;
+	cli->done_text = text_new("pool %s exported: its devices may be moved", cli->args[0]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
+build_pool_destroy(struct cli *cli, struct error *error)
+{
+	request_start(cli, "pool.destroy");
+	if (take_name(cli, "name", 0, WANT_POOL, error))
+		return -EINVAL;
+	cli->action = text_new("destroy pool %s with everything in it", cli->args[0]);
+	cli->done_text = text_new("pool %s destroyed", cli->args[0]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+/* The lists: of one pool, or of all. */
+static int
+build_list(struct cli *cli, struct error *error)
+{
+	request_start(cli, "list");
+	return cli->arg_count ? take_name(cli, "name", 0, WANT_POOL, error) : 0;
+}
+
+/* --- volumes --- */
+
+static int
+build_volume_create(struct cli *cli, struct error *error)
+{
+	char size[SIZE_TEXT_BYTES];
+
+	request_start(cli, "volume.create");
+	if (take_name(cli, "name", 0, WANT_VOLUME, error) || take_size(cli, 1, size, error))
+		return -EINVAL;
+	cli->done_text = text_new("volume %s created, %s", cli->args[0], size);
+	done_one(cli, "volumes", cli->args[0]);
+	return 0;
+}
+
+static int
+build_volume_resize(struct cli *cli, struct error *error)
+{
+	char size[SIZE_TEXT_BYTES];
+
+	request_start(cli, "volume.resize");
+	if (take_name(cli, "name", 0, WANT_VOLUME, error) || take_size(cli, 1, size, error))
+		return -EINVAL;
+	if (cli->options & OPTION_FORCE) /* only then it may become smaller */
+		cli->action =
+		    text_new("resize volume %s to %s, losing what lies beyond", cli->args[0], size);
+	cli->done_text = text_new("volume %s resized to %s", cli->args[0], size);
+	done_one(cli, "volumes", cli->args[0]);
+	return 0;
+}
+
+static int
+build_volume_rename(struct cli *cli, struct error *error)
+{
+	struct name from, to;
+
+	request_start(cli, "volume.rename");
+	if (take_name(cli, "name", 0, WANT_VOLUME, error) ||
+	    take_name(cli, "target", 1, WANT_VOLUME, error) ||
+	    check_name(cli->args[0], WANT_VOLUME, &from, error) ||
+	    check_name(cli->args[1], WANT_VOLUME, &to, error))
+		return -EINVAL;
+	if (strcmp(from.pool, to.pool) != 0)
+		return error_set(error, -EINVAL, "a volume stays in its pool: write %.100s/%.100s",
+		    from.pool, to.volume);
+	cli->done_text = text_new("volume %s is now %s", cli->args[0], cli->args[1]);
+	done_one(cli, "volumes", cli->args[1]);
+	return 0;
+}
+
+static int
+build_volume_delete(struct cli *cli, struct error *error)
+{
+	request_start(cli, "volume.delete");
+	if (take_name(cli, "name", 0, WANT_VOLUME, error))
+		return -EINVAL;
+	cli->action = text_new("delete volume %s%s", cli->args[0],
+	    cli->options & OPTION_FORCE ? " with its snapshots" : "");
+	cli->done_text = text_new("volume %s deleted", cli->args[0]);
+	done_one(cli, "volumes", cli->args[0]);
+	return 0;
+}
+
+static int
+build_volume_set(struct cli *cli, struct error *error)
+{
+	const char *property = cli->args[1];
+	const char *value = strchr(property, '=');
+	bool on;
+
+	request_start(cli, "volume.set");
+	if (take_name(cli, "name", 0, WANT_VOLUME, error))
+		return -EINVAL;
+	if (!value)
+		return error_set(error, -EINVAL,
+		    "\"%.60s\" sets nothing: write PROPERTY=VALUE, as readonly=on", property);
+	if ((size_t)(value - property) != strlen("readonly") ||
+	    memcmp(property, "readonly", strlen("readonly")) != 0)
+		return error_set(error, -EINVAL,
+		    "a volume has no property \"%.*s\"; there is: readonly=on|off",
+		    (int)min_u64((uint64_t)(value - property), 60), property);
+	on = strcmp(value + 1, "on") == 0;
+	if (!on && strcmp(value + 1, "off") != 0)
+		return error_set(error, -EINVAL, "readonly is on or off, not \"%.60s\"", value + 1);
+	put(cli->request, "readonly", json_boolean(on));
+	cli->done_text =
+	    text_new("volume %s is now %s", cli->args[0], on ? "read-only" : "writable");
+	done_one(cli, "volumes", cli->args[0]);
+	return 0;
+}
+
+/* --- snapshots --- */
+
+static int
+take_snapshot_names(struct cli *cli, struct error *error)
+{
+	json_t *names = json_array();
+
+	CHECK(names);
+	put(cli->request, "names", names);
+	done_start(cli, "snapshots");
+	if (cli->arg_count > ADMIN_NAMES_MAX)
+		return error_set(error, -EINVAL, "%zu snapshots are too many for one command: %d",
+		    cli->arg_count, ADMIN_NAMES_MAX);
+	for (size_t i = 0; i < cli->arg_count; i++) {
+		if (check_name(cli->args[i], WANT_SNAPSHOT, NULL, error))
+			return -EINVAL;
+		CHECK(json_array_append_new(names, json_string(cli->args[i])) == 0);
+		done_add(cli, "snapshots", "name", cli->args[i]);
+	}
+	return 0;
+}
+
+/* "snapshot tank/a@b", or "3 snapshots". */
+static char *
+snapshots_text(const struct cli *cli)
+{
+	if (cli->arg_count == 1)
+		return text_new("snapshot %s", cli->args[0]);
+	return text_new("%zu snapshots", cli->arg_count);
+}
+
+static int
+build_snapshot_create(struct cli *cli, struct error *error)
+{
+	char *what;
+
+	request_start(cli, "snapshot.create");
+	if (take_snapshot_names(cli, error))
+		return -EINVAL;
+	what = snapshots_text(cli);
+	cli->done_text = text_new("%s created", what);
+	free(what);
+	return 0;
+}
+
+static int
+build_snapshot_delete(struct cli *cli, struct error *error)
+{
+	char *what;
+
+	request_start(cli, "snapshot.delete");
+	if (take_snapshot_names(cli, error))
+		return -EINVAL;
+	what = snapshots_text(cli);
+	cli->action = text_new("delete %s", what);
+	cli->done_text = text_new(
+	    "%s deleted; the space is freed in the background, see: quarry pool list", what);
+	free(what);
+	return 0;
+}
+
+static int
+build_snapshot_list(struct cli *cli, struct error *error)
+{
+	request_start(cli, "list");
+	if (!cli->arg_count)
+		return 0;
+	if (check_name(cli->args[0], WANT_POOL_OR_VOLUME, &cli->filter, error))
+		return -EINVAL;
+	put(cli->request, "name", json_string(cli->filter.pool));
+	return 0;
+}
+
+static int
+build_clone(struct cli *cli, struct error *error)
+{
+	request_start(cli, "clone");
+	if (take_name(cli, "name", 0, WANT_SNAPSHOT, error) ||
+	    take_name(cli, "target", 1, WANT_VOLUME, error))
+		return -EINVAL;
+	cli->done_text = text_new("volume %s created, a clone of %s", cli->args[1], cli->args[0]);
+	done_one(cli, "volumes", cli->args[1]);
+	return 0;
+}
+
+static int
+build_rollback(struct cli *cli, struct error *error)
+{
+	struct name name;
+	char volume[NAME_TEXT_SIZE];
+
+	request_start(cli, "rollback");
+	if (take_name(cli, "name", 0, WANT_SNAPSHOT, error) ||
+	    check_name(cli->args[0], WANT_SNAPSHOT, &name, error))
+		return -EINVAL;
+	name.snapshot[0] = '\0';
+	name_format(&name, volume);
+	cli->action = text_new(
+	    "roll volume %s back to %s, losing what was written since", volume, cli->args[0]);
+	cli->done_text = text_new("volume %s is as it was at %s", volume, cli->args[0]);
+	done_one(cli, "volumes", volume);
+	return 0;
+}
+
+static int
+build_diff(struct cli *cli, struct error *error)
+{
+	request_start(cli, "diff");
+	if (take_name(cli, "name", 0, WANT_IMAGE, error) ||
+	    take_name(cli, "target", 1, WANT_IMAGE, error))
+		return -EINVAL;
+	return 0;
+}
+
+static int
+build_version(struct cli *cli, struct error *error)
+{
+	request_start(cli, "daemon.info");
+	return 0;
+}
+
+const struct cli_command cli_commands[] = {
+	{ "pool", "create", "POOL DEVICE…", "Make a pool of disks or files.",
+	    "Devices that hold a filesystem, a partition table or a pool are refused without "
+	    "--force.\n"
+	    "Files that do not exist are made with --size SIZE, each that large.\n\n"
+	    "  quarry pool create tank /dev/sdb /dev/sdc\n"
+	    "  quarry pool create demo disk0.img disk1.img --size 20G\n",
+	    OPTION_SIZE | OPTION_FORCE, 2, 1 + ADMIN_DEVICES_MAX, SHOW_DONE, build_pool_create },
+	{ "pool", "import", "DEVICE…", "Take pools into service that were made before.",
+	    "Name every device of each pool.  --force imports a pool that seems to be in use "
+	    "elsewhere.\n",
+	    OPTION_FORCE, 1, ADMIN_DEVICES_MAX, SHOW_DONE, build_pool_import },
+	{ "pool", "export", "POOL", "Take a pool out of service; it can be imported again.",
+	    "Refused while clients are connected, unless by --force.\n", OPTION_FORCE, 1, 1,
+	    SHOW_DONE, build_pool_export },
+	{ "pool", "list", "[POOL]", "List pools, and how far background deletion is.", NULL,
+	    OPTIONS_LIST, 0, 1, SHOW_POOLS, build_list },
+	{ "pool", "status", "[POOL]", "Tell how pools and their devices are.", NULL, OPTION_EXACT,
+	    0, 1, SHOW_POOL_STATUS, build_list },
+	{ "pool", "destroy", "POOL", "Give up a pool and everything in it.",
+	    "Refused while it has volumes or clients, unless by --force.\n",
+	    OPTION_FORCE | OPTIONS_DESTRUCTIVE, 1, 1, SHOW_DONE, build_pool_destroy },
+	{ "volume", "create", "POOL/VOLUME SIZE",
+	    "Make a thin volume: it takes space as it is written.",
+	    "  quarry volume create tank/vm1 10T\n", 0, 2, 2, SHOW_DONE, build_volume_create },
+	{ "volume", "list", "[POOL]", "List volumes.", NULL, OPTIONS_LIST, 0, 1, SHOW_VOLUMES,
+	    build_list },
+	{ "volume", "resize", "POOL/VOLUME SIZE", "Change a volume's size.",
+	    "Smaller only with --force: what lies beyond the new end is lost.\n",
+	    OPTION_FORCE | OPTIONS_DESTRUCTIVE, 2, 2, SHOW_DONE, build_volume_resize },
+	{ "volume", "rename", "POOL/VOLUME POOL/NEW", "Give a volume another name.",
+	    "Its snapshots go with it.\n", 0, 2, 2, SHOW_DONE, build_volume_rename },
+	{ "volume", "delete", "POOL/VOLUME", "Delete a volume.",
+	    "Refused while it has snapshots or clients, unless by --force, which deletes its "
+	    "snapshots,\n"
+	    "too.  The space is freed in the background.\n",
+	    OPTION_FORCE | OPTIONS_DESTRUCTIVE, 1, 1, SHOW_DONE, build_volume_delete },
+	{ "volume", "set", "POOL/VOLUME PROPERTY=VALUE", "Change a volume's properties.",
+	    "  quarry volume set tank/vm1 readonly=on\n", 0, 2, 2, SHOW_DONE, build_volume_set },
+	{ "snapshot", "create", "POOL/VOLUME@SNAPSHOT…",
+	    "Keep volumes as they are now; several at one atomic point.",
+	    "  quarry snapshot create tank/vm1@monday tank/db@monday\n", 0, 1, SIZE_MAX, SHOW_DONE,
+	    build_snapshot_create },
+	{ "snapshot", "list", "[POOL[/VOLUME]]", "List snapshots.", NULL, OPTIONS_LIST, 0, 1,
+	    SHOW_SNAPSHOTS, build_snapshot_list },
+	{ "snapshot", "delete", "POOL/VOLUME@SNAPSHOT…", "Delete snapshots.",
+	    "The space is freed in the background; quarry pool list shows how far it is.\n",
+	    OPTIONS_DESTRUCTIVE, 1, SIZE_MAX, SHOW_DONE, build_snapshot_delete },
+	{ "clone", NULL, "POOL/VOLUME@SNAPSHOT POOL/NEW",
+	    "Make a volume that begins as a snapshot is.",
+	    "  quarry clone tank/vm1@monday tank/test\n", 0, 2, 2, SHOW_DONE, build_clone },
+	{ "rollback", NULL, "POOL/VOLUME@SNAPSHOT", "Make a volume as it was at a snapshot.",
+	    "What was written since is lost; other snapshots stay.\n", OPTIONS_DESTRUCTIVE, 1, 1,
+	    SHOW_DONE, build_rollback },
+	{ "diff", NULL, "FROM TO", "List the ranges that changed between two volumes or snapshots.",
+	    "  quarry diff tank/vm1@monday tank/vm1\n\n"
+	    "A range is data to copy, or a hole: zeroes in TO.\n",
+	    OPTIONS_LIST, 2, 2, SHOW_DIFF, build_diff },
+	{ "list", NULL, "[POOL]", "Show everything as a tree: pools, volumes, snapshots, clones.",
+	    "used is what an object maps; unique is what deleting it alone would free.\n",
+	    OPTIONS_LIST, 0, 1, SHOW_TREE, build_list },
+	{ "version", NULL, "", "Print the versions of command and daemon.", NULL, 0, 0, 0,
+	    SHOW_VERSION, build_version },
+};
+
+const size_t cli_command_count = ARRAY_SIZE(cli_commands);

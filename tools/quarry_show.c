@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What came back, as rows of tables, as a tree, as text, and as JSON.  A result comes from the
+ * daemon of the same protocol version; what it lacks all the same is shown as "-".
+ */
+#include "tools/quarry.h"
+
+#include <stdlib.h>
+
+#include "core/base/size.h"
+#include "tools/version.h"
+
+static const struct column pool_columns[] = {
+	{ "name", "name", COLUMN_TEXT, true },
+	{ "state", "state", COLUMN_TEXT, true },
+	{ "size", "size_bytes", COLUMN_SIZE, true },
+	{ "allocated", "allocated_bytes", COLUMN_SIZE, true },
+	{ "live", "live_bytes", COLUMN_SIZE, false },
+	{ "available", "available_bytes", COLUMN_SIZE, true },
+	{ "devices", "devices", COLUMN_LENGTH, true },
+	{ "deleting", "deleting", COLUMN_PROGRESS, true },
+	{ "checkpoint", "checkpoint", COLUMN_NUMBER, false },
+	{ "reason", "state_reason", COLUMN_TEXT, false },
+	{ "uuid", "uuid", COLUMN_TEXT, false },
+};
+
+static const struct column volume_columns[] = {
+	{ "name", "name", COLUMN_TEXT, true },
+	{ "size", "size_bytes", COLUMN_SIZE, true },
+	{ "used", "used_bytes", COLUMN_SIZE, true },
+	{ "unique", "unique_bytes", COLUMN_SIZE, true },
+	{ "readonly", "readonly", COLUMN_FLAG, true },
+	{ "clients", "clients", COLUMN_NUMBER, true },
+	{ "origin", "origin", COLUMN_TEXT, true },
+	{ "created", "created", COLUMN_TEXT, false },
+	{ "uuid", "uuid", COLUMN_TEXT, false },
+};
+
+static const struct column snapshot_columns[] = {
+	{ "name", "name", COLUMN_TEXT, true },
+	{ "size", "size_bytes", COLUMN_SIZE, true },
+	{ "used", "used_bytes", COLUMN_SIZE, true },
+	{ "unique", "unique_bytes", COLUMN_SIZE, true },
+	{ "created", "created", COLUMN_TEXT, true },
+	{ "clients", "clients", COLUMN_NUMBER, false },
+	{ "uuid", "uuid", COLUMN_TEXT, false },
+};
+
+static const struct column tree_columns[] = {
+	{ "name", "name", COLUMN_TEXT, true },
+	{ "kind", "kind", COLUMN_TEXT, true },
+	{ "size", "size_bytes", COLUMN_SIZE, true },
+	{ "used", "used_bytes", COLUMN_SIZE, true },
+	{ "unique", "unique_bytes", COLUMN_SIZE, true },
+	{ "origin", "origin", COLUMN_TEXT, false },
+	{ "created", "created", COLUMN_TEXT, false },
+	{ "uuid", "uuid", COLUMN_TEXT, false },
+};
+
+static const struct column range_columns[] = {
+	{ "offset", "offset_bytes", COLUMN_NUMBER, true },
+	{ "length", "length_bytes", COLUMN_NUMBER, true },
+	{ "kind", "hole", COLUMN_HOLE, true },
+};
+
+static const struct column device_columns[] = {
+	{ "path", "path", COLUMN_TEXT, true },
+	{ "state", "state", COLUMN_TEXT, true },
+	{ "size", "size_bytes", COLUMN_SIZE, true },
+	{ "slabs", "slabs", COLUMN_NUMBER, true },
+	{ "free", "slabs_free", COLUMN_NUMBER, true },
+	{ "errors", "errors", COLUMN_NUMBER, true },
+};
+
+const struct table table_pools = { pool_columns, ARRAY_SIZE(pool_columns), "pools" };
+const struct table table_volumes = { volume_columns, ARRAY_SIZE(volume_columns), "volumes" };
+const struct table table_snapshots = { snapshot_columns, ARRAY_SIZE(snapshot_columns),
+	"snapshots" };
+const struct table table_tree = { tree_columns, ARRAY_SIZE(tree_columns), "pools" };
+const struct table table_ranges = { range_columns, ARRAY_SIZE(range_columns), "ranges" };
+static const struct table table_devices = { device_columns, ARRAY_SIZE(device_columns), "devices" };
+
+const struct table *
+show_table(enum show show)
+{
+	switch (show) {
+	case SHOW_POOLS:
+		return &table_pools;
+	case SHOW_VOLUMES:
+		return &table_volumes;
+	case SHOW_SNAPSHOTS:
+		return &table_snapshots;
+	case SHOW_TREE:
+		return &table_tree;
+	case SHOW_DIFF:
+		return &table_ranges;
+	case SHOW_DONE:
+	case SHOW_POOL_STATUS:
+	case SHOW_VERSION:
+		return NULL;
+	}
+	return NULL;
+}
+
+static json_t *
+made(json_t *value)
+{
+	CHECK(value);
+	return value;
+}
+
+static void
+put(json_t *object, const char *key, json_t *value)
+{
+	CHECK(value && json_object_set_new_nocheck(object, key, value) == 0);
+}
+
+static void
+append(json_t *array, json_t *value)
+{
+	CHECK(value && json_array_append_new(array, value) == 0);
+}
+
+static const char *
+text_of(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "-";
+}
+
+static bool
+is_snapshot(const json_t *image)
+{
+	return strcmp(text_of(image, "kind"), "snapshot") == 0;
+}
+
+/* Takes @value. */
+static void
+print_json(FILE *out, json_t *value)
+{
+	json_dumpf(value, out, JSON_INDENT(2));
+	fputc('\n', out);
+	json_decref(value);
+}
+
+/* {"schema": 1, "<plural>": rows}; takes @rows. */
+static void
+print_rows_json(FILE *out, const char *plural, json_t *rows)
+{
+	json_t *root = made(json_object());
+
+	put(root, "schema", json_integer(CLI_JSON_SCHEMA));
+	put(root, plural, rows);
+	print_json(out, root);
+}
+
+/* --- rows --- */
+
+/* The pools without what is in them. */
+static json_t *
+pool_rows(const json_t *pools)
+{
+	json_t *rows = made(json_array());
+	const json_t *pool;
+	size_t i;
+
+	json_array_foreach(pools, i, pool)
+	{
+		json_t *row = made(json_copy((json_t *)(uintptr_t)pool));
+
+		json_object_del(row, "images");
+		append(rows, row);
+	}
+	return rows;
+}
+
+/* Whether "tank/vm1@monday" is a snapshot of @filter, which may be empty. */
+static bool
+passes(const struct name *filter, const char *name)
+{
+	struct name parsed;
+
+	if (!filter->volume[0])
+		return true;
+	return name_parse(&parsed, name, NULL) == 0 && strcmp(parsed.volume, filter->volume) == 0;
+}
+
+static json_t *
+image_rows(const json_t *pools, bool snapshots, const struct name *filter)
+{
+	json_t *rows = made(json_array());
+	const json_t *pool;
+	json_t *image;
+	size_t i, j;
+
+	json_array_foreach(pools, i, pool) json_array_foreach(json_object_get(pool, "images"), j,
+	    image) if (is_snapshot(image) == snapshots && passes(filter, text_of(image, "name")))
+	    append(rows, json_incref(image));
+	return rows;
+}
+
+/* --- the tree --- */
+
+/* {"tank/vm1@monday": [clone, …]} */
+static json_t *
+clones_by_origin(const json_t *images)
+{
+	json_t *origins = made(json_object());
+	json_t *image;
+	size_t i;
+
+	json_array_foreach(images, i, image) if (is_snapshot(image))
+	    put(origins, text_of(image, "name"), json_array());
+	json_array_foreach(images, i, image)
+	{
+		json_t *clones = json_object_get(origins, text_of(image, "origin"));
+
+		if (clones && !is_snapshot(image))
+			append(clones, json_incref(image));
+	}
+	return origins;
+}
+
+/* {"tank/vm1": [snapshot, …]} */
+static json_t *
+snapshots_by_volume(const json_t *images)
+{
+	json_t *volumes = made(json_object());
+	json_t *image;
+	size_t i;
+
+	json_array_foreach(images, i, image) if (!is_snapshot(image))
+	    put(volumes, text_of(image, "name"), json_array());
+	json_array_foreach(images, i, image)
+	{
+		const char *name = text_of(image, "name");
+		json_t *snapshots =
+		    is_snapshot(image) ? json_object_getn(volumes, name, strcspn(name, "@")) : NULL;
+
+		if (snapshots)
+			append(snapshots, json_incref(image));
+	}
+	return volumes;
+}
+
+static void
+append_at_depth(json_t *rows, json_t *object, int depth)
+{
+	json_t *row = made(json_copy(object));
+
+	put(row, "depth", json_integer(depth));
+	append(rows, row);
+}
+
+/* A volume, its snapshots, their clones, and so on down. */
+static void
+append_volume(
+    json_t *rows, json_t *volume, int depth, const json_t *snapshots, const json_t *clones)
+{
+	json_t *snapshot, *clone;
+	size_t i, j;
+
+	append_at_depth(rows, volume, depth);
+	json_array_foreach(json_object_get(snapshots, text_of(volume, "name")), i, snapshot)
+	{
+		append_at_depth(rows, snapshot, depth + 1);
+		json_array_foreach(json_object_get(clones, text_of(snapshot, "name")), j, clone)
+		    append_volume(rows, clone, depth + 2, snapshots, clones);
+	}
+}
+
+static void
+append_pool(json_t *rows, const json_t *pool)
+{
+	const json_t *images = json_object_get(pool, "images");
+	json_t *snapshots = snapshots_by_volume(images);
+	json_t *clones = clones_by_origin(images);
+	json_t *row = made(json_object());
+	json_t *image;
+	size_t i;
+
+	put(row, "kind", json_string("pool"));
+	put(row, "depth", json_integer(0));
+	put(row, "name", json_string(text_of(pool, "name")));
+	put(row, "uuid", json_string(text_of(pool, "uuid")));
+	json_object_set(row, "size_bytes", json_object_get(pool, "size_bytes"));
+	json_object_set(row, "used_bytes", json_object_get(pool, "allocated_bytes"));
+	append(rows, row);
+	json_array_foreach(images, i,
+	    image) if (!is_snapshot(image) && !json_object_get(clones, text_of(image, "origin")))
+	    append_volume(rows, image, 1, snapshots, clones);
+	json_decref(snapshots);
+	json_decref(clones);
+}
+
+static json_t *
+tree_rows(const json_t *pools)
+{
+	json_t *rows = made(json_array());
+	const json_t *pool;
+	size_t i;
+
+	json_array_foreach(pools, i, pool) append_pool(rows, pool);
+	return rows;
+}
+
+/* pools with volumes with snapshots; a clone is a volume that tells its origin. */
+static json_t *
+tree_json(const json_t *pools)
+{
+	json_t *rows = pool_rows(pools);
+	json_t *pool;
+	size_t i, j;
+
+	json_array_foreach(rows, i, pool)
+	{
+		const json_t *images = json_object_get(json_array_get(pools, i), "images");
+		json_t *snapshots = snapshots_by_volume(images);
+		json_t *volumes = made(json_array());
+		json_t *image;
+
+		json_array_foreach(images, j, image)
+		{
+			if (is_snapshot(image))
+				continue;
+			json_t *volume = made(json_copy(image));
+
+			put(volume, "snapshots",
+			    json_incref(json_object_get(snapshots, text_of(image, "name"))));
+			append(volumes, volume);
+		}
+		put(pool, "volumes", volumes);
+		json_decref(snapshots);
+	}
+	return rows;
+}
+
+/* --- pool status --- */
+
+static void
+print_bytes(FILE *out, const char *label, const json_t *pool, const char *key, bool exact)
+{
+	uint64_t bytes = (uint64_t)json_integer_value(json_object_get(pool, key));
+	char text[SIZE_TEXT_BYTES];
+
+	if (exact)
+		fprintf(out, "  %-12s%llu\n", label, (unsigned long long)bytes);
+	else
+		fprintf(out, "  %-12s%s\n", label, size_format(bytes, text));
+}
+
+static void
+print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
+{
+	bool exact = cli->options & OPTION_EXACT;
+	const char *reason = json_string_value(json_object_get(pool, "state_reason"));
+	json_int_t deleting = json_integer_value(json_object_get(pool, "deleting"));
+	json_int_t permille = json_integer_value(json_object_get(pool, "deleting_done_permille"));
+
+	fprintf(out, "pool %s: %s%s%s\n", text_of(pool, "name"), text_of(pool, "state"),
+	    reason ? ", " : "", reason ? reason : "");
+	fprintf(out, "  %-12s%s\n", "uuid", text_of(pool, "uuid"));
+	print_bytes(out, "size", pool, "size_bytes", exact);
+	print_bytes(out, "allocated", pool, "allocated_bytes", exact);
+	print_bytes(out, "live", pool, "live_bytes", exact);
+	print_bytes(out, "available", pool, "available_bytes", exact);
+	fprintf(out, "  %-12s%lld%s\n", "checkpoint",
+	    (long long)json_integer_value(json_object_get(pool, "checkpoint")),
+	    json_is_true(json_object_get(pool, "checkpoint_running"))
+		? ", the next is being written"
+		: "");
+	if (deleting)
+		fprintf(out, "  %-12s%lld in the background, %lld.%lld%% done\n", "deleting",
+		    (long long)deleting, (long long)permille / 10, (long long)permille % 10);
+	fputs("\n", out);
+	table_print(out, &table_devices, json_object_get(pool, "devices"), cli);
+}
+
+static void
+show_status(FILE *out, const struct cli *cli, const json_t *pools)
+{
+	const json_t *pool;
+	size_t i;
+
+	if (json_array_size(pools) == 0)
+		fputs("no pools; make one: quarry pool create POOL DEVICE…\n", out);
+	json_array_foreach(pools, i, pool)
+	{
+		if (i)
+			fputs("\n", out);
+		print_pool_status(out, cli, pool);
+	}
+}
+
+/* --- version --- */
+
+/* @result is NULL if no daemon answers. */
+static void
+show_version(FILE *out, const struct cli *cli, const json_t *result)
+{
+	const json_t *listeners = json_object_get(result, "listeners");
+	const json_t *listener;
+	size_t i;
+
+	if (cli->options & OPTION_JSON) {
+		json_t *programs = made(json_array());
+		json_t *command = made(json_object());
+
+		put(command, "name", json_string("quarry"));
+		put(command, "version", json_string(QUARRY_VERSION));
+		append(programs, command);
+		if (result) {
+			json_t *daemon = made(json_copy((json_t *)(uintptr_t)result));
+
+			put(daemon, "name", json_string("quarryd"));
+			append(programs, daemon);
+		}
+		print_rows_json(out, "programs", programs);
+		return;
+	}
+	fprintf(out, "quarry %s\n", QUARRY_VERSION);
+	if (!result)
+		return;
+	fprintf(out, "quarryd %s, process %lld, up for %lld s\n", text_of(result, "version"),
+	    (long long)json_integer_value(json_object_get(result, "pid")),
+	    (long long)json_integer_value(json_object_get(result, "uptime_seconds")));
+	json_array_foreach(listeners, i, listener)
+	    fprintf(out, "  listens on %s\n", json_string_value(listener));
+}
+
+void
+show_result(FILE *out, const struct cli *cli, const json_t *result)
+{
+	enum show show = cli->command->show;
+	bool json = cli->options & OPTION_JSON;
+	const json_t *pools = json_object_get(result, "pools");
+	json_t *rows = NULL;
+
+	switch (show) {
+	case SHOW_DONE:
+		if (json)
+			print_json(out, json_incref(cli->done_json));
+		else
+			fprintf(out, "%s\n", cli->done_text);
+		return;
+	case SHOW_VERSION:
+		show_version(out, cli, result);
+		return;
+	case SHOW_POOL_STATUS:
+		if (json)
+			print_rows_json(out, "pools", pool_rows(pools));
+		else
+			show_status(out, cli, pools);
+		return;
+	case SHOW_POOLS:
+		rows = pool_rows(pools);
+		break;
+	case SHOW_VOLUMES:
+		rows = image_rows(pools, false, &cli->filter);
+		break;
+	case SHOW_SNAPSHOTS:
+		rows = image_rows(pools, true, &cli->filter);
+		break;
+	case SHOW_TREE:
+		rows = json ? tree_json(pools) : tree_rows(pools);
+		break;
+	case SHOW_DIFF:
+		rows = json_incref(json_object_get(result, "ranges"));
+		break;
+	}
+	if (!rows)
+		rows = made(json_array());
+	if (json) {
+		print_rows_json(out, show_table(show)->plural, rows);
+		return;
+	}
+	table_print(out, show_table(show), rows, cli);
+	json_decref(rows);
+}
