@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The target's way to the local disks and files.  Stateless: any number of threads may call it. */
+#include "backends/backend.h"
+
+#include <stdlib.h>
+
+#include "backends/file.h"
+#include "backends/probe.h"
+
+struct local_backend {
+	struct target_backend backend;
+	enum file_cache cache;
+};
+
+static int
+local_open(struct target_backend *backend, const char *path, uint64_t new_file_bytes,
+    struct reactor *reactor, struct device **device, struct error *error)
+{
+	struct local_backend *local = container_of(backend, struct local_backend, backend);
+	const struct file_device_options options = {
+		.new_file_bytes = new_file_bytes,
+		.cache = local->cache,
+		.discard = true,
+	};
+
+	return file_device_open(path, &options, reactor, device, error);
+}
+
+/* What cannot be read may well hold something. */
+static int
+local_probe(struct target_backend *backend, const char *path, char what[128])
+{
+	static_assert(PROBE_TEXT_BYTES == 128, "the text fits what the target brings");
+
+	return device_probe(path, what) != 0;
+}
+
+struct target_backend *
+local_backend_create(bool cache_kernel)
+{
+	struct local_backend *local = xcalloc(1, sizeof(*local));
+
+	local->backend.open = local_open;
+	local->backend.probe = local_probe;
+	local->cache = cache_kernel ? FILE_CACHE_KERNEL : FILE_CACHE_DIRECT;
+	return &local->backend;
+}
+
+void
+local_backend_free(struct target_backend *backend)
+{
+	if (backend)
+		free(container_of(backend, struct local_backend, backend));
+}
