@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What quarryd is told: a small YAML file and flags, which have the same names.  A flag overrides
+ * the file; listen and import add to it.  Every mistake is an error that says where it is and what
+ * would be right.
+ */
+#ifndef QUARRY_TOOLS_QUARRYD_CONFIG_H
+#define QUARRY_TOOLS_QUARRYD_CONFIG_H
+
+#include <stdio.h>
+#include <sys/un.h>
+
+#include "core/base/diag.h"
+#include "core/base/error.h"
+
+enum {
+	REACTORS_MAX = 64,
+	NBD_PORT_DEFAULT = 10809,
+};
+
+#define NODE_CACHE_BYTES_MIN (4 * MIB)
+#define BUFFER_MEMORY_BYTES_MIN (64 * MIB)
+
+struct listen_address {
+	char *uri; /* as given */
+	bool is_unix;
+	char host[256]; /* TCP: a name or an address, without brackets */
+	uint16_t port;
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* Unix socket */
+};
+
+struct daemon_config {
+	bool help;
+	bool version;
+	char *config_path; /* NULL: none */
+	char *socket_path;
+	char *socket_group; /* NULL: only the daemon's user may administer */
+	struct listen_address *listen;
+	size_t listen_count;
+	char **import;
+	size_t import_count;
+	uint64_t node_cache_bytes;
+	uint64_t buffer_memory_bytes;
+	uint32_t reactors;
+	bool cache_kernel;
+	enum diag_level log_level;
+	unsigned set; /* private: by a flag, so that the file does not matter */
+};
+
+/*
+ * Reads the flags, and the file that they name, into @config.  0, or a negative error whose text is
+ * for the operator: -EINVAL for wrong usage, others if the file cannot be read.  In either case
+ * daemon_config_fini().
+ */
+int daemon_config_load(
+    struct daemon_config *config, int argc, char **argv, struct error *error) must_check;
+void daemon_config_fini(struct daemon_config *config);
+
+/* Applies the text of a file named @path; for daemon_config_load() and tests. */
+void daemon_config_init(struct daemon_config *config);
+int daemon_config_parse_yaml(struct daemon_config *config, const char *path, const char *text,
+    size_t len_bytes, struct error *error) must_check;
+
+/* nbd://ADDRESS[:PORT] or nbd+unix:///?socket=PATH */
+int listen_address_parse(
+    struct listen_address *address, const char *uri, struct error *error) must_check;
+
+void daemon_config_print_help(FILE *out);
+
+#endif
