@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Transmission, the sending half: heads of replies, in the form that was negotiated.
+ *
+ *   simple      {magic, error, cookie}, data
+ *   structured  READ, BLOCK_STATUS and errors as one chunk; success without data stays simple
+ *   extended    everything as one chunk, whose header is as long as a request's
+ *
+ * A READ is answered by one content chunk: OFFSET_HOLE if all of it is zeroes and the client did
+ * not ask for plain data (DF), else OFFSET_DATA.
+ */
+#include "frontends/nbd/nbd_session.h"
+
+static const struct {
+	int error;
+	enum nbd_error nbd;
+	const char *message;
+} errors[] = {
+	{ -EIO, NBD_EIO, "the data or the device under them cannot be read or written" },
+	{ -EUCLEAN, NBD_EIO, "a structure of the pool is damaged" },
+	{ -ENOSPC, NBD_ENOSPC, "the pool is full" },
+	{ -EINVAL, NBD_EINVAL, "the request is not valid" },
+	{ -EROFS, NBD_EPERM, "the export is read-only" },
+	{ -EPERM, NBD_EPERM, "not permitted" },
+	{ -EACCES, NBD_EPERM, "not permitted" },
+	{ -ENOMEM, NBD_ENOMEM, "out of memory" },
+	{ -EOVERFLOW, NBD_EOVERFLOW, "too large" },
+	{ -ENOTSUP, NBD_ENOTSUP, "not supported" },
+	{ -ESHUTDOWN, NBD_ESHUTDOWN, "the export is going away" },
+	{ -ENOENT, NBD_ESHUTDOWN, "the export is gone" },
+};
+
+enum nbd_error
+nbd_error_from(int error, const char **message)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(errors); i++) {
+		if (errors[i].error == error) {
+			*message = errors[i].message;
+			return errors[i].nbd;
+		}
+	}
+	*message = "an error that has no name in this protocol";
+	return NBD_EIO;
+}
+
+static void
+put(struct nbd_reply *reply, const void *bytes, size_t len_bytes)
+{
+	CHECK(reply->head_bytes + len_bytes <= sizeof(reply->head));
+	memcpy(reply->head + reply->head_bytes, bytes, len_bytes);
+	reply->head_bytes += (uint32_t)len_bytes;
+}
+
+static void
+reply_reset(struct nbd_reply *reply, const void *tail, size_t tail_bytes)
+{
+	reply->head_bytes = 0;
+	reply->tail = tail;
+	reply->tail_bytes = (uint32_t)tail_bytes;
+}
+
+static void
+put_simple(const struct nbd_request *request, enum nbd_error error, struct nbd_reply *reply)
+{
+	struct nbd_simple_reply_wire simple = {
+		.magic_be = htobe32(NBD_SIMPLE_REPLY_MAGIC),
+		.error_be = htobe32(error),
+		.cookie = request->cookie,
+	};
+
+	put(reply, &simple, sizeof(simple));
+}
+
+/* The header of a request's only chunk. */
+static void
+put_chunk(const struct nbd_session *session, const struct nbd_request *request, enum nbd_chunk type,
+    size_t len_bytes, struct nbd_reply *reply)
+{
+	if (session->extended) {
+		struct nbd_extended_reply_wire header = {
+			.magic_be = htobe32(NBD_EXTENDED_REPLY_MAGIC),
+			.flags_be = htobe16(NBD_REPLY_FLAG_DONE),
+			.type_be = htobe16((uint16_t)type),
+			.cookie = request->cookie,
+			.offset_be = htobe64(request->offset_bytes),
+			.len_be = htobe64(len_bytes),
+		};
+
+		put(reply, &header, sizeof(header));
+	} else {
+		struct nbd_chunk_wire header = {
+			.magic_be = htobe32(NBD_STRUCTURED_REPLY_MAGIC),
+			.flags_be = htobe16(NBD_REPLY_FLAG_DONE),
+			.type_be = htobe16((uint16_t)type),
+			.cookie = request->cookie,
+			.len_be = htobe32((uint32_t)len_bytes),
+		};
+
+		put(reply, &header, sizeof(header));
+	}
+}
+
+void
+nbd_reply_done(
+    const struct nbd_session *session, const struct nbd_request *request, struct nbd_reply *reply)
+{
+	reply_reset(reply, NULL, 0);
+	/* A READ of nothing must not have a content chunk, nor a simple reply. */
+	if (session->extended || (session->structured && request->type == NBD_CMD_READ))
+		put_chunk(session, request, NBD_REPLY_TYPE_NONE, 0, reply);
+	else
+		put_simple(request, NBD_SUCCESS, reply);
+}
+
+void
+nbd_reply_error(const struct nbd_session *session, const struct nbd_request *request,
+    enum nbd_error error, const char *message, struct nbd_reply *reply)
+{
+	size_t message_bytes = message ? strlen(message) : 0;
+	struct nbd_chunk_error_wire chunk = {
+		.error_be = htobe32(error),
+		.message_len_be = htobe16((uint16_t)message_bytes),
+	};
+
+	CHECK(error != NBD_SUCCESS);
+	if (!session->structured) {
+		reply_reset(reply, NULL, 0);
+		put_simple(request, error, reply);
+		return;
+	}
+	reply_reset(reply, message, message_bytes);
+	put_chunk(session, request, NBD_REPLY_TYPE_ERROR, sizeof(chunk) + message_bytes, reply);
+	put(reply, &chunk, sizeof(chunk));
+}
+
+/* Ends with the first word that is not zero, so it costs nothing where it is of no use. */
+static bool
+all_zero(const uint8_t *data, size_t len_bytes)
+{
+	uint64_t word;
+
+	if (len_bytes < sizeof(word))
+		return false;
+	memcpy(&word, data, sizeof(word));
+	return word == 0 && memcmp(data, data + sizeof(word), len_bytes - sizeof(word)) == 0;
+}
+
+void
+nbd_reply_data(const struct nbd_session *session, const struct nbd_request *request,
+    const void *data, struct nbd_reply *reply)
+{
+	uint64_t offset_be = htobe64(request->offset_bytes);
+	size_t len_bytes = request->len_bytes;
+
+	CHECK(len_bytes > 0 && len_bytes <= NBD_PAYLOAD_BYTES_MAX);
+	if (!session->structured) {
+		reply_reset(reply, data, len_bytes);
+		put_simple(request, NBD_SUCCESS, reply);
+	} else if (!(request->flags & NBD_CMD_FLAG_DF) && all_zero(data, len_bytes)) {
+		struct nbd_chunk_hole_wire hole = {
+			.offset_be = offset_be,
+			.len_be = htobe32((uint32_t)len_bytes),
+		};
+
+		reply_reset(reply, NULL, 0);
+		put_chunk(session, request, NBD_REPLY_TYPE_OFFSET_HOLE, sizeof(hole), reply);
+		put(reply, &hole, sizeof(hole));
+	} else {
+		reply_reset(reply, data, len_bytes);
+		put_chunk(session, request, NBD_REPLY_TYPE_OFFSET_DATA,
+		    sizeof(offset_be) + len_bytes, reply);
+		put(reply, &offset_be, sizeof(offset_be));
+	}
+}
+
+/* Writes descriptor @i over the extents, which are at least as long: behind what is still unread.
+ */
+static void
+put_extent(bool extended, void *descriptors, uint32_t i, uint64_t len_bytes, uint32_t flags)
+{
+	static_assert(sizeof(struct nbd_extent_wire) <= sizeof(struct volume_extent), "in place");
+	static_assert(
+	    sizeof(struct nbd_extent_ext_wire) <= sizeof(struct volume_extent), "in place");
+
+	if (extended) {
+		struct nbd_extent_ext_wire wire = { htobe64(len_bytes), htobe64(flags) };
+
+		memcpy((char *)descriptors + i * sizeof(wire), &wire, sizeof(wire));
+	} else {
+		struct nbd_extent_wire wire = { htobe32((uint32_t)len_bytes), htobe32(flags) };
+
+		memcpy((char *)descriptors + i * sizeof(wire), &wire, sizeof(wire));
+	}
+}
+
+void
+nbd_reply_status(const struct nbd_session *session, const struct nbd_request *request,
+    struct volume_extent *extents, uint32_t count, struct nbd_reply *reply)
+{
+	uint32_t id_be = htobe32(NBD_META_ALLOCATION_ID);
+	uint64_t left_bytes = request->len_bytes;
+	uint32_t used = 0;
+	size_t len_bytes;
+
+	if (request->flags & NBD_CMD_FLAG_REQ_ONE)
+		count = (uint32_t)min_u64(count, 1);
+	/* Together they are no longer than what was asked for. */
+	while (used < count && left_bytes) {
+		struct volume_extent extent;
+
+		memcpy(&extent, (char *)extents + used * sizeof(extent), sizeof(extent));
+		extent.len_bytes = min_u64(extent.len_bytes, left_bytes);
+		left_bytes -= extent.len_bytes;
+		put_extent(session->extended, extents, used++, extent.len_bytes,
+		    extent.hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0);
+	}
+	CHECK(used > 0);
+	if (session->extended) {
+		uint32_t count_be = htobe32(used);
+
+		len_bytes = used * sizeof(struct nbd_extent_ext_wire);
+		reply_reset(reply, extents, len_bytes);
+		put_chunk(session, request, NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
+		    sizeof(id_be) + sizeof(count_be) + len_bytes, reply);
+		put(reply, &id_be, sizeof(id_be));
+		put(reply, &count_be, sizeof(count_be));
+	} else {
+		len_bytes = used * sizeof(struct nbd_extent_wire);
+		reply_reset(reply, extents, len_bytes);
+		put_chunk(session, request, NBD_REPLY_TYPE_BLOCK_STATUS, sizeof(id_be) + len_bytes,
+		    reply);
+		put(reply, &id_be, sizeof(id_be));
+	}
+}

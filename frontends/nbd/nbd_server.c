@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The server as a whole: accepting, handing connections to reactors, stopping.
+ *
+ * Stopping, in order: the listeners' accepts are cancelled; each reactor is told (behind the
+ * connections that were posted to it before) and stops its connections; the last one to go tells
+ * the first reactor; when all reactors and listeners are done, so is the server.
+ */
+#include "frontends/nbd/nbd_server.h"
+
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "core/base/diag.h"
+#include "frontends/nbd/nbd_server_internal.h"
+
+#define ACCEPT_RETRY_NS 100000000ull /* 100 ms */
+
+static uint64_t
+or_default(uint64_t value, uint64_t value_default)
+{
+	return value ? value : value_default;
+}
+
+static void home_stop(struct task *task);
+static void home_stopped(struct task *task);
+
+int
+nbd_server_create(const struct nbd_server_config *config, struct nbd_server **out)
+{
+	struct nbd_server *server;
+
+	if (!config->target || config->reactor_count == 0 ||
+	    (config->buffer_bytes && config->buffer_bytes < 2 * BUFFER_BYTES_MAX))
+		return -EINVAL;
+	server = xcalloc(1, sizeof(*server));
+	server->config = *config;
+	server->config.connections_max = or_default(config->connections_max, 1024);
+	server->config.requests_max = or_default(config->requests_max, 256);
+	server->config.payload_bytes_max = or_default(config->payload_bytes_max, 64 * MIB);
+	server->config.buffer_bytes = or_default(config->buffer_bytes, 256 * MIB);
+	server->config.handshake_timeout_ms = or_default(config->handshake_timeout_ms, 30000);
+	server->config.stall_timeout_ms = or_default(config->stall_timeout_ms, 30000);
+	server->config.stop_timeout_ms = or_default(config->stop_timeout_ms, 10000);
+	server->config.reactors = NULL; /* the homes know */
+	list_init(&server->listeners);
+	atomic_init(&server->connection_count, 0);
+	server->homes = xcalloc(config->reactor_count, sizeof(server->homes[0]));
+	for (size_t i = 0; i < config->reactor_count; i++) {
+		struct nbd_home *home = &server->homes[i];
+
+		nbd_home_init(home, server, config->reactors[i]);
+		task_init(&home->stop_task, home_stop);
+		task_init(&home->stopped_task, home_stopped);
+	}
+	*out = server;
+	return 0;
+}
+
+uint32_t
+nbd_server_connection_count(const struct nbd_server *server)
+{
+	return atomic_load(&server->connection_count);
+}
+
+/* --- stopping --- */
+
+static void
+stop_check(struct nbd_server *server)
+{
+	if (!server->stop_done || !list_empty(&server->listeners) ||
+	    server->homes_stopped < server->config.reactor_count)
+		return;
+	reactor_defer(&server->homes[0].r->reactor, server->stop_done);
+	server->stop_done = NULL;
+}
+
+static void
+home_stopped(struct task *task)
+{
+	struct nbd_home *home = container_of(task, struct nbd_home, stopped_task);
+
+	home->server->homes_stopped++;
+	stop_check(home->server);
+}
+
+void
+nbd_server_connection_gone(struct nbd_home *home)
+{
+	if (!home->stopping || home->stopped || !list_empty(&home->connections))
+		return;
+	home->stopped = true;
+	reactor_post(&home->server->homes[0].r->reactor, &home->stopped_task);
+}
+
+static void
+home_stop(struct task *task)
+{
+	struct nbd_home *home = container_of(task, struct nbd_home, stop_task);
+
+	home->stopping = true;
+	list_for_each_safe(link, &home->connections)
+		nbd_connection_stop(nbd_connection_of(link));
+	nbd_server_connection_gone(home);
+}
+
+static void
+listener_free(struct nbd_listener *listener)
+{
+	list_remove(&listener->link);
+	close(listener->fd);
+	if (listener->unix_path)
+		unlink(listener->unix_path);
+	free(listener->unix_path);
+	free(listener);
+}
+
+static void
+listener_stop(struct nbd_listener *listener)
+{
+	struct nbd_server *server = listener->server;
+	struct reactor_uring *r = server->homes[0].r;
+
+	reactor_timer_cancel(&r->reactor, &listener->retry);
+	if (listener->accepting) {
+		io_uring_prep_cancel(reactor_uring_sqe(r, NULL), &listener->accept_op, 0);
+		return; /* accept_done() frees it */
+	}
+	if (listener->started) /* otherwise listener_started() will */
+		listener_free(listener);
+}
+
+void
+nbd_server_stop(struct nbd_server *server, struct task *done)
+{
+	CHECK(reactor_current() == &server->homes[0].r->reactor && !server->stopping);
+	server->stopping = true;
+	server->stop_done = done;
+	list_for_each_safe(link, &server->listeners)
+		listener_stop(container_of(link, struct nbd_listener, link));
+	for (size_t i = 0; i < server->config.reactor_count; i++)
+		reactor_post(&server->homes[i].r->reactor, &server->homes[i].stop_task);
+}
+
+void
+nbd_server_free(struct nbd_server *server)
+{
+	if (!server)
+		return;
+	CHECK(nbd_server_connection_count(server) == 0);
+	while (!list_empty(&server->listeners))
+		listener_free(list_first(&server->listeners, struct nbd_listener, link));
+	for (size_t i = 0; i < server->config.reactor_count; i++)
+		nbd_home_fini(&server->homes[i]);
+	free(server->homes);
+	free(server);
+}
+
+/* --- accepting --- */
+
+static void
+accepted(struct nbd_server *server, int fd)
+{
+	struct nbd_home *home = &server->homes[server->next_home];
+	struct nbd_connection *connection;
+
+	if (nbd_server_connection_count(server) >= server->config.connections_max) {
+		diag_warning("nbd: a client was turned away, %u connections are open",
+		    nbd_server_connection_count(server));
+		close(fd);
+		return;
+	}
+	atomic_fetch_add(&server->connection_count, 1);
+	server->next_home = (server->next_home + 1) % server->config.reactor_count;
+	connection = nbd_connection_create(home, fd);
+	reactor_post(&home->r->reactor, nbd_connection_arrive_task(connection));
+}
+
+static void
+listener_accept(struct nbd_listener *listener)
+{
+	struct io_uring_sqe *sqe =
+	    reactor_uring_sqe(listener->server->homes[0].r, &listener->accept_op);
+
+	listener->accepting = true;
+	if (listener->multishot)
+		io_uring_prep_multishot_accept(sqe, listener->fd, NULL, NULL, SOCK_CLOEXEC);
+	else
+		io_uring_prep_accept(sqe, listener->fd, NULL, NULL, SOCK_CLOEXEC);
+}
+
+static void
+accept_retry(struct timer *timer)
+{
+	listener_accept(container_of(timer, struct nbd_listener, retry));
+}
+
+static void
+accept_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
+{
+	struct nbd_listener *listener = container_of(op, struct nbd_listener, accept_op);
+	struct nbd_server *server = listener->server;
+
+	if (result >= 0 && server->stopping)
+		close(result);
+	else if (result >= 0)
+		accepted(server, result);
+	if (cqe_flags & IORING_CQE_F_MORE)
+		return;
+	listener->accepting = false;
+	if (server->stopping) {
+		listener_free(listener);
+		stop_check(server);
+	} else if (result == -EINVAL && listener->multishot) {
+		listener->multishot = false; /* Linux before 5.19 */
+		listener_accept(listener);
+	} else if (result == -EMFILE || result == -ENFILE || result == -ENOMEM ||
+		   result == -ENOBUFS || result == -EINVAL) {
+		diag_warning("nbd: cannot accept a client: %s", strerror(-result));
+		reactor_timer_start(
+		    &server->homes[0].r->reactor, &listener->retry, ACCEPT_RETRY_NS);
+	} else {
+		listener_accept(listener);
+	}
+}
+
+static void
+listener_started(struct task *task)
+{
+	struct nbd_listener *listener = container_of(task, struct nbd_listener, start_task);
+	struct nbd_server *server = listener->server;
+
+	listener->started = true;
+	if (server->stopping) {
+		listener_free(listener);
+		stop_check(server);
+		return;
+	}
+	listener_accept(listener);
+}
+
+/* The socket listens; takes its place in the server and accepts from the first reactor's loop on.
+ */
+void
+nbd_listener_start(struct nbd_listener *listener)
+{
+	task_init(&listener->start_task, listener_started);
+	timer_init(&listener->retry, accept_retry);
+	listener->accept_op.done = accept_done;
+	listener->multishot = true;
+	list_push_back(&listener->server->listeners, &listener->link);
+	reactor_post(&listener->server->homes[0].r->reactor, &listener->start_task);
+}

@@ -1,0 +1,964 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One client: its socket, its session, its requests in flight.
+ *
+ * Two machines share the connection.  The receiving one (connection_advance) parses what is there,
+ * starts requests, and receives when it lacks bytes; it rests while a question is asked of the
+ * target, while the handshake's output is on its way, and at a bound:
+ *
+ *   ADVANCE ─► (payload of a WRITE) ─► (buffer for a request) ─► next request ─► RECEIVE
+ *
+ * The sending one (connection_send) runs at the end of a turn and hands all answers that are ready
+ * to one sendmsg.  There is at most one receive and one send in the ring.
+ *
+ *   LIVE ──► DRAINING ──► gone      no more input; what is in flight finishes and is answered
+ *     └────────┴──► DEAD ──► gone   the socket is shut down; what is in flight finishes
+ *
+ * Invariants:
+ *   - op_count counts the ops that are not in free_ops: stalled, payload_op, with the engine, in
+ *     replies or in sent; payload_bytes is the sum of their buffers;
+ *   - stalled and payload_op are never both set, and nothing is parsed while one is;
+ *   - the volume is closed, and the connection freed, once: when nothing is in flight in either
+ *     machine, in the engine or at the target (connection_finish).
+ *
+ * Waiting for a buffer: a connection whose request finds the pool empty, or others waiting, joins
+ * the end of the home's list and is tried again, in order, when a buffer came back.  Holders of
+ * buffers always get on: they wait for the engine, or for a peer, whom the watchdog bounds.
+ */
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "core/base/diag.h"
+#include "frontends/nbd/nbd_server_internal.h"
+
+enum {
+	INPUT_BYTES = 128 * 1024,
+	/* What is left of a payload is received straight into its buffer from this size on. */
+	DIRECT_BYTES_MIN = 16 * 1024,
+	/* After such a payload the next one is expected: do not take much of it into the input. */
+	INPUT_BYTES_BETWEEN_PAYLOADS = 4096,
+	SEND_IOV_MAX = 512,
+	SEND_BYTES_MAX = 2 * 1024 * 1024,
+	STATUS_EXTENTS_MAX = 4096,
+	OPS_PER_SLAB = 64,
+};
+static_assert(INPUT_BYTES >= 2 * NBD_OPTION_BYTES_MAX, "the longest option fits behind a move");
+
+#define WATCHDOG_PERIOD_NS 1000000000ull
+
+enum connection_phase {
+	CONNECTION_LIVE,
+	CONNECTION_DRAINING,
+	CONNECTION_DEAD,
+};
+
+struct nbd_connection {
+	struct list link;      /* home->connections */
+	struct list wait_link; /* home->waiting */
+	struct nbd_home *home;
+	enum connection_phase phase;
+	int fd;
+	char peer[96];
+	struct task arrive_task;
+	struct timer timer; /* LIVE: the handshake's end; DRAINING: the answers' */
+	struct nbd_session session;
+	struct volume *volume; /* in transmission */
+
+	/* questions to the target; at most one at a time */
+	bool asking;
+	struct target_open open;
+	struct target_names names;
+
+	/* receiving: input[input_at .. input_end) is not yet parsed */
+	struct uring_op receive_op;
+	bool receiving;
+	bool receives_payload; /* straight into payload_op's buffer */
+	bool poll_first;       /* the socket was empty after the last receive */
+	bool between_payloads;
+	uint32_t input_at;
+	uint32_t input_end;
+	uint8_t *input;
+	struct nbd_op *payload_op; /* a WRITE whose payload is not complete */
+	uint32_t payload_at;
+	struct nbd_op *stalled; /* a request that has no buffer yet */
+
+	/* in flight */
+	uint32_t op_count;
+	uint64_t payload_bytes;
+	uint64_t progress_ns; /* when the peer last took or gave something */
+
+	/* sending */
+	struct uring_op send_op;
+	struct task send_task;
+	bool sending;
+	bool sending_output; /* session.out */
+	struct list replies; /* ready */
+	struct list sent;    /* in the present sendmsg */
+	size_t send_left_bytes;
+	struct msghdr message;
+	struct iovec iov[SEND_IOV_MAX];
+};
+
+static void connection_advance(struct nbd_connection *c);
+static void connection_send(struct nbd_connection *c);
+static void connection_finish(struct nbd_connection *c);
+
+static struct reactor *
+reactor_of(const struct nbd_connection *c)
+{
+	return &c->home->r->reactor;
+}
+
+static bool
+waits(const struct nbd_connection *c)
+{
+	return !list_empty(&c->wait_link);
+}
+
+/* --- ops --- */
+
+struct op_slab {
+	struct list link;
+	struct nbd_op ops[OPS_PER_SLAB];
+};
+
+static struct nbd_op *
+op_get(struct nbd_connection *c)
+{
+	struct nbd_home *home = c->home;
+	struct nbd_op *op;
+
+	if (list_empty(&home->free_ops)) {
+		struct op_slab *slab = xcalloc(1, sizeof(*slab));
+
+		list_push_back(&home->op_slabs, &slab->link);
+		for (size_t i = 0; i < OPS_PER_SLAB; i++)
+			list_push_back(&home->free_ops, &slab->ops[i].link);
+	}
+	op = container_of(list_pop_front(&home->free_ops), struct nbd_op, link);
+	op->connection = c;
+	op->buffer = NULL;
+	op->buffer_bytes = 0;
+	c->op_count++;
+	return op;
+}
+
+static void
+op_put(struct nbd_op *op)
+{
+	struct nbd_connection *c = op->connection;
+	struct nbd_home *home = c->home;
+
+	CHECK(c->op_count > 0 && list_empty(&op->link));
+	if (op->buffer) {
+		CHECK(c->payload_bytes >= op->buffer_bytes);
+		c->payload_bytes -= op->buffer_bytes;
+		buffer_put(home->buffers, op->buffer, op->buffer_bytes);
+		if (!list_empty(&home->waiting))
+			reactor_defer(&home->r->reactor, &home->wake_waiting);
+	}
+	c->op_count--;
+	list_push_front(&home->free_ops, &op->link);
+}
+
+static void
+op_put_all(struct list *ops)
+{
+	struct list *link;
+
+	while ((link = list_pop_front(ops)))
+		op_put(container_of(link, struct nbd_op, link));
+}
+
+static void
+op_drop(struct nbd_op **op)
+{
+	if (*op)
+		op_put(*op);
+	*op = NULL;
+}
+
+/* The answer is encoded: it goes out at the end of the turn. */
+static void
+op_answer(struct nbd_op *op)
+{
+	struct nbd_connection *c = op->connection;
+
+	if (c->phase == CONNECTION_DEAD) {
+		op_put(op);
+		return;
+	}
+	list_push_back(&c->replies, &op->link);
+	reactor_at_turn_end(reactor_of(c), &c->send_task);
+}
+
+static void *
+op_payload(const struct nbd_op *op)
+{
+	return (char *)op->buffer + op->request.offset_bytes % BLOCK_BYTES;
+}
+
+static void
+op_encode(struct nbd_op *op)
+{
+	const struct nbd_session *session = &op->connection->session;
+	const char *message;
+
+	if (op->io.error) {
+		enum nbd_error error = nbd_error_from(op->io.error, &message);
+
+		nbd_reply_error(session, &op->request, error, message, &op->reply);
+	} else if (op->request.type == NBD_CMD_READ) {
+		nbd_reply_data(session, &op->request, op_payload(op), &op->reply);
+	} else if (op->request.type == NBD_CMD_BLOCK_STATUS) {
+		nbd_reply_status(
+		    session, &op->request, op->io.extents, op->io.extents_count, &op->reply);
+	} else {
+		nbd_reply_done(session, &op->request, &op->reply);
+	}
+}
+
+static void
+op_io_done(struct volume_io *io)
+{
+	struct nbd_op *op = container_of(io, struct nbd_op, io);
+	struct nbd_connection *c = op->connection;
+
+	if (c->phase != CONNECTION_DEAD)
+		op_encode(op);
+	op_answer(op);
+	if (c->phase == CONNECTION_DEAD)
+		connection_finish(c);
+}
+
+static const enum volume_op volume_ops[] = {
+	[NBD_CMD_READ] = VOLUME_READ,
+	[NBD_CMD_WRITE] = VOLUME_WRITE,
+	[NBD_CMD_FLUSH] = VOLUME_FLUSH,
+	[NBD_CMD_TRIM] = VOLUME_TRIM,
+	[NBD_CMD_CACHE] = VOLUME_CACHE,
+	[NBD_CMD_WRITE_ZEROES] = VOLUME_ZERO,
+	[NBD_CMD_BLOCK_STATUS] = VOLUME_STATUS,
+};
+
+/* Hands a request that has all it needs to the engine. */
+static void
+op_submit(struct nbd_op *op)
+{
+	const struct nbd_request *request = &op->request;
+
+	op->io = (struct volume_io){
+		.op = volume_ops[request->type],
+		.flags = (request->flags & NBD_CMD_FLAG_FUA ? VOLUME_FUA : 0) |
+			 (request->flags & NBD_CMD_FLAG_NO_HOLE ? VOLUME_NO_HOLE : 0),
+		.offset_bytes = request->offset_bytes,
+		.len_bytes = request->len_bytes,
+		.done = op_io_done,
+	};
+	if (request->type == NBD_CMD_BLOCK_STATUS) {
+		op->io.extents = op->buffer;
+		op->io.extents_max = request->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : STATUS_EXTENTS_MAX;
+	} else {
+		op->io.buffer = op->buffer;
+	}
+	volume_submit(op->connection->volume, &op->io);
+}
+
+static size_t
+op_buffer_bytes(const struct nbd_request *request)
+{
+	switch (request->type) {
+	case NBD_CMD_READ:
+	case NBD_CMD_WRITE:
+		return round_up(
+		    request->offset_bytes % BLOCK_BYTES + request->len_bytes, BLOCK_BYTES);
+	case NBD_CMD_BLOCK_STATUS:
+		return request->flags & NBD_CMD_FLAG_REQ_ONE
+			   ? BLOCK_BYTES
+			   : STATUS_EXTENTS_MAX * sizeof(struct volume_extent);
+	default:
+		return 0;
+	}
+}
+
+/* --- the end of a connection --- */
+
+static void
+stop_waiting(struct nbd_connection *c)
+{
+	struct nbd_home *home = c->home;
+
+	if (!waits(c))
+		return;
+	list_remove(&c->wait_link);
+	if (!list_empty(&home->waiting)) /* who came behind may be content with less */
+		reactor_defer(&home->r->reactor, &home->wake_waiting);
+}
+
+/* No more input: what is half received is dropped. */
+static void
+drop_input(struct nbd_connection *c)
+{
+	stop_waiting(c);
+	op_drop(&c->stalled);
+	if (!c->receiving || !c->receives_payload) /* else the kernel may yet write into it */
+		op_drop(&c->payload_op);
+}
+
+/* Frees the connection if nothing of it is in flight any more.  The last thing a caller does. */
+static void
+connection_finish(struct nbd_connection *c)
+{
+	struct nbd_home *home = c->home;
+
+	if (c->phase == CONNECTION_LIVE || c->receiving || c->sending || c->asking || c->op_count)
+		return;
+	if (c->phase == CONNECTION_DRAINING && c->session.out.len_bytes)
+		return;
+	CHECK(c->payload_bytes == 0 && !c->stalled && !c->payload_op && !waits(c));
+	CHECK(list_empty(&c->replies) && list_empty(&c->sent));
+	reactor_timer_cancel(reactor_of(c), &c->timer);
+	reactor_cancel(reactor_of(c), &c->send_task);
+	if (c->volume)
+		volume_close(c->volume);
+	close(c->fd);
+	list_remove(&c->link);
+	nbd_session_fini(&c->session);
+	diag_debug("%s: disconnected", c->peer);
+	free(c->input);
+	free(c);
+	atomic_fetch_sub(&home->server->connection_count, 1);
+	nbd_server_connection_gone(home);
+}
+
+/* The socket is of no more use. */
+static void
+connection_kill(struct nbd_connection *c)
+{
+	if (c->phase == CONNECTION_DEAD)
+		return;
+	c->phase = CONNECTION_DEAD;
+	shutdown(c->fd, SHUT_RDWR); /* ends the receive and the send that are in the ring */
+	drop_input(c);
+	op_put_all(&c->replies);
+	connection_finish(c);
+}
+
+static void
+drain_timeout(struct timer *timer)
+{
+	connection_kill(container_of(timer, struct nbd_connection, timer));
+}
+
+/* Reads no more; answers what is in flight, then closes. */
+static void
+connection_drain(struct nbd_connection *c)
+{
+	if (c->phase != CONNECTION_LIVE)
+		return;
+	c->phase = CONNECTION_DRAINING;
+	if (c->receiving)
+		shutdown(c->fd, SHUT_RD); /* ends it */
+	drop_input(c);
+	c->timer.run = drain_timeout; /* armed or not: moved */
+	reactor_timer_start(
+	    reactor_of(c), &c->timer, c->home->server->config.stop_timeout_ms * 1000000ull);
+	if (!c->sending)
+		reactor_at_turn_end(reactor_of(c), &c->send_task);
+}
+
+void
+nbd_connection_stop(struct nbd_connection *c)
+{
+	connection_drain(c);
+}
+
+/* --- sending --- */
+
+static void
+add_iov(struct nbd_connection *c, const void *bytes, size_t len_bytes)
+{
+	c->iov[c->message.msg_iovlen++] =
+	    (struct iovec){ .iov_base = (void *)(uintptr_t)bytes, .iov_len = len_bytes };
+	c->send_left_bytes += len_bytes;
+}
+
+/* Fills the message with the handshake's output or with answers. */
+static void
+gather(struct nbd_connection *c)
+{
+	c->message = (struct msghdr){ .msg_iov = c->iov };
+	c->send_left_bytes = 0;
+	if (c->session.out.len_bytes) {
+		add_iov(c, c->session.out.bytes, c->session.out.len_bytes);
+		c->sending_output = true;
+		return;
+	}
+	while (!list_empty(&c->replies) && c->message.msg_iovlen + 2 <= SEND_IOV_MAX &&
+	       c->send_left_bytes < SEND_BYTES_MAX) {
+		struct list *link = list_pop_front(&c->replies);
+		const struct nbd_reply *reply = &container_of(link, struct nbd_op, link)->reply;
+
+		add_iov(c, reply->head, reply->head_bytes);
+		if (reply->tail_bytes)
+			add_iov(c, reply->tail, reply->tail_bytes);
+		list_push_back(&c->sent, link);
+	}
+}
+
+static void
+submit_send(struct nbd_connection *c)
+{
+	struct io_uring_sqe *sqe = reactor_uring_sqe(c->home->r, &c->send_op);
+
+	c->sending = true;
+	io_uring_prep_sendmsg(sqe, c->fd, &c->message, MSG_WAITALL | MSG_NOSIGNAL);
+}
+
+static void
+connection_send(struct nbd_connection *c)
+{
+	if (c->sending || c->phase == CONNECTION_DEAD)
+		return;
+	gather(c);
+	if (c->send_left_bytes) {
+		c->progress_ns = reactor_of(c)->now_ns;
+		submit_send(c);
+	}
+}
+
+static void
+send_task_run(struct task *task)
+{
+	struct nbd_connection *c = container_of(task, struct nbd_connection, send_task);
+
+	connection_send(c);
+	connection_finish(c);
+}
+
+/* A send that was cut short goes on behind what was taken. */
+static void
+skip_sent(struct nbd_connection *c, size_t len_bytes)
+{
+	c->send_left_bytes -= len_bytes;
+	while (len_bytes >= c->message.msg_iov->iov_len) {
+		len_bytes -= c->message.msg_iov->iov_len;
+		c->message.msg_iov++;
+		c->message.msg_iovlen--;
+	}
+	c->message.msg_iov->iov_base = (char *)c->message.msg_iov->iov_base + len_bytes;
+	c->message.msg_iov->iov_len -= len_bytes;
+}
+
+static void
+send_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
+{
+	struct nbd_connection *c = container_of(op, struct nbd_connection, send_op);
+	bool again = result == -EINTR || result == -EAGAIN;
+
+	(void)cqe_flags;
+	if (c->phase != CONNECTION_DEAD &&
+	    (again || (result > 0 && (size_t)result < c->send_left_bytes))) {
+		c->progress_ns = again ? c->progress_ns : reactor_of(c)->now_ns;
+		if (!again)
+			skip_sent(c, (size_t)result);
+		submit_send(c);
+		return;
+	}
+	c->sending = false;
+	c->progress_ns = reactor_of(c)->now_ns;
+	op_put_all(&c->sent);
+	if (c->sending_output) {
+		c->sending_output = false;
+		c->session.out.len_bytes = 0;
+	}
+	if (result <= 0 && c->phase != CONNECTION_DEAD) {
+		connection_kill(c);
+		return;
+	}
+	if (!list_empty(&c->replies) || c->phase == CONNECTION_DRAINING)
+		reactor_at_turn_end(reactor_of(c), &c->send_task);
+	if (c->phase == CONNECTION_LIVE)
+		connection_advance(c);
+	else
+		connection_finish(c);
+}
+
+/* --- questions to the target --- */
+
+static void connection_event(struct nbd_connection *c, enum nbd_event event);
+
+static void
+names_done(struct target_names *names)
+{
+	struct nbd_connection *c = container_of(names, struct nbd_connection, names);
+	enum nbd_event event;
+
+	c->asking = false;
+	if (c->phase != CONNECTION_LIVE) {
+		free(names->names);
+		connection_finish(c);
+		return;
+	}
+	event = nbd_session_names(&c->session, 0, names->names, names->count);
+	free(names->names);
+	connection_event(c, event);
+	connection_advance(c);
+}
+
+static void
+describe(const struct volume_info *info, struct nbd_export *export)
+{
+	char uuid[UUID_TEXT_BYTES];
+
+	uuid_format(&info->uuid, uuid);
+	export->size_bytes = info->size_bytes;
+	export->readonly = info->readonly;
+	name_format(&info->name, export->name);
+	snprintf(export->description, sizeof(export->description), "%s of Quarry volume %s",
+	    info->name.snapshot[0] ? "snapshot" : "head", uuid);
+}
+
+static void
+open_done(struct target_open *open)
+{
+	struct nbd_connection *c = container_of(open, struct nbd_connection, open);
+	struct nbd_export export = { 0 };
+	enum nbd_event event;
+
+	c->asking = false;
+	if (c->phase != CONNECTION_LIVE) {
+		if (!open->error)
+			volume_close(open->volume);
+		connection_finish(c);
+		return;
+	}
+	if (!open->error)
+		describe(volume_info(open->volume), &export);
+	event = nbd_session_opened(&c->session, open->error, &export);
+	if (nbd_session_in_transmission(&c->session)) {
+		c->volume = open->volume;
+		reactor_timer_cancel(reactor_of(c), &c->timer);
+		diag_debug("%s: connected to %s", c->peer, export.name);
+	} else if (!open->error) {
+		volume_close(open->volume);
+	}
+	connection_event(c, event);
+	connection_advance(c);
+}
+
+static void
+ask_names(struct nbd_connection *c)
+{
+	c->asking = true;
+	c->names = (struct target_names){
+		.snapshots = c->session.want_snapshots,
+		.done = names_done,
+	};
+	target_names(c->home->server->config.target, &c->names);
+}
+
+static void
+ask_open(struct nbd_connection *c)
+{
+	c->asking = true;
+	c->open = (struct target_open){
+		.name = c->session.open_name,
+		.client = c->peer,
+		.done = open_done,
+	};
+	target_open(c->home->server->config.target, &c->open);
+}
+
+/* --- receiving --- */
+
+/* Gives the stalled request its buffer; false: it has to wait. */
+static bool
+admit(struct nbd_connection *c)
+{
+	struct nbd_home *home = c->home;
+	struct nbd_op *op = c->stalled;
+	size_t bytes = op_buffer_bytes(&op->request);
+
+	/* A connection without anything in flight may always have one request. */
+	if (c->payload_bytes && c->payload_bytes + bytes > home->server->config.payload_bytes_max)
+		return false; /* tried again when an answer was sent */
+	if (bytes) {
+		bool first = list_empty(&home->waiting) || home->waiting.next == &c->wait_link;
+
+		op->buffer = first ? buffer_get(home->buffers, bytes) : NULL;
+		if (!op->buffer) {
+			if (!waits(c))
+				list_push_back(&home->waiting, &c->wait_link);
+			if (!home->watchdog.heap_index)
+				reactor_timer_start(
+				    &home->r->reactor, &home->watchdog, WATCHDOG_PERIOD_NS);
+			return false; /* tried again when a buffer came back */
+		}
+		op->buffer_bytes = bytes;
+		c->payload_bytes += bytes;
+		stop_waiting(c);
+	}
+	c->stalled = NULL;
+	if (op->request.payload_bytes) {
+		c->payload_op = op;
+		c->payload_at = 0;
+		c->progress_ns = reactor_of(c)->now_ns;
+	} else {
+		op_submit(op);
+	}
+	return true;
+}
+
+static void
+request_start(struct nbd_connection *c)
+{
+	struct nbd_op *op = op_get(c);
+	const struct nbd_request *request = &op->request;
+
+	op->request = c->session.request;
+	if (request->error) {
+		nbd_reply_error(&c->session, request, request->error, request->message, &op->reply);
+		op_answer(op);
+	} else if (request->len_bytes == 0 && request->type != NBD_CMD_FLUSH) {
+		nbd_reply_done(&c->session, request, &op->reply); /* nothing, done */
+		op_answer(op);
+	} else {
+		c->stalled = op;
+	}
+}
+
+static void
+connection_event(struct nbd_connection *c, enum nbd_event event)
+{
+	switch (event) {
+	case NBD_EVENT_MORE:
+		break;
+	case NBD_EVENT_OUTPUT:
+		reactor_at_turn_end(reactor_of(c), &c->send_task);
+		break;
+	case NBD_EVENT_NAMES:
+		ask_names(c);
+		break;
+	case NBD_EVENT_OPEN:
+		ask_open(c);
+		break;
+	case NBD_EVENT_REQUEST:
+		request_start(c);
+		break;
+	case NBD_EVENT_CLOSE:
+		connection_drain(c);
+		break;
+	}
+}
+
+static void
+payload_received(struct nbd_connection *c, size_t len_bytes)
+{
+	struct nbd_op *op = c->payload_op;
+
+	nbd_session_payload_taken(&c->session, len_bytes);
+	c->payload_at += (uint32_t)len_bytes;
+	if (c->payload_at < op->request.payload_bytes)
+		return;
+	c->payload_op = NULL;
+	op_submit(op);
+}
+
+/* Moves what the input has of a payload to where it belongs; false: it has nothing. */
+static bool
+take_payload(struct nbd_connection *c)
+{
+	struct nbd_op *op = c->payload_op;
+	size_t len_bytes =
+	    min_u64(c->input_end - c->input_at, op->request.payload_bytes - c->payload_at);
+
+	if (len_bytes == 0)
+		return false;
+	memcpy((char *)op_payload(op) + c->payload_at, c->input + c->input_at, len_bytes);
+	c->input_at += (uint32_t)len_bytes;
+	payload_received(c, len_bytes);
+	return true;
+}
+
+static void
+receive(struct nbd_connection *c)
+{
+	struct io_uring_sqe *sqe = reactor_uring_sqe(c->home->r, &c->receive_op);
+	uint32_t left = c->payload_op ? c->payload_op->request.payload_bytes - c->payload_at : 0;
+
+	c->receiving = true;
+	c->receives_payload = left >= DIRECT_BYTES_MIN;
+	if (c->receives_payload) {
+		c->between_payloads = true;
+		io_uring_prep_recv(sqe, c->fd, (char *)op_payload(c->payload_op) + c->payload_at,
+		    left, MSG_WAITALL);
+	} else {
+		uint32_t space;
+
+		if (c->input_at) { /* what is left is less than a header, or an option */
+			memmove(c->input, c->input + c->input_at, c->input_end - c->input_at);
+			c->input_end -= c->input_at;
+			c->input_at = 0;
+		}
+		space = INPUT_BYTES - c->input_end;
+		CHECK(space > 0);
+		if (c->between_payloads)
+			space = (uint32_t)min_u64(space, INPUT_BYTES_BETWEEN_PAYLOADS);
+		c->between_payloads = false;
+		io_uring_prep_recv(sqe, c->fd, c->input + c->input_end, space, 0);
+	}
+	if (c->poll_first && c->home->poll_first)
+		sqe->ioprio = IORING_RECVSEND_POLL_FIRST;
+}
+
+/* Gets as far as the input and the bounds allow. */
+static void
+connection_advance(struct nbd_connection *c)
+{
+	if (c->receiving)
+		return; /* there was too little input for anything, and no more has come */
+	if (c->volume)
+		c->session.export.size_bytes = volume_info(c->volume)->size_bytes;
+	while (c->phase == CONNECTION_LIVE) {
+		enum nbd_event event;
+		size_t consumed;
+
+		if (c->asking || c->session.out.len_bytes)
+			return;
+		if (c->payload_op) {
+			if (take_payload(c))
+				continue;
+			break;
+		}
+		if (c->stalled) {
+			if (admit(c))
+				continue;
+			return;
+		}
+		if (c->op_count >= c->home->server->config.requests_max)
+			return;
+		event = nbd_session_input(
+		    &c->session, c->input + c->input_at, c->input_end - c->input_at, &consumed);
+		c->input_at += (uint32_t)consumed;
+		connection_event(c, event);
+		if (event == NBD_EVENT_MORE)
+			break;
+	}
+	if (c->phase == CONNECTION_LIVE)
+		receive(c);
+}
+
+/* A failure that says only to try again. */
+static bool
+receive_retries(struct nbd_connection *c, int32_t result)
+{
+	if (result == -EINVAL && c->poll_first && c->home->poll_first) {
+		c->home->poll_first = false; /* Linux before 5.19 */
+		return true;
+	}
+	return result == -EINTR || result == -EAGAIN;
+}
+
+static void
+receive_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
+{
+	struct nbd_connection *c = container_of(op, struct nbd_connection, receive_op);
+
+	c->receiving = false;
+	c->progress_ns = reactor_of(c)->now_ns;
+	c->poll_first = !(cqe_flags & IORING_CQE_F_SOCK_NONEMPTY);
+	if (c->phase != CONNECTION_LIVE) {
+		op_drop(&c->payload_op);
+		connection_finish(c);
+	} else if (result > 0) {
+		if (c->receives_payload)
+			payload_received(c, (size_t)result);
+		else
+			c->input_end += (uint32_t)result;
+		connection_advance(c);
+	} else if (receive_retries(c, result)) {
+		receive(c);
+	} else if (result == 0) {
+		connection_drain(c); /* it may have closed its half only */
+	} else {
+		connection_kill(c);
+	}
+}
+
+/* --- waiting for buffers --- */
+
+static void
+wake_waiting(struct task *task)
+{
+	struct nbd_home *home = container_of(task, struct nbd_home, wake_waiting);
+
+	while (!list_empty(&home->waiting)) {
+		struct list *first = home->waiting.next;
+
+		connection_advance(container_of(first, struct nbd_connection, wait_link));
+		if (home->waiting.next == first)
+			return;
+	}
+}
+
+/* A peer that holds buffers, and neither takes its answers nor sends the payload it announced. */
+static bool
+stuck(const struct nbd_connection *c)
+{
+	uint64_t limit_ns = c->home->server->config.stall_timeout_ms * 1000000ull;
+
+	return c->payload_bytes && (c->sending || c->payload_op) &&
+	       reactor_of(c)->now_ns - c->progress_ns > limit_ns;
+}
+
+static void
+watchdog_run(struct timer *timer)
+{
+	struct nbd_home *home = container_of(timer, struct nbd_home, watchdog);
+
+	list_for_each_safe(link, &home->connections) {
+		struct nbd_connection *c = container_of(link, struct nbd_connection, link);
+
+		if (stuck(c)) {
+			diag_warning(
+			    "%s: disconnected: others wait for the memory it holds", c->peer);
+			connection_kill(c);
+		}
+	}
+	if (list_empty(&home->waiting))
+		return;
+	reactor_timer_start(&home->r->reactor, timer, WATCHDOG_PERIOD_NS);
+	reactor_defer(&home->r->reactor, &home->wake_waiting); /* the system may be out of memory */
+}
+
+/* --- the beginning --- */
+
+static void
+handshake_timeout(struct timer *timer)
+{
+	struct nbd_connection *c = container_of(timer, struct nbd_connection, timer);
+
+	diag_debug("%s: no handshake in time", c->peer);
+	connection_kill(c);
+}
+
+static void
+arrive(struct task *task)
+{
+	struct nbd_connection *c = container_of(task, struct nbd_connection, arrive_task);
+	struct nbd_home *home = c->home;
+
+	list_push_back(&home->connections, &c->link);
+	reactor_timer_start(
+	    &home->r->reactor, &c->timer, home->server->config.handshake_timeout_ms * 1000000ull);
+	diag_debug("%s: here", c->peer);
+	reactor_at_turn_end(&home->r->reactor, &c->send_task); /* the greeting */
+}
+
+static void
+set_socket_options(int fd)
+{
+	static const struct {
+		int level;
+		int name;
+		int value;
+	} values[] = {
+		{ IPPROTO_TCP, TCP_NODELAY, 1 },
+		/* A peer that lost its power is noticed within two minutes. */
+		{ SOL_SOCKET, SO_KEEPALIVE, 1 },
+		{ IPPROTO_TCP, TCP_KEEPIDLE, 60 },
+		{ IPPROTO_TCP, TCP_KEEPINTVL, 10 },
+		{ IPPROTO_TCP, TCP_KEEPCNT, 6 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(values); i++)
+		(void)setsockopt(
+		    fd, values[i].level, values[i].name, &values[i].value, sizeof(int));
+}
+
+static void
+name_peer(struct nbd_connection *c)
+{
+	struct sockaddr_storage address;
+	socklen_t len = sizeof(address);
+	char host[64];
+	char port[8];
+
+	snprintf(c->peer, sizeof(c->peer), "nbd unix");
+	if (getpeername(c->fd, (struct sockaddr *)&address, &len) != 0 ||
+	    (address.ss_family != AF_INET && address.ss_family != AF_INET6))
+		return;
+	set_socket_options(c->fd);
+	if (getnameinfo((struct sockaddr *)&address, len, host, sizeof(host), port, sizeof(port),
+		NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+		snprintf(c->peer, sizeof(c->peer),
+		    address.ss_family == AF_INET6 ? "nbd [%s]:%s" : "nbd %s:%s", host, port);
+}
+
+/* On the accepting reactor; from arrive() on it is its home's. */
+struct nbd_connection *
+nbd_connection_create(struct nbd_home *home, int fd)
+{
+	struct nbd_connection *c = xcalloc(1, sizeof(*c));
+
+	list_init(&c->link);
+	list_init(&c->wait_link);
+	c->home = home;
+	c->phase = CONNECTION_LIVE;
+	c->fd = fd;
+	name_peer(c);
+	task_init(&c->arrive_task, arrive);
+	timer_init(&c->timer, handshake_timeout);
+	nbd_session_init(&c->session);
+	c->receive_op.done = receive_done;
+	c->input = xmalloc(INPUT_BYTES);
+	c->send_op.done = send_done;
+	task_init(&c->send_task, send_task_run);
+	list_init(&c->replies);
+	list_init(&c->sent);
+	return c;
+}
+
+struct task *
+nbd_connection_arrive_task(struct nbd_connection *c)
+{
+	return &c->arrive_task;
+}
+
+struct nbd_connection *
+nbd_connection_of(struct list *link)
+{
+	return container_of(link, struct nbd_connection, link);
+}
+
+void
+nbd_home_init(struct nbd_home *home, struct nbd_server *server, struct reactor_uring *r)
+{
+	home->server = server;
+	home->r = r;
+	home->buffers = buffer_pool_create(server->config.buffer_bytes);
+	home->poll_first = true;
+	list_init(&home->free_ops);
+	list_init(&home->op_slabs);
+	list_init(&home->connections);
+	list_init(&home->waiting);
+	task_init(&home->wake_waiting, wake_waiting);
+	timer_init(&home->watchdog, watchdog_run);
+}
+
+void
+nbd_home_fini(struct nbd_home *home)
+{
+	struct list *link;
+
+	CHECK(list_empty(&home->connections) && list_empty(&home->waiting));
+	while ((link = list_pop_front(&home->op_slabs)))
+		free(container_of(link, struct op_slab, link));
+	buffer_pool_free(home->buffers);
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the NBD server share; see nbd_server.h for what it promises.
+ *
+ *   nbd_server.c             create, accept, distribute, stop
+ *   nbd_server_listen.c      URIs and listening sockets
+ *   nbd_server_connection.c  one client
+ */
+#ifndef QUARRY_FRONTENDS_NBD_SERVER_INTERNAL_H
+#define QUARRY_FRONTENDS_NBD_SERVER_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "core/buffer.h"
+#include "core/target.h"
+#include "frontends/nbd/nbd_server.h"
+#include "frontends/nbd/nbd_session.h"
+
+struct nbd_connection;
+
+/* A request in flight: from its header until its answer is with the kernel. */
+struct nbd_op {
+	struct list link; /* the connection's replies or sent, the home's free_ops */
+	struct nbd_connection *connection;
+	struct nbd_request request;
+	void *buffer; /* NULL, or buffer_bytes from the home's pool */
+	size_t buffer_bytes;
+	struct volume_io io;
+	struct nbd_reply reply;
+};
+
+/* What the server has on one reactor; touched there only. */
+struct nbd_home {
+	struct nbd_server *server;
+	struct reactor_uring *r;
+	struct buffer_pool *buffers;
+	struct list free_ops;
+	struct list op_slabs;
+	struct list connections;
+	struct list
+	    waiting; /* connections whose next request waits for a buffer, the first first */
+	struct task wake_waiting;
+	struct timer watchdog; /* armed while somebody waits */
+	bool poll_first;       /* IORING_RECVSEND_POLL_FIRST works: Linux 5.19 */
+	bool stopping;
+	bool stopped;
+	struct task stop_task;
+	struct task stopped_task; /* posted to the first reactor */
+};
+
+struct nbd_listener {
+	struct list link;
+	struct nbd_server *server;
+	int fd;
+	char *unix_path; /* removed when the listener ends; NULL: not a UNIX socket */
+	struct task start_task;
+	struct uring_op accept_op;
+	struct timer retry; /* when there are no descriptors left */
+	bool started;       /* start_task ran */
+	bool accepting;
+	bool multishot;
+};
+
+/* Touched on the first reactor only, but for the counter and the constants. */
+struct nbd_server {
+	struct nbd_server_config config; /* with the defaults filled in */
+	struct nbd_home *homes;          /* config.reactor_count */
+	struct list listeners;
+	size_t next_home;
+	atomic_uint connection_count;
+	bool stopping;
+	size_t homes_stopped;
+	struct task *stop_done;
+};
+
+/* nbd_server.c */
+void nbd_listener_start(struct nbd_listener *listener);
+void nbd_server_connection_gone(
+    struct nbd_home *home); /* after its last connection, when stopping */
+
+/* nbd_server_connection.c */
+struct nbd_connection *nbd_connection_create(struct nbd_home *home, int fd);
+struct task *nbd_connection_arrive_task(struct nbd_connection *connection);
+struct nbd_connection *nbd_connection_of(struct list *link);
+/* Reads no more, answers what is in flight, closes. */
+void nbd_connection_stop(struct nbd_connection *connection);
+void nbd_home_init(struct nbd_home *home, struct nbd_server *server, struct reactor_uring *r);
+void nbd_home_fini(struct nbd_home *home);
+
+#endif

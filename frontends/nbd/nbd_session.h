@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One client's conversation, without its socket: bytes in; bytes, questions and requests out.
+ *
+ *   FLAGS ─► OPTION ⇄ { SKIP_OPTION, NAMES, OPEN } ─► HEADER ⇄ { PAYLOAD, SKIP_PAYLOAD }
+ *      └────────┴── whatever cannot be answered ──► CLOSED ◄──┘
+ *
+ * The owner calls nbd_session_input() with what it has received and not yet had consumed, and does
+ * what the event says.  Nothing here waits, allocates per request, or knows a clock; so the same
+ * bytes give the same events however they are cut (but for the cuts themselves), and a fuzzer needs
+ * no more than this file.
+ *
+ * Invariants:
+ *   - an event other than MORE is dealt with before the next call of nbd_session_input();
+ *   - the owner offers all unconsumed bytes each time, up to NBD_INPUT_BYTES_MAX at least;
+ *   - output (session.out) is non-empty after OUTPUT and may be after CLOSE: the owner sends it and
+ *     sets out.len_bytes to 0 before it goes on, so a client cannot make us hoard answers;
+ *   - what a client sends is never CHECKed.
+ */
+#ifndef QUARRY_FRONTENDS_NBD_SESSION_H
+#define QUARRY_FRONTENDS_NBD_SESSION_H
+
+#include "core/volume.h"
+#include "frontends/nbd/nbd_proto.h"
+
+/* An option's data beyond this are skipped and refused, beyond the second number not even that. */
+#define NBD_OPTION_BYTES_MAX (64 * KIB)
+#define NBD_OPTION_SKIP_BYTES_MAX (16 * MIB)
+#define NBD_INPUT_BYTES_MAX (NBD_OPTION_BYTES_MAX + sizeof(struct nbd_option_wire))
+
+/* Payloads; what we say in INFO_BLOCK_SIZE.  A WRITE beyond the second number ends the connection.
+ */
+#define NBD_PAYLOAD_BYTES_MAX (32 * MIB)
+#define NBD_PAYLOAD_SKIP_BYTES_MAX (64 * MIB)
+static_assert(NBD_PAYLOAD_BYTES_MAX <= VOLUME_IO_BYTES_MAX, "the engine takes what we advertise");
+
+enum nbd_event {
+	NBD_EVENT_MORE,    /* what could be consumed is; come back with more bytes */
+	NBD_EVENT_OUTPUT,  /* send session.out, then go on */
+	NBD_EVENT_NAMES,   /* answer with nbd_session_names(); session.want_snapshots */
+	NBD_EVENT_OPEN,    /* open session.open_name; answer with nbd_session_opened() */
+	NBD_EVENT_REQUEST, /* session.request is new */
+	NBD_EVENT_CLOSE,   /* answer what is in flight, send session.out, then close */
+};
+
+enum nbd_session_state {
+	NBD_SESSION_CLIENT_FLAGS,
+	NBD_SESSION_OPTION,
+	NBD_SESSION_SKIP_OPTION, /* data of an option that is too long */
+	NBD_SESSION_NAMES,       /* waits for the owner */
+	NBD_SESSION_OPEN,        /* waits for the owner */
+	NBD_SESSION_HEADER,      /* transmission from here on */
+	NBD_SESSION_PAYLOAD,     /* the owner takes the payload */
+	NBD_SESSION_SKIP_PAYLOAD,
+	NBD_SESSION_CLOSED,
+};
+
+/* What the client sees of an export. */
+struct nbd_export {
+	uint64_t size_bytes;
+	bool readonly;
+	char name[NAME_TEXT_SIZE];
+	char description[NAME_TEXT_SIZE + 80];
+};
+
+/* A request as it was checked: with error set it is only to be answered, otherwise it is valid. */
+struct nbd_request {
+	uint16_t type; /* enum nbd_command; what the client sent if error is set */
+	uint16_t flags;
+	uint64_t cookie; /* as on the wire */
+	uint64_t offset_bytes;
+	uint64_t len_bytes;
+	uint32_t
+	    payload_bytes; /* of these the owner takes charge, see nbd_session_payload_taken() */
+	enum nbd_error error;
+	const char *message; /* why; static */
+};
+
+struct nbd_output {
+	uint8_t *bytes;
+	size_t len_bytes;
+	size_t capacity_bytes;
+};
+
+struct nbd_session {
+	enum nbd_session_state state;
+	struct nbd_output out;
+
+	/* negotiated */
+	bool no_zeroes;
+	bool structured;
+	bool extended;
+	bool allocation; /* base:allocation is selected for meta_name */
+
+	/* the option being worked on */
+	uint32_t option;
+	uint32_t infos;                   /* bits 1 << enum nbd_info that INFO or GO asked for */
+	bool want_snapshots;              /* NAMES */
+	bool query_matches;               /* LIST_META_CONTEXT, SET_META_CONTEXT: base:allocation */
+	struct name open_name;            /* OPEN */
+	char export_name[NAME_TEXT_SIZE]; /* as the client wrote it; "" is the default export */
+	char meta_name[NAME_TEXT_SIZE];
+
+	uint64_t skip_bytes;   /* SKIP_OPTION, SKIP_PAYLOAD */
+	uint32_t payload_left; /* PAYLOAD */
+
+	struct nbd_export export; /* transmission; the owner may update size_bytes */
+	struct nbd_request request;
+};
+
+/* Puts the greeting into session.out. */
+void nbd_session_init(struct nbd_session *session);
+void nbd_session_fini(struct nbd_session *session);
+
+/* Consumes some of @bytes (*consumed tells how many) until there is an event. */
+enum nbd_event nbd_session_input(struct nbd_session *session, const uint8_t *bytes,
+    size_t len_bytes, size_t *consumed) must_check;
+
+/* The owner's answers.  @error is 0 or a negative errno value. */
+enum nbd_event nbd_session_names(
+    struct nbd_session *session, int error, const struct name *names, size_t count) must_check;
+enum nbd_event nbd_session_opened(
+    struct nbd_session *session, int error, const struct nbd_export *export) must_check;
+
+/* @len_bytes of the payload of the last REQUEST were taken from the stream, before or beside
+ * nbd_session_input(). */
+void nbd_session_payload_taken(struct nbd_session *session, size_t len_bytes);
+
+static inline bool
+nbd_session_in_transmission(const struct nbd_session *session)
+{
+	return session->state >= NBD_SESSION_HEADER && session->state < NBD_SESSION_CLOSED;
+}
+
+/* --- replies --- */
+
+#define NBD_REPLY_HEAD_BYTES_MAX 48u
+
+/* What goes over the wire: head, then tail (the payload, a message: not copied). */
+struct nbd_reply {
+	uint32_t head_bytes;
+	uint32_t tail_bytes;
+	const void *tail;
+	uint8_t head[NBD_REPLY_HEAD_BYTES_MAX];
+};
+
+/* Success without data. */
+void nbd_reply_done(
+    const struct nbd_session *session, const struct nbd_request *request, struct nbd_reply *reply);
+/* @error is not NBD_SUCCESS; @message is static or NULL. */
+void nbd_reply_error(const struct nbd_session *session, const struct nbd_request *request,
+    enum nbd_error error, const char *message, struct nbd_reply *reply);
+/* READ: @data are the request's len_bytes. */
+void nbd_reply_data(const struct nbd_session *session, const struct nbd_request *request,
+    const void *data, struct nbd_reply *reply);
+/* BLOCK_STATUS: turns @extents (at least one) into descriptors where they are. */
+void nbd_reply_status(const struct nbd_session *session, const struct nbd_request *request,
+    struct volume_extent *extents, uint32_t count, struct nbd_reply *reply);
+
+/* The one table from the engine's errors to the protocol's; @message tells the client's user. */
+enum nbd_error nbd_error_from(int error, const char **message);
+
+/* --- for nbd_handshake.c and nbd_transmission.c alone --- */
+
+enum nbd_event nbd_handshake_input(
+    struct nbd_session *session, const uint8_t *bytes, size_t len_bytes, size_t *consumed);
+enum nbd_event nbd_transmission_input(
+    struct nbd_session *session, const uint8_t *bytes, size_t len_bytes, size_t *consumed);
+uint16_t nbd_transmission_flags(const struct nbd_session *session, const struct nbd_export *export);
+
+#endif

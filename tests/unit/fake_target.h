@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A target of volumes in memory, for tests of frontends without the engine.  Included by a test
+ * program; its functions take the place of the engine's.
+ *
+ * Completions are deferred as the contract demands.  Blocks that were never written, or zeroed or
+ * trimmed since, are holes.  A volume can be told to hold its requests (`held`) or fail them.
+ */
+#ifndef QUARRY_TESTS_UNIT_FAKE_TARGET_H
+#define QUARRY_TESTS_UNIT_FAKE_TARGET_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "core/base/bitmap.h"
+#include "core/target.h"
+
+#define FAKE_VOLUMES_MAX 8
+
+struct fake_image {
+	struct name name;
+	uint64_t size_bytes;
+	bool readonly;
+	uint8_t *data;
+	uint64_t *mapped; /* a bit per block */
+	int fail;         /* every request fails with it */
+	bool hold;        /* requests are kept in held */
+	struct list held; /* of volume_io.task.link */
+	uint32_t opens;
+	uint32_t open_now;
+	uint64_t flushes;
+	uint64_t fua_count;
+};
+
+struct target {
+	struct fake_image images[FAKE_VOLUMES_MAX];
+	size_t image_count;
+	uint32_t in_flight;
+};
+
+struct volume {
+	struct target *target;
+	struct fake_image *image;
+	struct volume_info info;
+	uint32_t in_flight;
+};
+
+static inline struct fake_image *
+fake_add(struct target *target, const char *name, uint64_t size_bytes, bool readonly)
+{
+	struct fake_image *image = &target->images[target->image_count++];
+	int rc = name_parse(&image->name, name, NULL);
+
+	CHECK(rc == 0 && target->image_count <= FAKE_VOLUMES_MAX);
+	image->size_bytes = size_bytes;
+	image->readonly = readonly;
+	image->data = mmap(NULL, round_up(size_bytes, 4096) + 4096, PROT_READ | PROT_WRITE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(image->data != MAP_FAILED);
+	image->mapped = xcalloc(BITMAP_WORDS(div_round_up(size_bytes, 4096)), sizeof(uint64_t));
+	list_init(&image->held);
+	return image;
+}
+
+static inline void
+fake_fini(struct target *target)
+{
+	for (size_t i = 0; i < target->image_count; i++) {
+		struct fake_image *image = &target->images[i];
+
+		CHECK(image->open_now == 0);
+		munmap(image->data, round_up(image->size_bytes, 4096) + 4096);
+		free(image->mapped);
+	}
+}
+
+/* --- core/target.h --- */
+
+static void
+fake_open_run(struct task *task)
+{
+	struct target_open *op = container_of(task, struct target_open, task);
+	char text[NAME_TEXT_SIZE];
+
+	op->error = -ENOENT;
+	name_format(&op->name, text);
+	for (size_t i = 0; i < op->target->image_count; i++) {
+		struct fake_image *image = &op->target->images[i];
+		char other[NAME_TEXT_SIZE];
+
+		name_format(&image->name, other);
+		if (strcmp(text, other) != 0)
+			continue;
+		op->error = 0;
+		op->volume = xcalloc(1, sizeof(*op->volume));
+		op->volume->target = op->target;
+		op->volume->image = image;
+		op->volume->info.name = image->name;
+		op->volume->info.size_bytes = image->size_bytes;
+		op->volume->info.readonly = image->readonly || op->readonly;
+		image->opens++;
+		image->open_now++;
+	}
+	op->done(op);
+}
+
+void
+target_open(struct target *target, struct target_open *op)
+{
+	op->target = target;
+	task_init(&op->task, fake_open_run);
+	reactor_defer(reactor_current(), &op->task);
+}
+
+static void
+fake_names_run(struct task *task)
+{
+	struct target_names *op = container_of(task, struct target_names, task);
+
+	op->names = xcalloc(FAKE_VOLUMES_MAX, sizeof(op->names[0]));
+	op->count = 0;
+	for (size_t i = 0; i < op->target->image_count; i++)
+		if (op->snapshots || !op->target->images[i].name.snapshot[0])
+			op->names[op->count++] = op->target->images[i].name;
+	op->done(op);
+}
+
+void
+target_names(struct target *target, struct target_names *op)
+{
+	op->target = target;
+	task_init(&op->task, fake_names_run);
+	reactor_defer(reactor_current(), &op->task);
+}
+
+/* --- core/volume.h --- */
+
+const struct volume_info *
+volume_info(const struct volume *volume)
+{
+	return &volume->info;
+}
+
+static void
+fake_status(struct volume_io *io, const struct fake_image *image)
+{
+	uint64_t at = io->offset_bytes;
+	uint64_t end = at + io->len_bytes;
+
+	io->extents_count = 0;
+	while (at < end) {
+		bool hole = !bitmap_test(image->mapped, at / 4096);
+		uint64_t next = min_u64(end, round_down(at, 4096) + 4096);
+		struct volume_extent *last =
+		    io->extents_count ? &io->extents[io->extents_count - 1] : NULL;
+
+		if (last && last->hole == hole) {
+			last->len_bytes += next - at;
+		} else {
+			if (io->extents_count == io->extents_max)
+				return;
+			io->extents[io->extents_count++] =
+			    (struct volume_extent){ .len_bytes = next - at, .hole = hole };
+		}
+		at = next;
+	}
+}
+
+static void
+fake_clear(struct fake_image *image, uint64_t offset_bytes, uint64_t len_bytes)
+{
+	uint64_t first = div_round_up(offset_bytes, 4096);
+	uint64_t end = (offset_bytes + len_bytes) / 4096;
+
+	memset(image->data + offset_bytes, 0, len_bytes);
+	for (uint64_t block = first; block < end; block++)
+		bitmap_clear(image->mapped, block);
+}
+
+static void
+fake_run(struct task *task)
+{
+	struct volume_io *io = container_of(task, struct volume_io, task);
+	struct fake_image *image = io->volume->image;
+	uint8_t *payload = (uint8_t *)io->buffer + io->offset_bytes % 4096;
+
+	io->error = image->fail;
+	image->fua_count += !!(io->flags & VOLUME_FUA);
+	if (!io->error) {
+		switch (io->op) {
+		case VOLUME_READ:
+			memcpy(payload, image->data + io->offset_bytes, io->len_bytes);
+			break;
+		case VOLUME_WRITE:
+			memcpy(image->data + io->offset_bytes, payload, io->len_bytes);
+			for (uint64_t block = io->offset_bytes / 4096;
+			     block * 4096 < io->offset_bytes + io->len_bytes; block++)
+				bitmap_set(image->mapped, block);
+			break;
+		case VOLUME_FLUSH:
+			image->flushes++;
+			break;
+		case VOLUME_TRIM:
+		case VOLUME_ZERO:
+			fake_clear(image, io->offset_bytes, io->len_bytes);
+			break;
+		case VOLUME_CACHE:
+			break;
+		case VOLUME_STATUS:
+			fake_status(io, image);
+			break;
+		}
+	}
+	io->volume->in_flight--;
+	io->volume->target->in_flight--;
+	io->done(io);
+}
+
+void
+volume_submit(struct volume *volume, struct volume_io *io)
+{
+	CHECK(io->offset_bytes <= volume->info.size_bytes &&
+	      io->len_bytes <= volume->info.size_bytes - io->offset_bytes);
+	CHECK(!volume->info.readonly || io->op == VOLUME_READ || io->op == VOLUME_FLUSH ||
+	      io->op == VOLUME_CACHE || io->op == VOLUME_STATUS);
+	CHECK((uintptr_t)io->buffer % 4096 == 0);
+	io->volume = volume;
+	volume->in_flight++;
+	volume->target->in_flight++;
+	task_init(&io->task, fake_run);
+	if (volume->image->hold)
+		list_push_back(&volume->image->held, &io->task.link);
+	else
+		reactor_defer(reactor_current(), &io->task);
+}
+
+static inline void
+fake_release(struct fake_image *image)
+{
+	image->hold = false;
+	list_splice_back(&reactor_current()->ready, &image->held);
+}
+
+void
+volume_close(struct volume *volume)
+{
+	CHECK(volume->in_flight == 0);
+	volume->image->open_now--;
+	free(volume);
+}
+
+#endif
