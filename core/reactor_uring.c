@@ -112,6 +112,23 @@ ring_setup(struct io_uring *ring)
 	return rc;
 }
 
+static const char *
+ring_advice(int rc)
+{
+	switch (rc) {
+	case -EPERM:
+	case -EACCES:
+		return " (see sysctl kernel.io_uring_disabled; a container's seccomp profile may "
+		       "forbid it)";
+	case -ENOSYS:
+	case -EINVAL:
+	case -ENOTSUP:
+		return " (Linux 5.11 is needed, and 6.1 recommended; a container may hide it)";
+	default:
+		return "";
+	}
+}
+
 int
 reactor_uring_init(struct reactor_uring *r, uint32_t index)
 {
@@ -133,8 +150,10 @@ reactor_uring_init(struct reactor_uring *r, uint32_t index)
 		goto err_fini_reactor;
 	}
 	rc = ring_setup(&r->ring);
-	if (rc < 0)
+	if (rc < 0) {
+		diag_error("io_uring: %s%s", strerror(-rc), ring_advice(rc));
 		goto err_close_wake;
+	}
 	io_uring_ring_dontfork(&r->ring);
 	return 0;
 

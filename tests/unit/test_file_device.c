@@ -299,6 +299,106 @@ test_discard_gives_back(void **state)
 	free(data);
 }
 
+/* --- many at once --- */
+
+enum {
+	DEPTH = 64,
+	SLOTS = 256,
+	ROUNDS = 3000
+};
+
+/* A writer of numbered blocks into slots of its own, each read back after it was written. */
+struct writer {
+	struct device_io io;
+	struct iovec iov;
+	unsigned char *data;
+	uint32_t slot;
+	uint64_t number;
+};
+
+static struct {
+	struct device *device;
+	struct writer writers[DEPTH];
+	struct task start;
+	uint32_t rounds;
+	uint32_t running;
+} many;
+
+static void
+writer_write(struct writer *writer)
+{
+	uint32_t index = (uint32_t)(writer - many.writers);
+
+	if (many.rounds == ROUNDS) {
+		if (--many.running == 0)
+			reactor_uring_stop(&r);
+		return;
+	}
+	writer->number = ++many.rounds;
+	writer->slot = index + DEPTH * (uint32_t)(mix64(writer->number) % (SLOTS / DEPTH));
+	fill(writer->data, 4096, writer->number);
+	writer->io.op = DEVICE_WRITE;
+	writer->io.offset_bytes = writer->slot * 4096;
+	device_submit(many.device, &writer->io);
+}
+
+static void
+writer_done(struct device_io *io)
+{
+	struct writer *writer = container_of(io, struct writer, io);
+	uint64_t word = mix64(writer->number + 4088);
+
+	assert_int_equal(io->error, 0);
+	switch (io->op) {
+	case DEVICE_WRITE:
+		io->op = writer->number % 50 ? DEVICE_READ : DEVICE_FLUSH;
+		memset(writer->data, 0, 4096);
+		device_submit(many.device, io);
+		return;
+	case DEVICE_FLUSH:
+		io->op = DEVICE_READ;
+		device_submit(many.device, io);
+		return;
+	default:
+		assert_memory_equal(writer->data + 4088, &word, 8);
+		writer_write(writer);
+		return;
+	}
+}
+
+static void
+many_start(struct task *task)
+{
+	many.running = DEPTH;
+	for (size_t i = 0; i < DEPTH; i++)
+		writer_write(&many.writers[i]);
+}
+
+static void
+test_many_in_flight(void **state)
+{
+	memset(&many, 0, sizeof(many));
+	many.device = open_new(SLOTS * 4096, FILE_CACHE_DIRECT);
+	for (size_t i = 0; i < DEPTH; i++) {
+		struct writer *writer = &many.writers[i];
+
+		writer->data = xalloc_pages(4096);
+		writer->iov = (struct iovec){ writer->data, 4096 };
+		writer->io.len_bytes = 4096;
+		writer->io.iov = &writer->iov;
+		writer->io.iov_count = 1;
+		writer->io.done = writer_done;
+	}
+	task_init(&many.start, many_start);
+	reactor_defer(&r.reactor, &many.start);
+	reactor_uring_run(&r);
+	assert_int_equal(many.rounds, ROUNDS);
+	assert_int_equal(many.device->in_flight, 0);
+	for (size_t i = 0; i < DEPTH; i++)
+		free(many.writers[i].data);
+	device_close(many.device);
+}
+
 /* The file is cut off under the device: reads beyond its end fail, and never return less. */
 static void
 test_end_of_file(void **state)
@@ -482,6 +582,7 @@ main(void)
 		with_reactor(test_transfers_direct),
 		with_reactor(test_transfers_cached),
 		with_reactor(test_discard_gives_back),
+		with_reactor(test_many_in_flight),
 		with_reactor(test_end_of_file),
 		with_reactor(test_continued_transfer),
 		with_reactor(test_block_device),
