@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "core/base/size.h"
+#include "frontends/admin/admin_json.h"
 
 enum name_wanted {
 	WANT_POOL,
@@ -28,40 +29,31 @@ static char *printf_like(1, 2) text_new(const char *format, ...)
 }
 
 static void
-put(json_t *object, const char *key, json_t *value)
-{
-	CHECK(value && json_object_set_new_nocheck(object, key, value) == 0);
-}
-
-static void
 request_start(struct cli *cli, const char *verb)
 {
-	cli->request = json_object();
-	CHECK(cli->request);
-	put(cli->request, "quarry", json_integer(ADMIN_PROTO_VERSION));
-	put(cli->request, "verb", json_string(verb));
+	cli->request = must_json(json_object());
+	must_put(cli->request, "quarry", json_integer(ADMIN_PROTO_VERSION));
+	must_put(cli->request, "verb", json_string(verb));
 	if (cli->options & OPTION_FORCE)
-		put(cli->request, "force", json_true());
+		must_put(cli->request, "force", json_true());
 }
 
 /* {"schema": 1, "volumes": [{"name": …}, …]}: what --json prints after success. */
 static void
 done_start(struct cli *cli, const char *plural)
 {
-	cli->done_json = json_object();
-	CHECK(cli->done_json);
-	put(cli->done_json, "schema", json_integer(CLI_JSON_SCHEMA));
-	put(cli->done_json, plural, json_array());
+	cli->done_json = must_json(json_object());
+	must_put(cli->done_json, "schema", json_integer(CLI_JSON_SCHEMA));
+	must_put(cli->done_json, plural, json_array());
 }
 
 static void
 done_add(struct cli *cli, const char *plural, const char *key, const char *value)
 {
-	json_t *object = json_object();
+	json_t *object = must_json(json_object());
 
-	CHECK(object);
-	put(object, key, json_string(value));
-	CHECK(json_array_append_new(json_object_get(cli->done_json, plural), object) == 0);
+	must_put(object, key, json_string(value));
+	must_append(json_object_get(cli->done_json, plural), object);
 }
 
 static void
@@ -109,7 +101,7 @@ take_name(struct cli *cli, const char *key, size_t at, enum name_wanted wanted, 
 	int rc = check_name(cli->args[at], wanted, NULL, error);
 
 	if (!rc)
-		put(cli->request, key, json_string(cli->args[at]));
+		must_put(cli->request, key, json_string(cli->args[at]));
 	return rc;
 }
 
@@ -123,7 +115,7 @@ take_size(struct cli *cli, size_t at, char text[SIZE_TEXT_BYTES], struct error *
 		return rc;
 	if (bytes == 0)
 		return error_set(error, -EINVAL, "a volume cannot have size 0");
-	put(cli->request, "size_bytes", json_integer((json_int_t)bytes));
+	must_put(cli->request, "size_bytes", json_integer((json_int_t)bytes));
 	size_format(bytes, text);
 	return 0;
 }
@@ -132,10 +124,9 @@ take_size(struct cli *cli, size_t at, char text[SIZE_TEXT_BYTES], struct error *
 static int
 take_devices(struct cli *cli, size_t first, struct error *error)
 {
-	json_t *devices = json_array();
+	json_t *devices = must_json(json_array());
 
-	CHECK(devices);
-	put(cli->request, "devices", devices);
+	must_put(cli->request, "devices", devices);
 	for (size_t i = first; i < cli->arg_count; i++) {
 		const char *path = cli->args[i];
 		bool absolute = path[0] == '/' || strstr(path, "://");
@@ -148,7 +139,7 @@ take_devices(struct cli *cli, size_t first, struct error *error)
 		if (!value)
 			return error_set(
 			    error, -EINVAL, "the path of device %zu is not UTF-8", i - first + 1);
-		CHECK(json_array_append_new(devices, value) == 0);
+		must_append(devices, value);
 	}
 	return 0;
 }
@@ -162,7 +153,7 @@ build_pool_create(struct cli *cli, struct error *error)
 	if (take_name(cli, "name", 0, WANT_POOL, error) || take_devices(cli, 1, error))
 		return -EINVAL;
 	if (cli->options & OPTION_SIZE)
-		put(cli->request, "new_file_bytes", json_integer((json_int_t)cli->size_bytes));
+		must_put(cli->request, "new_file_bytes", json_integer((json_int_t)cli->size_bytes));
 	cli->done_text = text_new(
 	    "pool %s created; next: quarry volume create %s/NAME SIZE", cli->args[0], cli->args[0]);
 	done_one(cli, "pools", cli->args[0]);
@@ -300,7 +291,7 @@ build_volume_set(struct cli *cli, struct error *error)
 	on = strcmp(value + 1, "on") == 0;
 	if (!on && strcmp(value + 1, "off") != 0)
 		return error_set(error, -EINVAL, "readonly is on or off, not \"%.60s\"", value + 1);
-	put(cli->request, "readonly", json_boolean(on));
+	must_put(cli->request, "readonly", json_boolean(on));
 	cli->done_text =
 	    text_new("volume %s is now %s", cli->args[0], on ? "read-only" : "writable");
 	done_one(cli, "volumes", cli->args[0]);
@@ -312,10 +303,9 @@ build_volume_set(struct cli *cli, struct error *error)
 static int
 take_snapshot_names(struct cli *cli, struct error *error)
 {
-	json_t *names = json_array();
+	json_t *names = must_json(json_array());
 
-	CHECK(names);
-	put(cli->request, "names", names);
+	must_put(cli->request, "names", names);
 	done_start(cli, "snapshots");
 	if (cli->arg_count > ADMIN_NAMES_MAX)
 		return error_set(error, -EINVAL, "%zu snapshots are too many for one command: %d",
@@ -323,7 +313,7 @@ take_snapshot_names(struct cli *cli, struct error *error)
 	for (size_t i = 0; i < cli->arg_count; i++) {
 		if (check_name(cli->args[i], WANT_SNAPSHOT, NULL, error))
 			return -EINVAL;
-		CHECK(json_array_append_new(names, json_string(cli->args[i])) == 0);
+		must_append(names, json_string(cli->args[i]));
 		done_add(cli, "snapshots", "name", cli->args[i]);
 	}
 	return 0;
@@ -376,7 +366,7 @@ build_snapshot_list(struct cli *cli, struct error *error)
 		return 0;
 	if (check_name(cli->args[0], WANT_POOL_OR_VOLUME, &cli->filter, error))
 		return -EINVAL;
-	put(cli->request, "name", json_string(cli->filter.pool));
+	must_put(cli->request, "name", json_string(cli->filter.pool));
 	return 0;
 }
 

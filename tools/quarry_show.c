@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "core/base/size.h"
+#include "frontends/admin/admin_json.h"
 #include "tools/version.h"
 
 static const struct column pool_columns[] = {
@@ -102,25 +103,6 @@ show_table(enum show show)
 	return NULL;
 }
 
-static json_t *
-made(json_t *value)
-{
-	CHECK(value);
-	return value;
-}
-
-static void
-put(json_t *object, const char *key, json_t *value)
-{
-	CHECK(value && json_object_set_new_nocheck(object, key, value) == 0);
-}
-
-static void
-append(json_t *array, json_t *value)
-{
-	CHECK(value && json_array_append_new(array, value) == 0);
-}
-
 static const char *
 text_of(const json_t *object, const char *key)
 {
@@ -148,10 +130,10 @@ print_json(FILE *out, json_t *value)
 static void
 print_rows_json(FILE *out, const char *plural, json_t *rows)
 {
-	json_t *root = made(json_object());
+	json_t *root = must_json(json_object());
 
-	put(root, "schema", json_integer(CLI_JSON_SCHEMA));
-	put(root, plural, rows);
+	must_put(root, "schema", json_integer(CLI_JSON_SCHEMA));
+	must_put(root, plural, rows);
 	print_json(out, root);
 }
 
@@ -161,16 +143,16 @@ print_rows_json(FILE *out, const char *plural, json_t *rows)
 static json_t *
 pool_rows(const json_t *pools)
 {
-	json_t *rows = made(json_array());
+	json_t *rows = must_json(json_array());
 	const json_t *pool;
 	size_t i;
 
 	json_array_foreach(pools, i, pool)
 	{
-		json_t *row = made(json_copy((json_t *)(uintptr_t)pool));
+		json_t *row = must_json(json_copy((json_t *)(uintptr_t)pool));
 
 		json_object_del(row, "images");
-		append(rows, row);
+		must_append(rows, row);
 	}
 	return rows;
 }
@@ -189,14 +171,14 @@ passes(const struct name *filter, const char *name)
 static json_t *
 image_rows(const json_t *pools, bool snapshots, const struct name *filter)
 {
-	json_t *rows = made(json_array());
+	json_t *rows = must_json(json_array());
 	const json_t *pool;
 	json_t *image;
 	size_t i, j;
 
 	json_array_foreach(pools, i, pool) json_array_foreach(json_object_get(pool, "images"), j,
 	    image) if (is_snapshot(image) == snapshots && passes(filter, text_of(image, "name")))
-	    append(rows, json_incref(image));
+	    must_append(rows, json_incref(image));
 	return rows;
 }
 
@@ -206,18 +188,18 @@ image_rows(const json_t *pools, bool snapshots, const struct name *filter)
 static json_t *
 clones_by_origin(const json_t *images)
 {
-	json_t *origins = made(json_object());
+	json_t *origins = must_json(json_object());
 	json_t *image;
 	size_t i;
 
 	json_array_foreach(images, i, image) if (is_snapshot(image))
-	    put(origins, text_of(image, "name"), json_array());
+	    must_put(origins, text_of(image, "name"), json_array());
 	json_array_foreach(images, i, image)
 	{
 		json_t *clones = json_object_get(origins, text_of(image, "origin"));
 
 		if (clones && !is_snapshot(image))
-			append(clones, json_incref(image));
+			must_append(clones, json_incref(image));
 	}
 	return origins;
 }
@@ -226,12 +208,12 @@ clones_by_origin(const json_t *images)
 static json_t *
 snapshots_by_volume(const json_t *images)
 {
-	json_t *volumes = made(json_object());
+	json_t *volumes = must_json(json_object());
 	json_t *image;
 	size_t i;
 
 	json_array_foreach(images, i, image) if (!is_snapshot(image))
-	    put(volumes, text_of(image, "name"), json_array());
+	    must_put(volumes, text_of(image, "name"), json_array());
 	json_array_foreach(images, i, image)
 	{
 		const char *name = text_of(image, "name");
@@ -239,7 +221,7 @@ snapshots_by_volume(const json_t *images)
 		    is_snapshot(image) ? json_object_getn(volumes, name, strcspn(name, "@")) : NULL;
 
 		if (snapshots)
-			append(snapshots, json_incref(image));
+			must_append(snapshots, json_incref(image));
 	}
 	return volumes;
 }
@@ -247,10 +229,10 @@ snapshots_by_volume(const json_t *images)
 static void
 append_at_depth(json_t *rows, json_t *object, int depth)
 {
-	json_t *row = made(json_copy(object));
+	json_t *row = must_json(json_copy(object));
 
-	put(row, "depth", json_integer(depth));
-	append(rows, row);
+	must_put(row, "depth", json_integer(depth));
+	must_append(rows, row);
 }
 
 /* A volume, its snapshots, their clones, and so on down. */
@@ -276,17 +258,17 @@ append_pool(json_t *rows, const json_t *pool)
 	const json_t *images = json_object_get(pool, "images");
 	json_t *snapshots = snapshots_by_volume(images);
 	json_t *clones = clones_by_origin(images);
-	json_t *row = made(json_object());
+	json_t *row = must_json(json_object());
 	json_t *image;
 	size_t i;
 
-	put(row, "kind", json_string("pool"));
-	put(row, "depth", json_integer(0));
-	put(row, "name", json_string(text_of(pool, "name")));
-	put(row, "uuid", json_string(text_of(pool, "uuid")));
+	must_put(row, "kind", json_string("pool"));
+	must_put(row, "depth", json_integer(0));
+	must_put(row, "name", json_string(text_of(pool, "name")));
+	must_put(row, "uuid", json_string(text_of(pool, "uuid")));
 	json_object_set(row, "size_bytes", json_object_get(pool, "size_bytes"));
 	json_object_set(row, "used_bytes", json_object_get(pool, "allocated_bytes"));
-	append(rows, row);
+	must_append(rows, row);
 	json_array_foreach(images, i,
 	    image) if (!is_snapshot(image) && !json_object_get(clones, text_of(image, "origin")))
 	    append_volume(rows, image, 1, snapshots, clones);
@@ -297,7 +279,7 @@ append_pool(json_t *rows, const json_t *pool)
 static json_t *
 tree_rows(const json_t *pools)
 {
-	json_t *rows = made(json_array());
+	json_t *rows = must_json(json_array());
 	const json_t *pool;
 	size_t i;
 
@@ -317,20 +299,20 @@ tree_json(const json_t *pools)
 	{
 		const json_t *images = json_object_get(json_array_get(pools, i), "images");
 		json_t *snapshots = snapshots_by_volume(images);
-		json_t *volumes = made(json_array());
+		json_t *volumes = must_json(json_array());
 		json_t *image;
 
 		json_array_foreach(images, j, image)
 		{
 			if (is_snapshot(image))
 				continue;
-			json_t *volume = made(json_copy(image));
+			json_t *volume = must_json(json_copy(image));
 
-			put(volume, "snapshots",
+			must_put(volume, "snapshots",
 			    json_incref(json_object_get(snapshots, text_of(image, "name"))));
-			append(volumes, volume);
+			must_append(volumes, volume);
 		}
-		put(pool, "volumes", volumes);
+		must_put(pool, "volumes", volumes);
 		json_decref(snapshots);
 	}
 	return rows;
@@ -404,17 +386,17 @@ show_version(FILE *out, const struct cli *cli, const json_t *result)
 	size_t i;
 
 	if (cli->options & OPTION_JSON) {
-		json_t *programs = made(json_array());
-		json_t *command = made(json_object());
+		json_t *programs = must_json(json_array());
+		json_t *command = must_json(json_object());
 
-		put(command, "name", json_string("quarry"));
-		put(command, "version", json_string(QUARRY_VERSION));
-		append(programs, command);
+		must_put(command, "name", json_string("quarry"));
+		must_put(command, "version", json_string(QUARRY_VERSION));
+		must_append(programs, command);
 		if (result) {
-			json_t *daemon = made(json_copy((json_t *)(uintptr_t)result));
+			json_t *daemon = must_json(json_copy((json_t *)(uintptr_t)result));
 
-			put(daemon, "name", json_string("quarryd"));
-			append(programs, daemon);
+			must_put(daemon, "name", json_string("quarryd"));
+			must_append(programs, daemon);
 		}
 		print_rows_json(out, "programs", programs);
 		return;
@@ -470,7 +452,7 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 		break;
 	}
 	if (!rows)
-		rows = made(json_array());
+		rows = must_json(json_array());
 	if (json) {
 		print_rows_json(out, show_table(show)->plural, rows);
 		return;

@@ -57,6 +57,7 @@ struct daemon {
 	const char **listeners; /* URIs, for daemon.info */
 	enum phase phase;
 	bool stop_wanted;
+	bool signalled; /* once: the next one ends it at once */
 	int exit_status;
 	struct task step_task;
 	struct admin_request import;
@@ -236,12 +237,13 @@ signal_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
 	if (result != (int32_t)sizeof(daemon->signal))
 		return wait_for_signal(daemon);
 	name = sigabbrev_np((int)daemon->signal.ssi_signo);
-	if (daemon->stop_wanted) {
+	if (daemon->signalled) {
 		diag_warning("SIG%s again: ends at once", name ? name : "?");
 		_exit(1);
 	}
 	diag_info("SIG%s: finishes what is in flight, then ends; once more ends at once",
 	    name ? name : "?");
+	daemon->signalled = true;
 	daemon->stop_wanted = true;
 	if (daemon->phase == PHASE_SERVE) /* before, somebody else will step */
 		step_later(daemon);

@@ -12,14 +12,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include <jansson.h>
-
-static json_t *
-made(json_t *value)
-{
-	CHECK(value); /* json_pack's formats are constants and its strings are valid */
-	return value;
-}
+#include "frontends/admin/admin_json.h"
 
 /* @text, with what is not UTF-8 (a path from a disk, say) replaced by '?'. */
 static json_t *
@@ -34,7 +27,7 @@ text_json(const char *text)
 	for (char *c = copy; *c; c++)
 		if ((unsigned char)*c >= 0x80)
 			*c = '?';
-	value = made(json_string(copy));
+	value = must_json(json_string(copy));
 	free(copy);
 	return value;
 }
@@ -83,85 +76,80 @@ time_json(uint64_t seconds)
 static json_t *
 bytes_json(uint64_t bytes)
 {
-	return made(json_integer((json_int_t)min_u64(bytes, INT64_MAX)));
-}
-
-static void
-put(json_t *object, const char *key, json_t *value)
-{
-	CHECK(json_object_set_new_nocheck(object, key, value) == 0);
+	return must_json(json_integer((json_int_t)min_u64(bytes, INT64_MAX)));
 }
 
 static json_t *
 device_json(const struct admin_device_report *device)
 {
-	json_t *object = made(json_object());
+	json_t *object = must_json(json_object());
 
-	put(object, "path", text_or_null_json(device->path));
-	put(object, "uuid", uuid_json(&device->uuid));
-	put(object, "state", text_json(device->missing ? "missing" : "online"));
-	put(object, "size_bytes", bytes_json(device->size_bytes));
-	put(object, "slabs", bytes_json(device->slab_count));
-	put(object, "slabs_free", bytes_json(device->slabs_free));
-	put(object, "errors", bytes_json(device->errors));
+	must_put(object, "path", text_or_null_json(device->path));
+	must_put(object, "uuid", uuid_json(&device->uuid));
+	must_put(object, "state", text_json(device->missing ? "missing" : "online"));
+	must_put(object, "size_bytes", bytes_json(device->size_bytes));
+	must_put(object, "slabs", bytes_json(device->slab_count));
+	must_put(object, "slabs_free", bytes_json(device->slabs_free));
+	must_put(object, "errors", bytes_json(device->errors));
 	return object;
 }
 
 static json_t *
 image_json(const struct admin_image_report *image)
 {
-	json_t *object = made(json_object());
+	json_t *object = must_json(json_object());
 
-	put(object, "kind", text_json(image->kind == ADMIN_IMAGE_SNAPSHOT ? "snapshot" : "volume"));
-	put(object, "name", name_json(&image->name));
-	put(object, "uuid", uuid_json(&image->uuid));
-	put(object, "origin", name_json(&image->origin));
-	put(object, "size_bytes", bytes_json(image->size_bytes));
-	put(object, "used_bytes", bytes_json(image->used_bytes));
-	put(object, "unique_bytes",
+	must_put(
+	    object, "kind", text_json(image->kind == ADMIN_IMAGE_SNAPSHOT ? "snapshot" : "volume"));
+	must_put(object, "name", name_json(&image->name));
+	must_put(object, "uuid", uuid_json(&image->uuid));
+	must_put(object, "origin", name_json(&image->origin));
+	must_put(object, "size_bytes", bytes_json(image->size_bytes));
+	must_put(object, "used_bytes", bytes_json(image->used_bytes));
+	must_put(object, "unique_bytes",
 	    image->unique_known ? bytes_json(image->unique_bytes) : json_null());
-	put(object, "created", time_json(image->created_s));
-	put(object, "readonly", json_boolean(image->readonly));
-	put(object, "clients", bytes_json(image->clients));
+	must_put(object, "created", time_json(image->created_s));
+	must_put(object, "readonly", json_boolean(image->readonly));
+	must_put(object, "clients", bytes_json(image->clients));
 	return object;
 }
 
 static json_t *
 pool_json(const struct admin_pool_report *pool)
 {
-	json_t *object = made(json_object());
-	json_t *devices = made(json_array());
-	json_t *images = made(json_array());
+	json_t *object = must_json(json_object());
+	json_t *devices = must_json(json_array());
+	json_t *images = must_json(json_array());
 
 	for (size_t i = 0; i < pool->device_count; i++)
-		CHECK(json_array_append_new(devices, device_json(&pool->devices[i])) == 0);
+		must_append(devices, device_json(&pool->devices[i]));
 	for (size_t i = 0; i < pool->image_count; i++)
-		CHECK(json_array_append_new(images, image_json(&pool->images[i])) == 0);
-	put(object, "name", text_json(pool->name));
-	put(object, "uuid", uuid_json(&pool->uuid));
-	put(object, "state", text_or_null_json(pool->state));
-	put(object, "state_reason", text_or_null_json(pool->state_reason));
-	put(object, "size_bytes", bytes_json(pool->size_bytes));
-	put(object, "allocated_bytes", bytes_json(pool->allocated_bytes));
-	put(object, "live_bytes", bytes_json(pool->live_bytes));
-	put(object, "available_bytes", bytes_json(pool->available_bytes));
-	put(object, "checkpoint", bytes_json(pool->checkpoint));
-	put(object, "checkpoint_running", json_boolean(pool->checkpoint_running));
-	put(object, "deleting", bytes_json(pool->deleting));
-	put(object, "deleting_done_permille", bytes_json(pool->deleting_done_permille));
-	put(object, "devices", devices);
-	put(object, "images", images);
+		must_append(images, image_json(&pool->images[i]));
+	must_put(object, "name", text_json(pool->name));
+	must_put(object, "uuid", uuid_json(&pool->uuid));
+	must_put(object, "state", text_or_null_json(pool->state));
+	must_put(object, "state_reason", text_or_null_json(pool->state_reason));
+	must_put(object, "size_bytes", bytes_json(pool->size_bytes));
+	must_put(object, "allocated_bytes", bytes_json(pool->allocated_bytes));
+	must_put(object, "live_bytes", bytes_json(pool->live_bytes));
+	must_put(object, "available_bytes", bytes_json(pool->available_bytes));
+	must_put(object, "checkpoint", bytes_json(pool->checkpoint));
+	must_put(object, "checkpoint_running", json_boolean(pool->checkpoint_running));
+	must_put(object, "deleting", bytes_json(pool->deleting));
+	must_put(object, "deleting_done_permille", bytes_json(pool->deleting_done_permille));
+	must_put(object, "devices", devices);
+	must_put(object, "images", images);
 	return object;
 }
 
 static json_t *
 range_json(const struct admin_range *range)
 {
-	json_t *object = made(json_object());
+	json_t *object = must_json(json_object());
 
-	put(object, "offset_bytes", bytes_json(range->offset_bytes));
-	put(object, "length_bytes", bytes_json(range->len_bytes));
-	put(object, "hole", json_boolean(range->hole));
+	must_put(object, "offset_bytes", bytes_json(range->offset_bytes));
+	must_put(object, "length_bytes", bytes_json(range->len_bytes));
+	must_put(object, "hole", json_boolean(range->hole));
 	return object;
 }
 
@@ -184,45 +172,45 @@ to_line(json_t *root, size_t *len_bytes)
 static char *
 result_line(json_t *result, bool more, size_t *len_bytes)
 {
-	json_t *root = made(json_object());
+	json_t *root = must_json(json_object());
 
-	put(root, "quarry", bytes_json(ADMIN_PROTO_VERSION));
-	put(root, "ok", json_true());
+	must_put(root, "quarry", bytes_json(ADMIN_PROTO_VERSION));
+	must_put(root, "ok", json_true());
 	if (more)
-		put(root, "more", json_true());
-	put(root, "result", result);
+		must_put(root, "more", json_true());
+	must_put(root, "result", result);
 	return to_line(root, len_bytes);
 }
 
 char *
 admin_proto_error(enum admin_exit exit_status, const struct error *error, size_t *len_bytes)
 {
-	json_t *root = made(json_object());
-	json_t *object = made(json_object());
+	json_t *root = must_json(json_object());
+	json_t *object = must_json(json_object());
 	const char *code = strerrorname_np(-error->code);
 	const char *text = error->text[0] ? error->text : strerror(-error->code);
 
-	put(object, "code", text_json(code ? code : "EIO"));
-	put(object, "exit", bytes_json(exit_status));
-	put(object, "message", text_json(text));
-	put(root, "quarry", bytes_json(ADMIN_PROTO_VERSION));
-	put(root, "ok", json_false());
-	put(root, "error", object);
+	must_put(object, "code", text_json(code ? code : "EIO"));
+	must_put(object, "exit", bytes_json(exit_status));
+	must_put(object, "message", text_json(text));
+	must_put(root, "quarry", bytes_json(ADMIN_PROTO_VERSION));
+	must_put(root, "ok", json_false());
+	must_put(root, "error", object);
 	return to_line(root, len_bytes);
 }
 
 char *
 admin_proto_daemon_info(const struct admin_daemon_info *info, size_t *len_bytes)
 {
-	json_t *result = made(json_object());
-	json_t *listeners = made(json_array());
+	json_t *result = must_json(json_object());
+	json_t *listeners = must_json(json_array());
 
 	for (size_t i = 0; i < info->listener_count; i++)
-		CHECK(json_array_append_new(listeners, text_json(info->listeners[i])) == 0);
-	put(result, "version", text_or_null_json(info->version));
-	put(result, "pid", made(json_integer(info->pid)));
-	put(result, "uptime_seconds", bytes_json(info->uptime_s));
-	put(result, "listeners", listeners);
+		must_append(listeners, text_json(info->listeners[i]));
+	must_put(result, "version", text_or_null_json(info->version));
+	must_put(result, "pid", must_json(json_integer(info->pid)));
+	must_put(result, "uptime_seconds", bytes_json(info->uptime_s));
+	must_put(result, "listeners", listeners);
 	return result_line(result, false, len_bytes);
 }
 
@@ -239,13 +227,12 @@ ranges_line(struct admin_reply *reply, size_t *len_bytes)
 {
 	const struct admin_request *request = reply->request;
 	size_t end = min_u64(request->range_count, reply->next_range + ADMIN_REPLY_RANGES_MAX);
-	json_t *result = made(json_object());
-	json_t *ranges = made(json_array());
+	json_t *result = must_json(json_object());
+	json_t *ranges = must_json(json_array());
 
 	for (; reply->next_range < end; reply->next_range++)
-		CHECK(json_array_append_new(
-			  ranges, range_json(&request->ranges[reply->next_range])) == 0);
-	put(result, "ranges", ranges);
+		must_append(ranges, range_json(&request->ranges[reply->next_range]));
+	must_put(result, "ranges", ranges);
 	reply->finished = end == request->range_count;
 	return result_line(result, !reply->finished, len_bytes);
 }
@@ -265,13 +252,13 @@ admin_reply_next(struct admin_reply *reply, size_t *len_bytes)
 	if (request->verb == ADMIN_DIFF)
 		return ranges_line(reply, len_bytes);
 	reply->finished = true;
-	result = made(json_object());
+	result = must_json(json_object());
 	if (request->verb == ADMIN_LIST) {
-		json_t *pools = made(json_array());
+		json_t *pools = must_json(json_array());
 
 		for (size_t i = 0; i < request->pool_count; i++)
-			CHECK(json_array_append_new(pools, pool_json(&request->pools[i])) == 0);
-		put(result, "pools", pools);
+			must_append(pools, pool_json(&request->pools[i]));
+		must_put(result, "pools", pools);
 	}
 	return result_line(result, false, len_bytes);
 }
