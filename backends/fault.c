@@ -28,13 +28,15 @@ struct fault_device {
 	struct device *inner;
 	struct list rules;
 	struct list flips;
-	struct list stalled; /* struct fault_request */
+	struct list in_flight; /* struct fault_request: with the inner device, or to be completed */
+	struct list stalled;   /* the others */
 	size_t stalled_count;
+	bool crashed;
 	uint64_t counts[OP_COUNT];
 };
 
 struct fault_request {
-	struct list link; /* while stalled */
+	struct list link; /* in one of the device's lists */
 	struct device_io inner_io;
 	struct device_io *io;
 	struct task task; /* completes what never reaches the inner device */
@@ -72,6 +74,7 @@ request_complete(struct fault_request *request, int error)
 {
 	struct device_io *io = request->io;
 
+	list_remove(&request->link);
 	free(request);
 	device_complete(io, error);
 }
@@ -137,12 +140,16 @@ static void
 fault_submit(struct device *device, struct device_io *io)
 {
 	struct fault_device *fault = fault_device_of(device);
-	const struct fault_rule *rule = rule_for(fault, io->op);
-	struct fault_request *request = xcalloc(1, sizeof(*request));
+	const struct fault_rule *rule;
+	struct fault_request *request;
 
+	if (fault->crashed)
+		return;
+	rule = rule_for(fault, io->op);
 	fault->counts[io->op]++;
+	request = xcalloc(1, sizeof(*request));
 	request->io = io;
-	list_init(&request->link);
+	list_push_back(&fault->in_flight, &request->link);
 	task_init(&request->task, request_task);
 	if (!rule) {
 		pass_on(fault, request);
@@ -161,6 +168,7 @@ fault_submit(struct device *device, struct device_io *io)
 		reactor_defer(device->reactor, &request->task);
 		return;
 	case FAULT_STALL:
+		list_remove(&request->link);
 		list_push_back(&fault->stalled, &request->link);
 		fault->stalled_count++;
 		return;
@@ -174,7 +182,7 @@ fault_close(struct device *device)
 {
 	struct fault_device *fault = fault_device_of(device);
 
-	CHECK(list_empty(&fault->stalled));
+	CHECK(list_empty(&fault->stalled) && list_empty(&fault->in_flight));
 	fault_clear(device);
 	device_close(fault->inner);
 	free(device->name);
@@ -194,6 +202,7 @@ fault_device_create(struct device *inner)
 	fault->inner = inner;
 	list_init(&fault->rules);
 	list_init(&fault->flips);
+	list_init(&fault->in_flight);
 	list_init(&fault->stalled);
 	fault->device = (struct device){
 		.ops = &fault_device_ops,
@@ -258,7 +267,26 @@ fault_resume(struct device *device)
 	CHECK(device->ops == &fault_device_ops);
 	while ((node = list_pop_front(&fault->stalled))) {
 		fault->stalled_count--;
+		list_push_back(&fault->in_flight, node);
 		pass_on(fault, container_of(node, struct fault_request, link));
+	}
+}
+
+void
+fault_crash(struct device *device)
+{
+	struct fault_device *fault = fault_device_of(device);
+	struct list *node;
+
+	CHECK(device->ops == &fault_device_ops);
+	fault->crashed = true;
+	fault->stalled_count = 0;
+	list_splice_back(&fault->in_flight, &fault->stalled);
+	while ((node = list_pop_front(&fault->in_flight))) {
+		struct fault_request *request = container_of(node, struct fault_request, link);
+
+		reactor_cancel(device->reactor, &request->task);
+		free(request);
 	}
 }
 

@@ -43,6 +43,10 @@ void fault_clear(struct device *device);
 void fault_resume(struct device *device);
 size_t fault_stalled_count(const struct device *device);
 
+/* With the crash of the device inside: what is in flight here is dropped as well, and neither its
+ * done() nor that of anything submitted later is ever called.  Then device_close(). */
+void fault_crash(struct device *device);
+
 /* Requests of this kind submitted so far. */
 uint64_t fault_count(const struct device *device, enum device_op op);
 

@@ -39,7 +39,7 @@ struct reactor_uring {
 };
 
 /* Sets up the ring (SINGLE_ISSUER, DEFER_TASKRUN and the like where the kernel has them; the ring
- * is enabled by the thread that runs it).  0 or a negative errno value. */
+ * is enabled by the thread that runs it).  0 or a negative errno value, whose cause was told. */
 int reactor_uring_init(struct reactor_uring *r, uint32_t index) must_check;
 
 /* Runs in the calling thread until reactor_uring_stop().  May be called again, by the same thread.

@@ -525,6 +525,30 @@ test_fault_stall(void **state)
 	free(request);
 }
 
+static void
+test_crash_below_faults(void **state)
+{
+	const struct memory_device_options options = { .seed = 1 };
+	struct device *device =
+	    fault_device_create(memory_device_create(&reactor, MIB, "disk", &options));
+	struct request *requests = calloc(4, sizeof(*requests));
+
+	assert_non_null(requests);
+	fault_add(device, &(struct fault_rule){ DEVICE_READ, FAULT_STALL, 0, .first = 1 });
+	fault_add(device, &(struct fault_rule){ DEVICE_FLUSH, FAULT_FAIL, -EIO, .first = 1 });
+	start(&requests[0], device, DEVICE_READ, 0, 4096);
+	start(&requests[1], device, DEVICE_WRITE, 0, 4096);
+	start(&requests[2], device, DEVICE_FLUSH, 0, 0);
+	memory_device_crash(fault_device_inner(device), 1, MEMORY_CRASH_WRITES);
+	fault_crash(device);
+	start(&requests[3], device, DEVICE_WRITE, 0, 4096);
+	run_all();
+	for (size_t i = 0; i < 4; i++)
+		assert_int_equal(requests[i].done, 0);
+	device_close(device);
+	free(requests);
+}
+
 #define with_reactor(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int
@@ -545,6 +569,7 @@ main(void)
 		with_reactor(test_fault_nth),
 		with_reactor(test_fault_flip),
 		with_reactor(test_fault_stall),
+		with_reactor(test_crash_below_faults),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
