@@ -91,8 +91,7 @@ test_bad_requests(void **state)
 		    "digit" },
 		{ "{\"quarry\":1,\"verb\":\"pool.destroy\",\"name\":\"a\\u0000b\"}", -EPROTO,
 		    "the request is not JSON: \\u0000 is not allowed without JSON_ALLOW_NUL near "
-		    "'\"a\\u0000b\"' (byte 51)"
-		    "49)" },
+		    "'\"a\\u0000b\"' (byte 51)" },
 		{ "{\"quarry\":1,\"verb\":\"pool.destroy\",\"name\":\"tank\",\"force\":1}", -EPROTO,
 		    "\"force\" must be a boolean, not an integer" },
 		{ "{\"quarry\":1,\"verb\":\"rollback\",\"name\":\"tank/vm1\"}", -EINVAL,
