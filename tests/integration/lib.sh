@@ -1,0 +1,231 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What the integration tests share.  A test file t_NAME.sh sources this, defines functions test_*,
+# and ends with `run_tests`.  Each function runs in a subshell of its own under `set -e`, in a fresh
+# directory $T that is removed afterwards, and with its own daemons, which are ended with it.  A
+# daemon that still runs when the test is over has to end cleanly on SIGTERM.
+set -uo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+BUILD=${BUILD:-build}
+case $BUILD in /*) ;; *) BUILD=$ROOT/$BUILD ;; esac
+HERE=$ROOT/tests/integration
+PYTHON=/usr/bin/python3
+TEST_FILE=$(basename "$0" .sh)
+TEST_FILE=${TEST_FILE#t_}
+SLOW=1 # factor for time limits
+case $BUILD in *build-*) SLOW=4 ;; esac
+export PYTHONPATH=$HERE PYTHONDONTWRITEBYTECODE=1
+# Sanitizers: any finding ends the daemon with a status that stop_daemon refuses.
+export ASAN_OPTIONS=abort_on_error=0:exitcode=99:detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+
+KIB=1024
+MIB=$((1024 * KIB))
+GIB=$((1024 * MIB))
+export KIB MIB GIB
+
+# --- daemons: one at a time is "the daemon", in $DAEMON ---
+
+DAEMON=
+
+# start_daemon [OPTION…]: and waits until it answers.  Its NBD socket is $NBD_SOCK.
+start_daemon() {
+    launch_daemon --socket "$SOCK" --listen "nbd+unix:///?socket=$NBD_SOCK" --node-cache 16MiB "$@"
+    $PYTHON "$HERE/ready.py" "$SOCK" "$DAEMON" $((30 * SLOW)) || fail "quarryd does not answer"
+}
+
+# launch_daemon OPTION…: does not wait.
+launch_daemon() {
+    "$BUILD/quarryd" "$@" </dev/null >>"$T/quarryd.log" 2>&1 &
+    DAEMON=$!
+}
+
+# SIGTERM; it has to end cleanly, and in reasonable time.
+stop_daemon() {
+    local rc=0
+    kill -TERM "$DAEMON"
+    wait_daemon || rc=$?
+    [ "$rc" = 0 ] || fail "quarryd ended with status $rc on SIGTERM"
+}
+
+# Waits for the daemon's end; its status.
+wait_daemon() {
+    local rc=0 pid=$DAEMON
+    if ! $PYTHON "$HERE/ready.py" --ended "$pid" $((60 * SLOW)); then
+        kill -KILL "$pid"
+        fail "quarryd does not end"
+    fi
+    wait "$pid" || rc=$?
+    DAEMON=
+    return $rc
+}
+
+kill9_daemon() {
+    kill -KILL "$DAEMON"
+    wait "$DAEMON" 2>/dev/null || true
+    DAEMON=
+}
+
+quarry() {
+    "$BUILD/quarry" --socket "$SOCK" "$@"
+}
+
+# make_pool [SIZE [FILES]]: tank, of two sparse files of SIZE (1G).
+make_pool() {
+    local size=${1:-1G} files=${2:-2} i
+    POOL_FILES=()
+    for ((i = 0; i < files; i++)); do POOL_FILES+=("$T/disk$i.img"); done
+    quarry pool create tank "${POOL_FILES[@]}" --size "$size"
+}
+
+# start_with_pool [SIZE [FILES]]: a daemon and tank.
+start_with_pool() {
+    start_daemon
+    make_pool "$@"
+}
+
+# The same pool again, after stop_daemon or kill9_daemon.
+restart_with_pool() {
+    local imports=() file
+    for file in "${POOL_FILES[@]}"; do imports+=(--import "$file"); done
+    start_daemon "${imports[@]}" "$@"
+}
+
+# uri VOLUME or VOLUME@SNAPSHOT of tank.
+uri() {
+    echo "nbd+unix:///tank/$1?socket=$NBD_SOCK"
+}
+
+# --- assertions ---
+
+fail() {
+    echo "# $*"
+    exit 1
+}
+
+# expect WANTED GOT WHAT
+expect() {
+    [ "$1" = "$2" ] || fail "$3: expected \"$1\", got \"$2\""
+}
+
+# fails_with STATUS REGEX COMMAND…: it fails with this very status, and says so on stderr.
+fails_with() {
+    local status=$1 regex=$2 rc=0 said
+    shift 2
+    said=$("$@" 2>&1 >/dev/null </dev/null) || rc=$?
+    [ "$rc" = "$status" ] || fail "\"$*\": status $rc, not $status; it said: $said"
+    grep -q -i -E -- "$regex" <<<"$said" || fail "\"$*\" does not say \"$regex\" but: $said"
+}
+
+# refuses COMMAND…: it fails, whatever it says.
+refuses() {
+    if "$@" >"$T/refused.out" 2>&1 </dev/null; then
+        fail "\"$*\" should have failed"
+    fi
+}
+
+# json EXPRESSION <JSON: a Python expression over the document, d.
+json() {
+    $PYTHON -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"
+}
+
+# The checksum of all of an export.
+sum_of() {
+    nbdcopy --synchronous "$(uri "$1")" - | sha256sum | cut -d ' ' -f 1
+}
+
+# One field of an image in `quarry list --json`: image_field tank/v used_bytes
+image_field() {
+    quarry list --json >"$T/list.json"
+    $PYTHON - "$T/list.json" "$1" "$2" <<'PYTHON'
+import json, sys
+def walk(node):
+    if isinstance(node, dict):
+        if node.get("name") == sys.argv[2] and sys.argv[3] in node:
+            print(node[sys.argv[3]])
+            sys.exit(0)
+        for value in node.values():
+            walk(value)
+    elif isinstance(node, list):
+        for value in node:
+            walk(value)
+walk(json.load(open(sys.argv[1])))
+sys.exit(f"no {sys.argv[3]} of {sys.argv[2]} in quarry list --json")
+PYTHON
+}
+
+# wait_for SECONDS COMMAND…: for what has no event to wait for (background work of the daemon).
+wait_for() {
+    local deadline=$((SECONDS + $1 * SLOW))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $deadline ] || fail "in vain: $*"
+        sleep 0.1
+    done
+}
+
+skip() {
+    echo "# $*" >"$T/skipped"
+    exit 0
+}
+
+# --- the run ---
+
+cleanup_test() {
+    local rc=$? pid
+    set +xeE
+    trap - EXIT ERR
+    if [ -n "$DAEMON" ] && [ $rc = 0 ]; then
+        (stop_daemon) || rc=1
+    fi
+    for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
+    wait 2>/dev/null
+    if [ $rc != 0 ]; then
+        echo "# status $rc; the last commands:"
+        grep -v -E '^\++ (set|trap|local|exit|cleanup_test)' "$T/trace" | tail -n 12 | cut -c 1-300 | sed 's/^/#   /'
+        echo "# the end of quarryd's log:"
+        tail -n 25 "$T/quarryd.log" 2>/dev/null | cut -c 1-400 | sed 's/^/#   /'
+        mkdir -p "$BUILD/test-logs"
+        cp "$T/quarryd.log" "$BUILD/test-logs/$TEST_FILE-$CURRENT.log" 2>/dev/null
+        cp "$T/trace" "$BUILD/test-logs/$TEST_FILE-$CURRENT.trace" 2>/dev/null
+    fi
+    exit $rc
+}
+
+run_one() {
+    CURRENT=$1
+    T=$(mktemp -d "${QUARRY_TEST_DIR:-/var/tmp}/quarry.XXXXXX")
+    SOCK=$T/admin.sock
+    NBD_SOCK=$T/nbd.sock
+    local started=$SECONDS rc=0
+    (
+        trap cleanup_test EXIT
+        exec {trace}>"$T/trace"
+        BASH_XTRACEFD=$trace
+        cd "$T" || exit 1
+        set -eE
+        trap 'echo "# line $LINENO: $BASH_COMMAND"' ERR
+        set -x
+        "test_$CURRENT"
+    ) || rc=$?
+    if [ $rc != 0 ]; then
+        echo "not ok $TEST_FILE: ${CURRENT//_/ }"
+        failed=1
+    elif [ -e "$T/skipped" ]; then
+        echo "skip $TEST_FILE: ${CURRENT//_/ } $(cat "$T/skipped")"
+    else
+        echo "ok $TEST_FILE: ${CURRENT//_/ } ($((SECONDS - started)) s)"
+    fi
+    if [ -n "${KEEP:-}" ]; then echo "# kept: $T"; else rm -rf "$T"; fi
+}
+
+# Runs all functions test_*, in the order of the file; ONLY=regex picks some.
+run_tests() {
+    local name
+    failed=0
+    while read -r name; do
+        [[ -z ${ONLY:-} || $name =~ $ONLY ]] && run_one "${name#test_}"
+    done < <(grep -o -E '^test_[a-z0-9_]+' "$0")
+    exit $failed
+}

@@ -1,0 +1,378 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 240
+#
+# Do the NBD clients that people have work with our volumes, and do all of them see the same bytes?
+# shellcheck source=tests/integration/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# A real filesystem with real files, as a raw image: make_fs IMAGE SIZE
+make_fs() {
+    local tree=$T/tree
+    if [ ! -d "$tree" ]; then
+        mkdir -p "$tree/deep/er"
+        cp -r "$ROOT/core" "$ROOT/metadata" "$tree/"
+        cp "$BUILD/quarryd" "$tree/deep/er/"
+        ln -s ../core "$tree/deep/link"
+    fi
+    rm -f "$1"
+    mke2fs -q -t ext4 -d "$tree" "$1" "$2"
+}
+
+test_nbdinfo_tells_size_flags_and_block_sizes() {
+    start_with_pool
+    quarry volume create tank/vm1 10G
+    expect $((10 * GIB)) "$(nbdinfo --size "$(uri vm1)")" "size"
+    nbdinfo --json "$(uri vm1)" >info.json
+    for fact in "export-name:tank/vm1" "is_read_only:False" "can_multi_conn:True" "can_fua:True" \
+        "can_flush:True" "can_trim:True" "can_zero:True" "can_fast_zero:True" "can_df:True" \
+        "can_cache:True" "block_size_minimum:1"; do
+        expect "${fact#*:}" "$(json "d['exports'][0]['${fact%%:*}']" <info.json)" "${fact%%:*}"
+    done
+    expect 4096 "$(json "d['exports'][0]['block_size_preferred']" <info.json)" "preferred block size"
+    expect True "$(json "'base:allocation' in d['exports'][0]['contexts']" <info.json)" "base:allocation"
+    expect True "$(json "d['structured']" <info.json)" "structured replies"
+}
+
+test_list_names_volumes_and_snapshots() {
+    start_with_pool
+    quarry volume create tank/a 1G
+    quarry volume create tank/b 2G
+    quarry snapshot create tank/a@monday
+    nbdinfo --list --json "nbd+unix:///?socket=$NBD_SOCK" >list.json
+    expect "['tank/a', 'tank/a@monday', 'tank/b']" \
+        "$(json "sorted(e['export-name'] for e in d['exports'])" <list.json)" "exports"
+    expect "[False, True, False]" \
+        "$(json "[e['is_read_only'] for e in sorted(d['exports'], key=lambda e: e['export-name'])]" <list.json)" \
+        "read-only flags"
+}
+
+test_unknown_exports_are_refused() {
+    start_with_pool
+    refuses nbdinfo "$(uri nosuch)"
+    refuses nbdinfo "nbd+unix:///nopool/x?socket=$NBD_SOCK"
+    refuses nbdinfo "nbd+unix:///tank/..%2f..?socket=$NBD_SOCK"
+    refuses nbdinfo "nbd+unix:///tank?socket=$NBD_SOCK"
+    quarry volume create tank/a 1G
+    refuses nbdinfo "$(uri a@never)"
+    nbdinfo "$(uri a)" >/dev/null
+}
+
+test_map_shows_data_and_holes() {
+    start_with_pool
+    quarry volume create tank/v 1G
+    qemu-io -f raw -c 'write -P 1 1M 64k' -c 'write -P 2 512M 1M' "$(uri v)" >/dev/null
+    nbdinfo --map --json "$(uri v)" >map.json
+    expect "[(0, 1048576, 3), (1048576, 65536, 0), (1114112, 535756800, 3), (536870912, 1048576, 0), (537919488, 535822336, 3)]" \
+        "$(json "[(e['offset'], e['length'], e['type']) for e in d]" <map.json)" "map"
+    qemu-io -f raw -c 'discard 512M 1M' "$(uri v)" >/dev/null
+    expect 65536 "$(nbdinfo --map --json "$(uri v)" | json "sum(e['length'] for e in d if e['type'] == 0)")" \
+        "data left after a discard"
+}
+
+test_nbdcopy_of_ext4_both_ways() {
+    start_with_pool
+    make_fs fs.img 256M
+    quarry volume create tank/fs 256M
+    nbdcopy --connections=4 --requests=64 fs.img "$(uri fs)"
+    expect "$(sha256sum <fs.img)" "$(nbdcopy "$(uri fs)" - | sha256sum)" "checksum, one connection"
+    nbdcopy --connections=4 --requests=64 "$(uri fs)" back.img
+    cmp fs.img back.img
+    e2fsck -fn back.img >e2fsck.log
+    # Over a restart too.
+    stop_daemon
+    restart_with_pool
+    expect "$(sha256sum <fs.img | cut -d ' ' -f 1)" "$(sum_of fs)" "checksum after a restart"
+}
+
+test_nbdcopy_from_volume_to_volume() {
+    start_with_pool
+    make_fs fs.img 128M
+    quarry volume create tank/a 128M
+    quarry volume create tank/b 128M
+    nbdcopy fs.img "$(uri a)"
+    nbdcopy "$(uri a)" "$(uri b)"
+    expect "$(sha256sum <fs.img | cut -d ' ' -f 1)" "$(sum_of b)" "checksum"
+}
+
+test_qemu_img_convert_and_compare() {
+    start_with_pool
+    make_fs fs.img 256M
+    qemu-img convert -f raw -O qcow2 fs.img fs.qcow2
+    quarry volume create tank/q 256M
+    qemu-img convert -n -W -m 8 -f qcow2 -O raw fs.qcow2 "$(uri q)"
+    qemu-img compare -f raw -F raw fs.img "$(uri q)"
+    qemu-img compare -f qcow2 -F raw fs.qcow2 "$(uri q)"
+    qemu-img convert -f raw -O qcow2 "$(uri q)" back.qcow2
+    qemu-img compare -f raw -F qcow2 fs.img back.qcow2
+    # compare must be able to tell a difference
+    qemu-io -f raw -c 'write -P 77 100M 512' "$(uri q)" >/dev/null
+    refuses qemu-img compare -f raw -F raw fs.img "$(uri q)"
+}
+
+# The same random operations of every size and alignment, on a volume and on a plain file.
+test_qemu_io_patterns_match_a_plain_file() {
+    start_with_pool
+    local seed=${SEED:-$RANDOM}
+    echo "# SEED=$seed"
+    quarry volume create tank/io 64M
+    truncate -s 64M model.img
+    $PYTHON - "$seed" >commands <<'PYTHON'
+import random, sys
+rng = random.Random(int(sys.argv[1]))
+size = 64 << 20
+for i in range(600):
+    length = rng.choice([1, 511, 512, 513, 4095, 4096, 4097, 65536, 1 << 20]) + rng.choice([0, 0, rng.randrange(4096)])
+    if rng.random() < 0.5:
+        length = max(512, length // 512 * 512)
+        offset = rng.randrange(0, (size - length) // 512) * 512
+    else:
+        offset = rng.randrange(0, size - length)
+    if rng.random() < 0.3:  # near the others, so that they overlap
+        offset %= 1 << 20
+    kind = rng.random()
+    if kind < 0.65:
+        print(f"write {rng.choice(['', '-f '])}-P {rng.randrange(256)} {offset} {length}")
+    elif kind < 0.8:
+        print(f"write -z {rng.choice(['', '-u '])}{offset} {length}")
+    elif kind < 0.9:
+        # Edges of a discard may be kept or zeroed: discard whole blocks, then they must read as zeroes here.
+        print(f"discard {offset // 4096 * 4096} {max(4096, length // 4096 * 4096)}")
+    elif kind < 0.95:
+        print("flush")
+    else:
+        print(f"read {offset} {length}")
+PYTHON
+    expect 600 "$(wc -l <commands)" "number of commands"
+    qemu-io -f raw "$(uri io)" <commands >nbd.out
+    # a file's discard makes a hole, which reads as zeroes, too
+    qemu-io -f raw -d unmap model.img <commands >file.out
+    refuses grep -i -E 'failed|error' nbd.out
+    qemu-img compare -f raw -F raw model.img "$(uri io)"
+    stop_daemon
+    restart_with_pool
+    qemu-img compare -f raw -F raw model.img "$(uri io)"
+}
+
+test_edges_of_a_volume() {
+    start_with_pool
+    quarry volume create tank/odd 10000001 || quarry volume create tank/odd 12288
+    local size
+    size=$(nbdinfo --size "$(uri odd)")
+    $PYTHON - "$(uri odd)" "$size" <<'PYTHON'
+import sys, nbd
+h = nbd.NBD()
+h.set_strict_mode(0)
+h.connect_uri(sys.argv[1])
+size = int(sys.argv[2])
+assert h.get_size() == size
+h.pwrite(b"x", size - 1)
+assert h.pread(1, size - 1) == b"x"
+h.zero(1, size - 1)
+assert h.pread(1, size - 1) == b"\0"
+for action, errno in ((lambda: h.pwrite(b"xy", size - 1), ("ENOSPC", "EINVAL")),
+                      (lambda: h.pread(2, size - 1), ("EINVAL",)),
+                      (lambda: h.pread(1, size), ("EINVAL",)),
+                      (lambda: h.pread(1, 1 << 63), ("EINVAL",)),
+                      (lambda: h.trim(2, size - 1), ("EINVAL", "ENOSPC")),
+                      (lambda: h.zero(4096, size), ("ENOSPC", "EINVAL"))):
+    try:
+        action()
+    except nbd.Error as error:
+        assert error.errno in errno, (error.errno, errno)
+    else:
+        sys.exit("a request beyond the end succeeded")
+assert h.pread(1, 0) == b"\0"  # the connection lives on
+h.shutdown()
+PYTHON
+}
+
+test_old_clients_use_export_name() {
+    start_with_pool
+    quarry volume create tank/old 64M
+    $PYTHON - "$NBD_SOCK" <<'PYTHON'
+import sys, nbd
+# Without fixed newstyle a client has EXPORT_NAME and nothing else; without the no-zeroes flag it
+# waits for 124 bytes of padding.
+for flags in (0, nbd.HANDSHAKE_FLAG_FIXED_NEWSTYLE, nbd.HANDSHAKE_FLAG_NO_ZEROES):
+    h = nbd.NBD()
+    h.set_handshake_flags(flags)
+    h.set_request_structured_replies(False)
+    h.set_export_name("tank/old")
+    h.connect_unix(sys.argv[1])
+    assert h.get_size() == 64 << 20
+    h.pwrite(b"old" * 1000, 4095)
+    h.flush()
+    assert h.pread(3000, 4095) == b"old" * 1000
+    h.shutdown()
+PYTHON
+}
+
+test_simple_and_structured_replies_agree() {
+    start_with_pool
+    quarry volume create tank/r 64M
+    qemu-io -f raw -c 'write -P 9 1M 3M' "$(uri r)" >/dev/null
+    $PYTHON - "$(uri r)" <<'PYTHON'
+import sys, nbd
+whole = []
+for structured in (True, False):
+    h = nbd.NBD()
+    h.set_request_structured_replies(structured)
+    h.connect_uri(sys.argv[1])
+    assert h.get_structured_replies_negotiated() == structured
+    whole.append(b"".join(h.pread(8 << 20, at) for at in range(0, 64 << 20, 8 << 20)))
+    # one request over data and holes, and one that must not be fragmented
+    assert h.pread(5 << 20, 512) == whole[0][512:512 + (5 << 20)]
+    if structured:
+        assert h.pread(5 << 20, 512, flags=nbd.CMD_FLAG_DF) == whole[0][512:512 + (5 << 20)]
+    h.shutdown()
+assert whole[0] == whole[1]
+assert whole[0][1 << 20:4 << 20] == b"\x09" * (3 << 20) and whole[0].count(0) == 61 << 20
+PYTHON
+}
+
+test_what_one_connection_writes_the_others_see() {
+    start_with_pool
+    quarry volume create tank/multi 64M
+    $PYTHON - "$(uri multi)" <<'PYTHON'
+import sys, nbd
+handles = [nbd.NBD() for _ in range(8)]
+for h in handles:
+    h.connect_uri(sys.argv[1])
+for turn in range(400):
+    writer, reader = handles[turn % 8], handles[(turn * 3 + 1) % 8]
+    data = turn.to_bytes(4, "big") * 256
+    writer.pwrite(data, turn * 5000, flags=nbd.CMD_FLAG_FUA if turn % 5 == 0 else 0)
+    assert reader.pread(len(data), turn * 5000) == data
+handles[3].flush()
+for h in handles:
+    h.shutdown()
+PYTHON
+}
+
+test_tcp_and_unix_at_once() {
+    local port
+    port=$($PYTHON -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    start_daemon --listen "nbd://127.0.0.1:$port"
+    make_pool
+    quarry volume create tank/t 64M
+    qemu-io -f raw -c 'write -P 5 0 1M' "nbd://127.0.0.1:$port/tank/t" >/dev/null
+    qemu-io -f raw -c 'read -P 5 0 1M' "$(uri t)" >read.out
+    refuses grep -i 'pattern verification failed' read.out
+    expect 67108864 "$(nbdinfo --size "nbd://127.0.0.1:$port/tank/t")" "size over TCP"
+}
+
+test_read_only_exports_refuse_writes() {
+    start_with_pool
+    quarry volume create tank/ro 64M
+    qemu-io -f raw -c 'write -P 1 0 64k' "$(uri ro)" >/dev/null
+    quarry snapshot create tank/ro@s
+    quarry volume set tank/ro readonly=on
+    local name
+    for name in ro ro@s; do
+        nbdinfo --json "$(uri $name)" >info.json
+        expect True "$(json "d['exports'][0]['is_read_only']" <info.json)" "$name is read-only"
+        $PYTHON - "$(uri $name)" <<'PYTHON'
+import sys, nbd
+h = nbd.NBD()
+h.set_strict_mode(0)  # ask the server, not the library
+h.connect_uri(sys.argv[1])
+for action in (lambda: h.pwrite(b"x" * 512, 0), lambda: h.trim(4096, 0), lambda: h.zero(4096, 0)):
+    try:
+        action()
+    except nbd.Error as error:
+        assert error.errno in ("EPERM", "EROFS"), error.errno
+    else:
+        sys.exit("a read-only export took a write")
+assert h.pread(65536, 0) == b"\x01" * 65536
+h.shutdown()
+PYTHON
+    done
+    quarry volume set tank/ro readonly=off
+    qemu-io -f raw -c 'write -P 2 0 64k' "$(uri ro)" >/dev/null
+}
+
+test_fio_verify_depth_32_over_4_connections() {
+    start_with_pool
+    quarry volume create tank/fio 512M
+    URI=$(uri fio) SIZE=$((SLOW == 1 ? 48 : 16))m fio --output=fio.log "$ROOT/fio-jobs/verify.fio"
+    refuses grep -E 'verify: bad|err= *[1-9]' fio.log
+    # and everything is still right when it is read back from the disk
+    stop_daemon
+    restart_with_pool
+    URI=$(uri fio) SIZE=$((SLOW == 1 ? 48 : 16))m fio --verify_only --output=again.log "$ROOT/fio-jobs/verify.fio"
+    refuses grep -E 'verify: bad|err= *[1-9]' again.log
+}
+
+# A filesystem in a volume that is being written all the time: a snapshot taken at a moment at which
+# the filesystem was consistent checks clean and stays the same, whatever is written after it.
+test_filesystem_in_a_snapshot_while_the_volume_is_written() {
+    start_with_pool 2G
+    quarry volume create tank/live 512M
+    make_fs one.img 128M
+    echo "a second generation" >"$T/tree/new file"
+    rm -r "$T/tree/core"
+    make_fs two.img 128M
+    # All the time: random writes elsewhere in the volume, over connections of their own.
+    fio --name=load --ioengine=nbd --uri="$(uri live)" --rw=randwrite --bs=4k --iodepth=16 --numjobs=2 \
+        --offset=128m --size=128m --time_based --runtime=600 --output=load.log &
+    local load=$! round image
+    for round in 1 2 3; do
+        image=$([ $((round % 2)) = 1 ] && echo one || echo two)
+        nbdcopy "$image.img" "$(uri live)"
+        quarry snapshot create "tank/live@round$round"
+        # the next generation goes over it at once, while the snapshot is read and checked
+        nbdcopy "$([ $image = one ] && echo two || echo one).img" "$(uri live)" &
+        local copy=$!
+        nbdcopy "$(uri "live@round$round")" snap.img
+        wait $copy
+        truncate -s 128M snap.img
+        e2fsck -fn snap.img >e2fsck.log
+        cmp "$image.img" snap.img
+    done
+    kill -0 $load
+    kill -INT $load
+    wait $load || true
+    nbdcopy "$(uri live@round1)" snap.img
+    truncate -s 128M snap.img
+    e2fsck -fn snap.img >e2fsck.log
+    cmp one.img snap.img
+}
+
+# The kernel's own ext4, on a volume through a loop device, frozen only for the snapshot.
+test_mounted_ext4_in_a_snapshot() {
+    [ "$(id -u)" = 0 ] && [ -c /dev/fuse ] && [ -e /dev/loop-control ] && command -v nbdfuse >/dev/null &&
+        command -v fusermount3 >/dev/null && (: </dev/fuse) && losetup --find >/dev/null ||
+        skip "needs root, fuse3 and loop devices"
+    start_with_pool 2G
+    quarry volume create tank/mnt 256M
+    make_fs fs.img 256M
+    nbdcopy fs.img "$(uri mnt)"
+    mkdir mnt
+    : >volume
+    nbdfuse --pidfile="$T/nbdfuse.pid" volume "$(uri mnt)" &
+    wait_for 10 test -e nbdfuse.pid
+    local rc=0
+    (
+        set -e
+        mount -o loop volume mnt
+        trap 'umount mnt' EXIT
+        for i in 1 2 3; do
+            (while cp -r mnt/deep "mnt/copy.$BASHPID" 2>/dev/null && rm -r "mnt/copy.$BASHPID"; do :; done) &
+            writer=$!
+            cp -r mnt/metadata "mnt/generation$i"
+            fsfreeze --freeze mnt
+            quarry snapshot create "tank/mnt@frozen$i"
+            fsfreeze --unfreeze mnt
+            nbdcopy "$(uri "mnt@frozen$i")" "frozen$i.img"
+            kill $writer
+            wait $writer 2>/dev/null || true
+            e2fsck -fn "frozen$i.img"
+            debugfs -R "ls /generation$i" "frozen$i.img" 2>/dev/null | grep -q name.c
+        done
+    ) || rc=$?
+    fusermount3 -u volume
+    return $rc
+}
+
+run_tests
