@@ -432,6 +432,12 @@ record_crc(const struct catalog_record *record)
 	return crc32c((uint32_t)record->id, &copy, sizeof(copy));
 }
 
+void
+catalog_seal_record(struct catalog_record *record)
+{
+	record->crc = record_crc(record);
+}
+
 static void
 encode_image(const struct image *image, struct catalog_record *record)
 {

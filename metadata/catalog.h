@@ -130,6 +130,8 @@ image_shared_epoch(const struct image *image, uint64_t lba)
 /* One block of image 0: the records with ids CATALOG_RECORDS_PER_BLOCK * index and up.  Returns how
  * many there are. */
 unsigned catalog_encode_block(const struct catalog *catalog, uint64_t index, void *block);
+/* A record was changed: its CRC again. */
+void catalog_seal_record(struct catalog_record *record);
 /* Reads a block back; parents are linked by catalog_link(). -EUCLEAN: a damaged record. */
 int catalog_decode_block(struct catalog *catalog, uint64_t index, const void *block,
     struct error *error) must_check;

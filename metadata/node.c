@@ -272,8 +272,8 @@ node_find(struct nodes *nodes, struct map_entry *entry)
 	return node;
 }
 
-static void
-settle(struct nodes *nodes, struct map_entry *entry)
+void
+node_settle(struct nodes *nodes, struct map_entry *entry)
 {
 	if (!(entry->addr & NODE_VIRTUAL))
 		return;
@@ -281,6 +281,8 @@ settle(struct nodes *nodes, struct map_entry *entry)
 
 	if (node->state == NODE_CLEAN)
 		resolve(nodes, entry, node);
+	else if (node->state == NODE_DEAD)
+		node_release(nodes, entry);
 }
 
 bool
@@ -288,9 +290,9 @@ node_same(struct nodes *nodes, struct map_entry *a, struct map_entry *b)
 {
 	if (!a || !b || !a->addr || !b->addr)
 		return false;
-	settle(nodes, a);
-	settle(nodes, b);
-	return a->addr == b->addr;
+	node_settle(nodes, a);
+	node_settle(nodes, b);
+	return a->addr && a->addr == b->addr;
 }
 
 void
@@ -509,6 +511,25 @@ nodes_freeze(struct nodes *nodes)
 	}
 	nodes->frozen_count = nodes->dirty_count;
 	nodes->dirty_count = 0;
+}
+
+void
+nodes_freeze_tree(struct nodes *nodes, const struct map_entry *root)
+{
+	struct node *node;
+
+	if (!(root->addr & NODE_VIRTUAL))
+		return;
+	node = node_at(nodes, root->addr);
+	if (node->state != NODE_DIRTY)
+		return;
+	node->state = NODE_FROZEN;
+	list_remove(&node->link);
+	list_push_back(&nodes->frozen[node->level], &node->link);
+	nodes->dirty_count--;
+	nodes->frozen_count++;
+	for (unsigned i = 0; node->level > 0 && i < MAP_FANOUT; i++)
+		nodes_freeze_tree(nodes, &node->entries[i]);
 }
 
 struct node *

@@ -95,6 +95,9 @@ struct node *node_find(struct nodes *nodes, struct map_entry *entry);
 /* Whether both entries point to the same node, whichever way they name it. */
 bool node_same(struct nodes *nodes, struct map_entry *a, struct map_entry *b);
 
+/* A virtual entry whose node has an address by now gets it; one whose node is DEAD becomes a hole. */
+void node_settle(struct nodes *nodes, struct map_entry *entry);
+
 /* Takes a block read from disk, whose CRC was checked, as the node of @entry (unless another load
  * brought it meanwhile). */
 void node_insert(
@@ -120,6 +123,8 @@ void node_share(struct nodes *nodes, const struct map_entry *entry);
 
 /* The cut of a checkpoint: all that is DIRTY becomes FROZEN. */
 void nodes_freeze(struct nodes *nodes);
+/* The same for the DIRTY nodes of one tree only. */
+void nodes_freeze_tree(struct nodes *nodes, const struct map_entry *root);
 /* The next one to write, children before parents; NULL: none is left. */
 struct node *nodes_next_frozen(struct nodes *nodes);
 /* Writes @node as it goes to @addr into @block; it is CLEAN then, with `writing` set until the caller

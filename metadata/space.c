@@ -157,8 +157,10 @@ space_mark_live(struct space *space, struct baddr addr)
 	slab->live++;
 	space->live_blocks++;
 	mark_dirty(space, slab);
-	if (slab->state == SLAB_SEALED && !list_empty(&slab->link))
+	if (slab->state == SLAB_SEALED && !list_empty(&slab->link)) {
 		list_remove(&slab->link);
+		slab->releasing = false;
+	}
 }
 
 void

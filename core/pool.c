@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A pool as a whole: its memory, its limits, its failure, and its end.
+ *
+ * Stopping:  PAUSE (no handles, no new requests) ─► DRAIN (what is under way ends) ─► CHECKPOINT ─►
+ * close.
+ */
+#include "core/pool_internal.h"
+#include "core/pool_lifecycle.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/base/diag.h"
+
+struct device *
+pool_device(const struct pool *pool, uint32_t index)
+{
+	return index < pool->device_count ? pool->devices[index].device : NULL;
+}
+
+const char *
+pool_name(const struct pool *pool)
+{
+	return pool->name;
+}
+
+void
+pool_fail(struct pool *pool, const char *format, ...)
+{
+	va_list args;
+
+	if (pool->state == POOL_FAILED)
+		return;
+	va_start(args, format);
+	vsnprintf(pool->state_reason, sizeof(pool->state_reason), format, args);
+	va_end(args);
+	pool->state = POOL_FAILED;
+	diag_error("pool %s takes no more writes: %s; what was read stays readable, and after the "
+		   "device is mended `quarry pool export %s` and import bring it back",
+	    pool->name, pool->state_reason, pool->name);
+	/* Batches and flushes that wait are ended by the log's next turn. */
+	log_kick(pool);
+}
+
+struct pool *
+pool_new(const struct pool_config *config)
+{
+	struct pool *pool = xcalloc(1, sizeof(*pool));
+
+	pool->reactor = config->reactor;
+	pool->clock_s = config->clock_s;
+	pool->state = POOL_STARTING;
+	pool->node_cache_bytes = config->node_cache_bytes;
+	list_init(&pool->link);
+	list_init(&pool->handles);
+	list_init(&pool->unused_requests);
+	list_init(&pool->unused_runs);
+	list_init(&pool->admin_queue);
+	table_init(&pool->loads);
+	return pool;
+}
+
+/* What depends on the geometry, once that is known. */
+void
+pool_init_engine(struct pool *pool, uint32_t slab_blocks)
+{
+	space_init(&pool->space, slab_blocks);
+	nodes_init(&pool->nodes, &pool->space, pool->node_cache_bytes);
+	catalog_init(&pool->catalog, &pool->nodes);
+	log_init(pool);
+	checkpoint_init(pool);
+	reaper_init(pool);
+	housekeeping_init(pool);
+	pool->engine = true;
+}
+
+void
+pool_set_limits(struct pool *pool)
+{
+	uint64_t slabs = pool->space.slab_count;
+	uint64_t blocks = slabs * pool->space.slab_blocks;
+
+	/* What a checkpoint may write at worst must fit into what is held back, with the log's own
+	 * open segments and room for deletes. */
+	pool->reserve_slabs = max_u64(6, min_u64(slabs / 40, 64));
+	pool->dirty_nodes_max = max_u64(
+	    min_u64(pool->nodes.budget / 2, pool->reserve_slabs * pool->space.slab_blocks / 4), 32);
+	pool->checkpoint_blocks = min_u64(64 * 1024, max_u64(blocks / 8, 256));
+}
+
+static void
+free_runtimes(struct pool *pool)
+{
+	list_for_each(node, &pool->catalog.volumes) {
+		free(container_of(node, struct volume_record, link)->runtime);
+	}
+}
+
+static void
+free_list_of(struct list *list, size_t link_offset)
+{
+	struct list *node;
+
+	while ((node = list_pop_front(list)))
+		free((char *)node - link_offset);
+}
+
+void
+pool_free(struct pool *pool)
+{
+	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++)
+		device_close(pool->devices[i].device);
+	if (pool->engine) {
+		free_runtimes(pool);
+		housekeeping_fini(pool);
+		checkpoint_fini(pool);
+		reactor_cancel(pool->reactor, &pool->reaper.step);
+		log_fini(pool);
+		catalog_fini(&pool->catalog);
+		nodes_fini(&pool->nodes);
+		space_fini(&pool->space);
+	}
+	free_list_of(&pool->unused_requests, offsetof(struct volume_request, link));
+	free_list_of(&pool->unused_runs, 0);
+	table_fini(&pool->loads);
+	free(pool);
+}
+
+/* --- stopping --- */
+
+enum stop_phase { STOP_PAUSE, STOP_DRAIN, STOP_CHECKPOINT, STOP_WIPE, STOP_CLOSE };
+
+struct stopping {
+	struct pool *pool;
+	struct pool_stop *stop;
+	enum stop_phase phase;
+	struct task step;
+	struct waiter wait;
+	struct timer poll;
+	struct block_writer writer;
+	uint32_t device;
+	void *zeroes;
+};
+
+static void stop_step(struct stopping *s);
+
+static void
+stop_run(struct task *task)
+{
+	stop_step(container_of(task, struct stopping, step));
+}
+
+static void
+stop_poll(struct timer *timer)
+{
+	stop_step(container_of(timer, struct stopping, poll));
+}
+
+static void
+stop_wake(struct waiter *waiter, int error)
+{
+	struct stopping *s = container_of(waiter, struct stopping, wait);
+
+	if (error && !s->stop->error)
+		s->stop->error = error;
+	stop_step(s);
+}
+
+static void
+wiped(struct block_writer *writer)
+{
+	struct stopping *s = container_of(writer, struct stopping, writer);
+
+	if (writer->error && !s->stop->error)
+		s->stop->error = writer->error;
+	s->device++;
+	stop_step(s);
+}
+
+static void
+detach_all(struct pool *pool)
+{
+	while (!list_empty(&pool->handles))
+		volume_detach(pool, list_first(&pool->handles, struct volume, link));
+}
+
+static void
+pause_all(struct pool *pool)
+{
+	list_for_each(node, &pool->catalog.volumes) {
+		struct volume_record *record = container_of(node, struct volume_record, link);
+		struct volume_runtime *runtime = record->runtime;
+
+		if (!runtime)
+			continue;
+		/* What was held back is refused when it is looked at again. */
+		if (runtime->paused)
+			volume_resume(pool, runtime);
+	}
+}
+
+static bool
+is_quiet(const struct pool *pool)
+{
+	return pool->requests_in_flight == 0 && log_idle(pool) && !node_loads_pending(pool) &&
+	    !pool->reaper.waiting && housekeeping_idle(pool) && !pool->admin_busy &&
+	    pool->checkpoint.phase == CHECKPOINT_IDLE;
+}
+
+/* Writes zeroes over the labels of one device. */
+static void
+wipe(struct stopping *s)
+{
+	const struct label *label = &s->pool->devices[s->device].label;
+	struct geometry geometry;
+
+	geometry_of(&geometry, label->size_bytes, label->slab_blocks);
+	s->writer.count = 0;
+	block_writer_add(&s->writer, FORMAT_LABEL_BLOCK, s->zeroes);
+	block_writer_add(&s->writer, geometry.tail_block + FORMAT_TAIL_LABEL_BLOCK, s->zeroes);
+	s->writer.done = wiped;
+	block_writer_start(&s->writer, s->pool->devices[s->device].device);
+}
+
+static void
+stop_step(struct stopping *s)
+{
+	struct pool *pool = s->pool;
+	struct pool_stop *stop = s->stop;
+
+	for (;;) {
+		switch (s->phase) {
+		case STOP_PAUSE:
+			detach_all(pool);
+			pause_all(pool);
+			s->phase = STOP_DRAIN;
+			continue;
+		case STOP_DRAIN:
+			/* Everything under way ends by itself; nothing new begins. */
+			if (!is_quiet(pool)) {
+				reactor_timer_start(pool->reactor, &s->poll, 1000 * 1000);
+				return;
+			}
+			if (stop->destroy) {
+				s->zeroes = xalloc_pages(FORMAT_BLOCK_BYTES);
+				s->phase = STOP_WIPE;
+				continue;
+			}
+			s->phase = STOP_CLOSE;
+			if (stop->abandon || pool->was_readonly)
+				continue;
+			if (pool->state == POOL_FAILED) {
+				stop->error = -EIO;
+				continue;
+			}
+			pool->checkpoint.mark_clean = true;
+			s->phase = STOP_CHECKPOINT;
+			checkpoint_start(pool, &s->wait);
+			return;
+		case STOP_CHECKPOINT:
+			s->phase = STOP_CLOSE;
+			continue;
+		case STOP_WIPE:
+			if (s->device < pool->device_count)
+				return wipe(s);
+			s->phase = STOP_CLOSE;
+			continue;
+		case STOP_CLOSE:
+			free(s->zeroes);
+			pool_free(pool);
+			free(s);
+			return stop->done(stop);
+		}
+	}
+}
+
+void
+pool_stop(struct pool *pool, struct pool_stop *stop)
+{
+	struct stopping *s = xcalloc(1, sizeof(*s));
+
+	s->pool = pool;
+	s->stop = stop;
+	stop->error = 0;
+	task_init(&s->step, stop_run);
+	timer_init(&s->poll, stop_poll);
+	waiter_init(&s->wait, stop_wake);
+	if (pool->state == POOL_READONLY)
+		pool->was_readonly = true;
+	if (pool->state == POOL_ONLINE || pool->state == POOL_READONLY)
+		pool->state = POOL_CLOSING;
+	reactor_defer(pool->reactor, &s->step);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A pool: devices, one log, and the images in it.  One reactor owns it.
+ */
+#ifndef QUARRY_CORE_POOL_H
+#define QUARRY_CORE_POOL_H
+
+#include "core/base/error.h"
+#include "core/device.h"
+#include "metadata/name.h"
+
+struct pool;
+struct target;
+
+struct pool_config {
+	struct reactor *reactor;
+	uint64_t node_cache_bytes;
+	uint64_t (*clock_s)(void); /* seconds since 1970; may be NULL */
+};
+
+/* An operation that makes, opens or closes a pool; done() from the reactor. */
+struct pool_start {
+	void (*done)(struct pool_start *start);
+	struct pool *pool; /* if error.code is 0 */
+	struct error error;
+};
+
+/*
+ * Makes a pool of @devices, which it owns from now on (they are closed if it fails).  Whatever they
+ * held is lost.  @slab_blocks: 0 for what fits the size.
+ */
+void pool_create(const struct pool_config *config, const char *name, struct device **devices,
+    uint32_t device_count, uint32_t slab_blocks, struct pool_start *start);
+
+/* Opens the pool that lies on @devices (all of one pool, in any order; owned as above). */
+void pool_import(const struct pool_config *config, struct device **devices, uint32_t device_count,
+    struct pool_start *start);
+
+/* Stops everything, takes a last checkpoint, closes the devices.  The pool is gone at done().
+ * Handles that are open fail with -ESHUTDOWN. */
+struct pool_stop {
+	void (*done)(struct pool_stop *stop);
+	int error; /* what could not be written */
+	bool destroy; /* wipe the labels instead of taking a checkpoint */
+	bool abandon; /* write nothing (tests: a crash) */
+};
+void pool_stop(struct pool *pool, struct pool_stop *stop);
+
+const char *pool_name(const struct pool *pool);
+
+/* Reads the label of @device; blocks nothing: done() from the reactor. error.code -ENODATA: none. */
+struct pool_label {
+	struct device *device;
+	void (*done)(struct pool_label *op);
+	struct error error; /* .code 0; .text says if only the copy at the end was good */
+	char pool_name[NAME_SIZE];
+	struct uuid pool_uuid;
+	struct uuid device_uuid;
+	/* private */
+	struct device_io io;
+	struct iovec iov;
+	void *block;
+	bool second;
+};
+void pool_label_read(struct pool_label *op);
+
+#endif

@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The insides of a pool: what log, checkpoint, recovery and the operations on volumes share.
+ *
+ * Everything here belongs to the pool's reactor; nothing is locked.
+ */
+#ifndef QUARRY_CORE_POOL_INTERNAL_H
+#define QUARRY_CORE_POOL_INTERNAL_H
+
+#include "core/device.h"
+#include "core/pool.h"
+#include "core/target.h"
+#include "core/volume.h"
+#include "metadata/batch.h"
+#include "metadata/catalog.h"
+#include "metadata/label.h"
+#include "metadata/map.h"
+#include "metadata/node.h"
+#include "metadata/space.h"
+
+/* Somebody who waits for something; woken once, with the error that ended the wait or 0. */
+struct waiter {
+	struct list link;
+	void (*wake)(struct waiter *waiter, int error);
+};
+
+static inline void
+waiter_init(struct waiter *waiter, void (*wake)(struct waiter *waiter, int error))
+{
+	list_init(&waiter->link);
+	waiter->wake = wake;
+}
+
+/* Wakes all who wait now (those that begin to wait meanwhile are not woken). */
+void waiters_wake(struct list *waiters, int error);
+
+/* --- the log (log.c) --- */
+
+#define LOG_BATCHES 16u
+/* Writes of up to this many blocks are atomic. */
+#define LOG_PIECE_BLOCKS 256u
+
+enum batch_state { BATCH_UNUSED, BATCH_OPEN, BATCH_CLOSED, BATCH_IN_FLIGHT, BATCH_WRITTEN };
+
+struct batch {
+	struct pool *pool;
+	struct list link; /* of log->batches: those not applied yet, in the order of the log */
+	struct batch_header *header;
+	struct iovec *iov; /* [0] is the header */
+	uint32_t iov_count;
+	enum batch_state state;
+	struct slab *slab;
+	struct slab *then_slab; /* the last batch of its segment: where the log goes on */
+	uint64_t then_segment;
+	struct list appends; /* struct log_append: whom to tell when it is applied */
+	uint8_t *owned;      /* blocks that the batch brings itself (nodes, catalog); LOG_OWNED_BLOCKS */
+	uint32_t owned_count;
+	struct device_io io;
+};
+
+#define LOG_OWNED_BLOCKS 64u
+
+/* What of the log an operation waits for: its blocks are in a batch; done() when that is applied. */
+struct log_append {
+	struct list link;
+	void (*done)(struct log_append *append, int error);
+};
+
+struct log_flush {
+	struct list link;
+	uint64_t sequence; /* what must be durable */
+	bool force;        /* also what was written to the devices outside of the log */
+	void (*done)(struct log_flush *flush, int error);
+	/* private */
+	struct pool *pool;
+	uint64_t round;
+	struct task task;
+};
+
+struct pool_io {
+	struct device_io io;
+	struct pool *pool;
+};
+
+struct log {
+	struct batch *all[LOG_BATCHES];
+	struct batch *open; /* the one that is being filled; NULL: none */
+	struct list batches; /* closed ones, until they are applied */
+	uint32_t in_flight;
+	uint32_t in_flight_max;
+	struct task turn_end;
+	struct slab *slab;  /* of the open segment; NULL: none yet */
+	struct slab *next_slab; /* reserved for the next segment */
+	uint64_t segment;
+	uint64_t next_segment_number; /* never issued yet */
+	uint64_t next_segment;        /* the number meant for next_slab */
+	bool next_named;              /* a header of this segment tells about next_slab */
+	uint32_t slot;                /* where the next header goes */
+	uint64_t sequence;            /* of the next batch */
+	uint32_t previous_crc;
+	uint64_t applied_sequence;
+	uint64_t durable_sequence;
+	/* The place behind the last batch applied: where a replay from now would begin. */
+	uint64_t applied_segment;
+	uint32_t applied_slot;
+	uint32_t applied_crc;
+	struct slab *applied_slab;
+	uint64_t blocks_since_cut;
+	struct list waiters;    /* for a batch to be free */
+	struct list flush_waiters;
+	uint32_t flushes_left;  /* devices not done yet; 0: no flush is running */
+	uint64_t flush_round; /* number of the last one begun */
+	uint64_t flush_target;
+	int flush_error;
+	struct pool_io *flush_ios; /* one a device */
+};
+
+/* --- background work --- */
+
+enum checkpoint_phase {
+	CHECKPOINT_IDLE,
+	CHECKPOINT_NODES,
+	CHECKPOINT_CATALOG,
+	CHECKPOINT_CATALOG_NODES,
+	CHECKPOINT_SETTLE,
+	CHECKPOINT_TABLE,
+	CHECKPOINT_FLUSH,
+	CHECKPOINT_SUPERBLOCK,
+	CHECKPOINT_FLUSH_SUPERBLOCK,
+};
+
+struct checkpoint_block {
+	uint64_t index; /* in image 0 */
+	unsigned records;
+	uint8_t *block;
+};
+
+#define CHECKPOINT_WRITES 32u
+
+struct checkpoint_write {
+	struct device_io io;
+	struct iovec iov;
+	void *block;
+	struct pool *pool;
+	uint32_t device;
+	bool busy;
+};
+
+struct checkpoint {
+	enum checkpoint_phase phase;
+	bool again; /* asked for while one was running */
+	bool mark_clean;
+	struct task step;
+	struct timer timer;
+	struct superblock superblock;
+	struct checkpoint_block *blocks;
+	size_t block_count;
+	size_t block_next;
+	struct node_pin pin;
+	bool pinned;
+	struct waiter wait;
+	struct log_append append;
+	bool append_pending;
+	struct log_flush flush;
+	struct node *writing[LOG_OWNED_BLOCKS];
+	unsigned writing_count;
+	uint64_t **table_pages; /* a bitmap a device: pages to write */
+	uint32_t table_device;
+	uint32_t table_page;
+	struct checkpoint_write writes[CHECKPOINT_WRITES];
+	unsigned writes_in_flight;
+	struct list waiters;       /* for the running one to end */
+	struct list again_waiters; /* for the one after it */
+	uint64_t started_ns;
+	uint64_t nodes_written;
+};
+
+struct reaper {
+	struct task step;
+	struct waiter wait;
+	struct node_pin pin;
+	bool pinned;
+	bool waiting;
+	bool stuck; /* a map that is to be freed is unreadable */
+};
+
+/* See housekeeping.c. */
+struct housekeeping {
+	struct device_io io;
+	struct iovec iov;
+	struct slab *slab; /* being written ahead; NULL: none */
+	uint32_t block;    /* next to write */
+	bool cancelled;
+	uint64_t flush_round; /* the log's, when a slab was last looked at */
+	void *zeroes;
+	struct list discards; /* struct slab_discard; the first is under way if `discarding` */
+	bool discarding;
+	struct device_io discard_io;
+};
+
+struct pool_device {
+	struct device *device; /* NULL: missing */
+	struct label label;
+	bool dirty; /* written to since its last flush */
+	uint64_t errors;
+};
+
+/* --- volumes --- */
+
+struct volume_request;
+
+/* What the engine keeps of a volume that is in use. */
+struct volume_runtime {
+	struct volume_record *record;
+	uint32_t handles;
+	uint32_t in_flight;
+	bool paused;                 /* requests wait, for an operation on the volume */
+	struct list paused_requests;
+	struct waiter *drained;      /* whoever paused it waits for in_flight to be 0 */
+	struct list locks;           /* of requests that patch blocks */
+	struct list lock_waiters;
+};
+
+/* A handle. */
+struct volume {
+	struct list link; /* pool->handles */
+	struct pool *pool; /* NULL: the pool is gone */
+	struct volume_runtime *runtime; /* NULL: a snapshot, or gone */
+	struct image *snapshot;         /* NULL: a volume, or gone */
+	struct reactor *pool_reactor;
+	struct reactor *reactor; /* of the frontend */
+	struct volume_info info;
+	_Atomic uint64_t size_bytes;
+	bool readonly; /* asked for by the client */
+	struct task task;
+};
+
+#define REQUEST_CHUNK_BLOCKS 256u
+
+enum request_phase {
+	REQUEST_BEGIN,
+	REQUEST_LOOKUP,
+	REQUEST_READ,
+	REQUEST_LOCK,
+	REQUEST_BARRIER,
+	REQUEST_EDGE_LOOKUP,
+	REQUEST_EDGE_READ,
+	REQUEST_PREPARE,
+	REQUEST_APPEND,
+	REQUEST_APPLY,
+	REQUEST_FLUSH,
+	REQUEST_DONE,
+};
+
+/* One request under way: see volume_io.c, volume_read.c, volume_write.c. */
+struct volume_request {
+	struct list link; /* unused_ops, or paused_requests */
+	struct pool *pool;
+	struct volume *volume;
+	struct volume_runtime *runtime;
+	struct image *image;
+	struct volume_io *io;
+	void (*step)(struct volume_request *request);
+	enum request_phase phase;
+	int error;
+	uint64_t lba; /* the whole blocks that the request touches */
+	uint64_t count;
+	uint64_t done_blocks;
+	struct waiter wait;
+	struct node_pin pin;
+	bool pinned;
+	bool locked;
+	bool appended; /* blocks of ours are in a batch that is not known to be applied */
+	uint8_t retries;
+	uint8_t edge; /* 0 head, 1 tail */
+	struct list lock_link;
+	uint8_t *edges; /* two blocks, for partial ones */
+	struct log_append append;
+	struct log_flush flush;
+	struct map_fault fault;
+	uint32_t runs_left;
+	uint32_t chunk_blocks;
+	struct map_entry entries[REQUEST_CHUNK_BLOCKS];
+};
+
+enum pool_state { POOL_STARTING, POOL_ONLINE, POOL_READONLY, POOL_FAILED, POOL_CLOSING };
+
+struct pool {
+	struct target *target;
+	struct reactor *reactor;
+	struct list link; /* the target's */
+	char name[NAME_SIZE];
+	struct uuid uuid;
+	enum pool_state state;
+	char state_reason[200];
+	uint64_t created_s;
+	struct pool_device devices[POOL_DEVICES_MAX];
+	uint32_t device_count;
+	uint64_t device_set_generation;
+	struct space space;
+	struct nodes nodes;
+	struct catalog catalog;
+	struct log log;
+	struct checkpoint checkpoint;
+	struct reaper reaper;
+	struct housekeeping housekeeping;
+	bool engine;        /* the parts above are set up */
+	bool was_readonly;
+	uint64_t node_cache_bytes;
+	uint64_t generation;
+	uint64_t checkpoint_number; /* of the last durable one */
+	uint64_t reserve_slabs;     /* held back for checkpoints, deletes and trims */
+	uint64_t dirty_nodes_max;
+	uint64_t checkpoint_blocks; /* of log between two checkpoints */
+	struct table loads; /* address -> struct node_load */
+	struct list space_waiters; /* writes that wait for dirty nodes or space to come free */
+	struct list handles;       /* struct volume */
+	struct list unused_requests;
+	struct list unused_runs;   /* struct read_run */
+	uint64_t requests_in_flight;
+	struct list admin_queue;   /* struct admin_request_state */
+	bool admin_busy;
+	void *scratch;             /* the admin operation under way */
+	uint64_t (*clock_s)(void); /* the time of day, for records */
+	uint64_t checksum_errors;
+	uint64_t blocks_written;   /* by clients */
+	uint64_t read_in_flight;
+};
+
+struct device *pool_device(const struct pool *pool, uint32_t index);
+
+/* The pool takes no more writes: a write or flush below failed, so nothing newer can be promised. */
+void pool_fail(struct pool *pool, const char *format, ...) printf_like(2, 3);
+
+/* log.c */
+void log_init(struct pool *pool);
+void log_fini(struct pool *pool);
+/* Begins a generation in a fresh segment. -ENOSPC. */
+int log_start(struct pool *pool) must_check;
+
+enum log_class { LOG_CLIENT, LOG_INTERNAL };
+
+/*
+ * Makes room in the open batch for @blocks data blocks and @entry_bytes.  0: there is;
+ * -EAGAIN: wait in log.waiters; -ENOSPC: the pool is full for this class; -EROFS, -EIO: it takes no
+ * writes.
+ */
+int log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t entry_bytes)
+    must_check;
+/* After log_reserve(); @data (blocks) must stay until the append is done. */
+void log_add_data(struct pool *pool, enum batch_entry_type type, uint64_t image, uint64_t lba,
+    uint32_t count, void *data, const uint32_t *crcs);
+void log_add_zero(struct pool *pool, uint64_t image, uint64_t lba, uint64_t blocks);
+/* Memory of @blocks blocks that lives as long as the batch; NULL: no more in this one. */
+void *log_owned_blocks(struct pool *pool, uint32_t blocks);
+/* True: @append is told when all that was added so far is applied; false: it is already. */
+bool log_wait_applied(struct pool *pool, struct log_append *append) must_check;
+/* Sends what is open without waiting for the turn's end. */
+void log_kick(struct pool *pool);
+/* Durable up to @flush->sequence (at most applied_sequence). */
+void log_flush_start(struct pool *pool, struct log_flush *flush);
+bool log_idle(const struct pool *pool);
+/* Whether clients' writes may go on: enough slabs are left. */
+bool log_has_room(const struct pool *pool);
+
+/* node_load.c */
+void node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waiter);
+bool node_loads_pending(const struct pool *pool);
+
+/* checkpoint.c */
+void checkpoint_init(struct pool *pool);
+void checkpoint_fini(struct pool *pool);
+/* Starts one (or has one follow the running one); @waiter may be NULL. */
+void checkpoint_start(struct pool *pool, struct waiter *waiter);
+/* Starts one if the log, the dirty nodes or the lack of space ask for it. */
+void checkpoint_consider(struct pool *pool);
+
+/* reaper.c */
+void reaper_init(struct pool *pool);
+void reaper_kick(struct pool *pool);
+bool reaper_idle(const struct pool *pool);
+
+/* housekeeping.c */
+void housekeeping_init(struct pool *pool);
+void housekeeping_fini(struct pool *pool);
+void housekeeping_slab_released(void *pool, struct slab *slab);
+/* Writes @slab (reserved) ahead if its device wants that. */
+void housekeeping_prepare(struct pool *pool, struct slab *slab);
+/* True if @slab may be opened; otherwise log.waiters are woken when it may. */
+bool housekeeping_settle(struct pool *pool, const struct slab *slab);
+bool housekeeping_idle(const struct pool *pool);
+
+/* volume_io.c */
+void request_finish(struct volume_request *request);
+/* Records the first error. */
+void request_fail(struct volume_request *request, int error);
+/* For a map fault: loads the node, then steps again. */
+void request_load(struct volume_request *request);
+void request_pin(struct volume_request *request);
+void request_unpin(struct volume_request *request);
+struct volume_runtime *volume_runtime(struct pool *pool, struct volume_record *record);
+/* Requests wait from now on; @waiter (its wake) is called, perhaps at once, when none is under way. */
+void volume_pause(struct volume_runtime *runtime, struct waiter *waiter);
+void volume_resume(struct pool *pool, struct volume_runtime *runtime);
+/* The volume or pool goes away: its handles fail from now on. */
+void volume_detach(struct pool *pool, struct volume *volume);
+struct volume *volume_open(struct pool *pool, const struct name *name, bool readonly,
+    struct reactor *reactor, int *error);
+uint32_t volume_clients(const struct pool *pool, const struct volume_runtime *runtime,
+    const struct image *snapshot);
+
+/* volume_read.c, volume_write.c, volume_status.c: the step functions. */
+void volume_read_step(struct volume_request *request);
+void volume_write_step(struct volume_request *request);
+void volume_zero_step(struct volume_request *request);
+void volume_flush_step(struct volume_request *request);
+void volume_cache_step(struct volume_request *request);
+void volume_status_step(struct volume_request *request);
+/* Reads @count blocks (at most REQUEST_CHUNK_BLOCKS) as request->entries say into @buffer and checks
+ * them; then steps. True: nothing had to be read. */
+bool request_read_blocks(struct volume_request *request, uint32_t count, uint8_t *buffer)
+    must_check;
+
+/* pool_start.c */
+void pool_set_superblock(struct pool *pool, struct superblock *superblock);
+
+#endif

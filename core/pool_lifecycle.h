@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What making, opening and ending a pool have in common: a pool without its engine, and writing and
+ * reading a few blocks of a device one after another.
+ */
+#ifndef QUARRY_CORE_POOL_LIFECYCLE_H
+#define QUARRY_CORE_POOL_LIFECYCLE_H
+
+#include "core/pool_internal.h"
+
+struct pool *pool_new(const struct pool_config *config);
+void pool_init_engine(struct pool *pool, uint32_t slab_blocks);
+void pool_set_limits(struct pool *pool);
+/* Closes its devices too; nothing may be under way. */
+void pool_free(struct pool *pool);
+
+/* Writes single blocks of one device in turn, then flushes it. */
+struct block_writer {
+	struct { uint64_t block; void *data; } blocks[8];
+	unsigned count;
+	void (*done)(struct block_writer *writer);
+	int error;
+	/* private */
+	struct device *device;
+	struct device_io io;
+	struct iovec iov;
+	unsigned next;
+};
+void block_writer_add(struct block_writer *writer, uint64_t block, void *data);
+void block_writer_start(struct block_writer *writer, struct device *device);
+
+/* Reads a range of blocks into @data. */
+struct block_reader {
+	void (*done)(struct block_reader *reader);
+	int error;
+	/* private */
+	struct device_io io;
+	struct iovec iov;
+};
+void block_reader_start(struct block_reader *reader, struct device *device, uint64_t block,
+    uint64_t count, void *data);
+
+#endif

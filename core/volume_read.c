@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * READ, CACHE and STATUS.
+ *
+ *   LOOKUP ─► READ ─► (next chunk: LOOKUP …) ─► DONE
+ *
+ * A chunk is looked up in one step, so it shows one state; its blocks are then read where they lie,
+ * one device read per contiguous run, and every block's checksum is verified.  A slab that is read
+ * counts its readers: it is not opened again before they are through.
+ */
+#include "core/pool_internal.h"
+
+#include <stdlib.h>
+
+#include "core/base/crc32c.h"
+#include "core/base/diag.h"
+
+struct read_run {
+	struct list link;
+	struct device_io io;
+	struct iovec iov;
+	struct volume_request *request;
+	struct slab *slab;
+	uint32_t first; /* index into request->entries */
+	uint32_t count;
+};
+
+static struct read_run *
+run_get(struct pool *pool)
+{
+	struct list *node = list_pop_front(&pool->unused_runs);
+	struct read_run *run =
+	    node ? container_of(node, struct read_run, link) : xcalloc(1, sizeof(*run));
+
+	list_init(&run->link);
+	return run;
+}
+
+static void
+report(struct volume_request *request, const struct read_run *run, uint32_t block,
+    const char *what)
+{
+	struct pool *pool = request->pool;
+
+	pool->devices[run->slab->device].errors++;
+	diag_error("pool %s: %s: block %llu of image %llu, at byte %llu of %s", pool->name, what,
+	    (unsigned long long)(request->lba + request->done_blocks + run->first + block),
+	    (unsigned long long)request->image->id,
+	    (unsigned long long)(run->io.offset_bytes + (uint64_t)block * BLOCK_BYTES),
+	    run->io.device->name);
+}
+
+static void
+verify(struct volume_request *request, const struct read_run *run)
+{
+	const uint8_t *data = run->iov.iov_base;
+
+	for (uint32_t i = 0; i < run->count; i++, data += BLOCK_BYTES) {
+		const struct map_entry *entry = &request->entries[run->first + i];
+		uint32_t crc = crc32c(0, data, BLOCK_BYTES) ^
+		    baddr_crc_mix((struct baddr) { entry->addr });
+
+		if (likely(crc == entry->crc))
+			continue;
+		request->pool->checksum_errors++;
+		report(request, run, i, "wrong checksum");
+		request_fail(request, -EIO);
+		return;
+	}
+}
+
+static void
+run_done(struct device_io *io)
+{
+	struct read_run *run = container_of(io, struct read_run, io);
+	struct volume_request *request = run->request;
+
+	run->slab->readers--;
+	if (io->error) {
+		report(request, run, 0, strerror(-io->error));
+		request_fail(request, -EIO);
+	} else if (!request->error) {
+		verify(request, run);
+	}
+	list_push_front(&request->pool->unused_runs, &run->link);
+	if (--request->runs_left == 0)
+		request->step(request);
+}
+
+/* The length of the run of blocks that lie side by side from entry @first on. */
+static uint32_t
+run_length(const struct map_entry *entries, uint32_t first, uint32_t count)
+{
+	uint32_t n = 1;
+
+	if (entries[first].addr == 0) {
+		while (first + n < count && entries[first + n].addr == 0)
+			n++;
+		return n;
+	}
+	/* Slots never overflow into the segment number: a segment is shorter than that. */
+	while (first + n < count && entries[first + n].addr == entries[first].addr + n)
+		n++;
+	return n;
+}
+
+static bool
+submit_run(struct volume_request *request, uint32_t first, uint32_t count, uint8_t *buffer)
+{
+	struct pool *pool = request->pool;
+	struct baddr addr = { request->entries[first].addr };
+	struct slab *slab = space_find(&pool->space, baddr_segment(addr));
+	struct read_run *run;
+
+	if (!slab || baddr_slot(addr) + count > pool->space.slab_blocks ||
+	    !pool_device(pool, slab->device)) {
+		diag_error("pool %s: block %llu of image %llu lies at segment %llu, which does not exist",
+		    pool->name, (unsigned long long)(request->lba + request->done_blocks + first),
+		    (unsigned long long)request->image->id, (unsigned long long)baddr_segment(addr));
+		request_fail(request, -EIO);
+		return false;
+	}
+	run = run_get(pool);
+	run->request = request;
+	run->slab = slab;
+	run->first = first;
+	run->count = count;
+	run->iov.iov_base = buffer;
+	run->iov.iov_len = (size_t)count * BLOCK_BYTES;
+	run->io.op = DEVICE_READ;
+	run->io.offset_bytes = space_offset_bytes(&pool->space, slab, baddr_slot(addr));
+	run->io.len_bytes = run->iov.iov_len;
+	run->io.iov = &run->iov;
+	run->io.iov_count = 1;
+	run->io.done = run_done;
+	slab->readers++;
+	request->runs_left++;
+	device_submit(pool_device(pool, slab->device), &run->io);
+	return true;
+}
+
+bool
+request_read_blocks(struct volume_request *request, uint32_t count, uint8_t *buffer)
+{
+	uint32_t n;
+
+	request->runs_left = 0;
+	for (uint32_t first = 0; first < count; first += n) {
+		uint8_t *at = buffer + (size_t)first * BLOCK_BYTES;
+
+		n = run_length(request->entries, first, count);
+		if (request->entries[first].addr == 0)
+			memset(at, 0, (size_t)n * BLOCK_BYTES);
+		else if (!submit_run(request, first, n, at))
+			break;
+	}
+	return request->runs_left == 0;
+}
+
+void
+volume_read_step(struct volume_request *request)
+{
+	for (;;) {
+		switch (request->phase) {
+		case REQUEST_BEGIN:
+			request->phase = REQUEST_LOOKUP;
+			continue;
+		case REQUEST_LOOKUP:
+			request_pin(request);
+			request->chunk_blocks = (uint32_t)min_u64(
+			    request->count - request->done_blocks, REQUEST_CHUNK_BLOCKS);
+			if (map_get(&request->pool->nodes, &request->image->map,
+				request->lba + request->done_blocks, request->chunk_blocks,
+				request->entries, &request->fault) == MAP_FAULT)
+				return request_load(request);
+			request_unpin(request);
+			request->phase = REQUEST_READ;
+			if (!request_read_blocks(request, request->chunk_blocks,
+				(uint8_t *)request->io->buffer +
+				    request->done_blocks * BLOCK_BYTES))
+				return;
+			continue;
+		case REQUEST_READ:
+			request->done_blocks += request->chunk_blocks;
+			request->phase = request->error || request->done_blocks == request->count
+			    ? REQUEST_DONE
+			    : REQUEST_LOOKUP;
+			continue;
+		case REQUEST_DONE:
+			return request_finish(request);
+		default:
+			CHECK(false);
+		}
+	}
+}
+
+/* --- STATUS --- */
+
+static void
+add_extent(struct volume_io *io, uint64_t len_bytes, bool hole)
+{
+	struct volume_extent *last =
+	    io->extents_count ? &io->extents[io->extents_count - 1] : NULL;
+
+	if (last && last->hole == hole) {
+		last->len_bytes += len_bytes;
+		return;
+	}
+	io->extents[io->extents_count].len_bytes = len_bytes;
+	io->extents[io->extents_count].hole = hole;
+	io->extents_count++;
+}
+
+#define STATUS_LEAVES_MAX 1024u
+
+void
+volume_status_step(struct volume_request *request)
+{
+	struct volume_io *io = request->io;
+
+	if (request->phase == REQUEST_BEGIN) {
+		io->extents_count = 0;
+		request->retries = 0;
+		request->phase = REQUEST_LOOKUP;
+	}
+	while (request->phase == REQUEST_LOOKUP && request->done_blocks < request->count) {
+		uint64_t lba = request->lba + request->done_blocks;
+		uint64_t run, first_byte, end_byte;
+		bool hole;
+
+		request_pin(request);
+		if (map_run(&request->pool->nodes, &request->image->map, lba,
+			request->count - request->done_blocks, STATUS_LEAVES_MAX, &hole, &run,
+			&request->fault) == MAP_FAULT)
+			return request_load(request);
+		if (io->extents_count == io->extents_max &&
+		    io->extents[io->extents_count - 1].hole != hole)
+			break;
+		first_byte = max_u64(lba * BLOCK_BYTES, io->offset_bytes);
+		end_byte = min_u64((lba + run) * BLOCK_BYTES, io->offset_bytes + io->len_bytes);
+		add_extent(io, end_byte - first_byte, hole);
+		request->done_blocks += run;
+	}
+	request_finish(request);
+}
+
+/* --- CACHE: brings the maps of the range into memory --- */
+
+void
+volume_cache_step(struct volume_request *request)
+{
+	if (request->phase == REQUEST_BEGIN)
+		request->phase = REQUEST_LOOKUP;
+	request_pin(request);
+	if (request->phase == REQUEST_LOOKUP &&
+	    map_prepare_write(&request->pool->nodes, request->image, request->lba,
+		min_u64(request->count, 64 * MAP_FANOUT), &request->fault) == MAP_FAULT)
+		return request_load(request);
+	request_finish(request);
+}
+
+/* --- FLUSH --- */
+
+static void
+flush_done(struct log_flush *flush, int error)
+{
+	struct volume_request *request = container_of(flush, struct volume_request, flush);
+
+	if (error)
+		request_fail(request, error);
+	request->phase = REQUEST_DONE;
+	request->step(request);
+}
+
+void
+volume_flush_step(struct volume_request *request)
+{
+	if (request->phase == REQUEST_DONE)
+		return request_finish(request);
+	request->flush.sequence = request->pool->log.applied_sequence;
+	request->flush.done = flush_done;
+	log_flush_start(request->pool, &request->flush);
+}
