@@ -3,8 +3,9 @@
  * A target of volumes in memory, for tests of frontends without the engine.  Included by a test
  * program; its functions take the place of the engine's.
  *
- * Completions are deferred as the contract demands.  Blocks that were never written, or zeroed or
- * trimmed since, are holes.  A volume can be told to hold its requests (`held`) or fail them.
+ * An image is to be used from one reactor at a time.  Completions are deferred as the contract
+ * demands.  Blocks that were never written, or zeroed or trimmed since, are holes.  A volume can be
+ * told to hold its requests (`held`) or fail them.
  */
 #ifndef QUARRY_TESTS_UNIT_FAKE_TARGET_H
 #define QUARRY_TESTS_UNIT_FAKE_TARGET_H
@@ -36,7 +37,6 @@ struct fake_image {
 struct target {
 	struct fake_image images[FAKE_VOLUMES_MAX];
 	size_t image_count;
-	uint32_t in_flight;
 };
 
 struct volume {
@@ -213,7 +213,6 @@ fake_run(struct task *task)
 		}
 	}
 	io->volume->in_flight--;
-	io->volume->target->in_flight--;
 	io->done(io);
 }
 
@@ -227,7 +226,6 @@ volume_submit(struct volume *volume, struct volume_io *io)
 	CHECK((uintptr_t)io->buffer % 4096 == 0);
 	io->volume = volume;
 	volume->in_flight++;
-	volume->target->in_flight++;
 	task_init(&io->task, fake_run);
 	if (volume->image->hold)
 		list_push_back(&volume->image->held, &io->task.link);
