@@ -207,8 +207,9 @@ find_command(struct cli *cli, char **words, size_t word_count, struct error *err
 static void
 usage_line(const struct cli_command *command, char *text, size_t size)
 {
-	snprintf(text, size, "quarry %s%s%s %s", command->noun, command->verb ? " " : "",
-	    command->verb ? command->verb : "", command->arguments);
+	snprintf(text, size, "quarry %s%s%s%s%s", command->noun, command->verb ? " " : "",
+	    command->verb ? command->verb : "", command->arguments[0] ? " " : "",
+	    command->arguments);
 }
 
 static int

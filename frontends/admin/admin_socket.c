@@ -149,8 +149,7 @@ admin_socket_connect(const char *path, struct error *error)
 		    "no permission to connect to quarryd at %s: run as the user who started it",
 		    path);
 	return error_set(error, rc,
-	    "quarryd does not answer at %s (%s): start it with quarryd --socket %s, or name "
-	    "another "
-	    "with --socket or QUARRY_SOCKET",
-	    path, strerror(-rc), path);
+	    "quarryd does not answer at %s (%s): start it with quarryd --socket PATH, or name its "
+	    "socket with --socket or QUARRY_SOCKET",
+	    path, strerror(-rc));
 }

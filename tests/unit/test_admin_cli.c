@@ -150,7 +150,7 @@ test_usage_errors(void **state)
 		{ { "snapshot", "create", "tank/a@b", "-H" },
 		    "snapshot create takes no --no-header" },
 		{ { "list", "tank", "x" }, "\"x\" is too much: quarry list [POOL]" },
-		{ { "version", "x" }, "\"x\" is too much: quarry version " },
+		{ { "version", "x" }, "\"x\" is too much: quarry version" },
 		{ { "pool", "create", "tank" },
 		    "something is missing: quarry pool create POOL DEVICE…" },
 		{ { "pool", "create", "tank/a", "/dev/sdb" },
