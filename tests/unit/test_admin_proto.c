@@ -285,6 +285,31 @@ test_every_verb(void **state)
 	admin_request_fini(&message.request);
 }
 
+/* The examples of the documentation are requests, and show every verb. */
+static void
+test_documented_examples(void **state)
+{
+	static const char start[] = "{\"quarry\":1,\"verb\":";
+	FILE *file = fopen("docs/ADMIN-PROTOCOL.md", "r");
+	unsigned seen = 0;
+	char line[1024];
+
+	if (!file)
+		skip(); /* not run in the source tree */
+	while (fgets(line, sizeof(line), file)) {
+		struct admin_message message;
+
+		if (strncmp(line, start, strlen(start)) != 0)
+			continue;
+		decode(line, &message);
+		if (message.kind == ADMIN_MESSAGE_TARGET)
+			seen |= 1u << message.request.verb;
+		admin_request_fini(&message.request);
+	}
+	fclose(file);
+	assert_int_equal(seen, (1u << (ADMIN_LIST + 1)) - 1);
+}
+
 /* --- replies --- */
 
 static void
@@ -485,6 +510,7 @@ main(void)
 		cmocka_unit_test(test_bounds),
 		cmocka_unit_test(test_mutations),
 		cmocka_unit_test(test_every_verb),
+		cmocka_unit_test(test_documented_examples),
 		cmocka_unit_test(test_reply_done),
 		cmocka_unit_test(test_reply_error),
 		cmocka_unit_test(test_reply_daemon_info),
