@@ -65,12 +65,13 @@ def unstamp(unit, data):
 
 class Unit:
     """What may be in one block or sector, as sequence numbers; zeroes count as a write of zeroes."""
-    __slots__ = ("offset", "length", "acked", "acked_zero", "flying", "flying_zero")
+    __slots__ = ("offset", "length", "acked", "acked_zero", "flying", "flying_zero", "zeroed")
 
     def __init__(self, offset, length):
         self.offset, self.length = offset, length
         self.acked, self.acked_zero = 0, True  # never written
         self.flying, self.flying_zero = 0, False
+        self.zeroed = 0  # the last time that zeroes were asked for
 
     def may_hold(self):
         """{what may be read}: sequence number, or 0 for zeroes."""
@@ -125,6 +126,8 @@ class Writer:
         zero = rng.random() < 0.1
         for unit in units:
             unit.flying, unit.flying_zero = sequence, zero
+            if zero:
+                unit.zeroed = sequence
         self.requests[sequence] = units
         length = sum(unit.length for unit in units)
 
@@ -208,9 +211,9 @@ class Snapshot:
             for unit in crash.units():
                 sequence = unstamp(unit.offset, data[unit.offset:unit.offset + unit.length])
                 oldest_held, oldest = self.least[unit.offset]
-                # Zeroes tell no sequence: they are right if they are what was there, or were
-                # written later, which the unit's history would have to tell; accept them.
-                if sequence is None or (sequence not in (0, oldest_held) and sequence < oldest):
+                # Zeroes are right if they were there, or were asked for later.
+                late_enough = unit.zeroed > oldest if sequence == 0 else (sequence or 0) > oldest
+                if sequence != oldest_held and not late_enough:
                     fail(f"snapshot {self.name}: unit at {unit.offset} holds {sequence}, not {oldest_held} or later")
         self.digest = digest
 

@@ -1,0 +1,311 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 180
+#
+# The command line: exit statuses 0, 1 and 2, reasons on stderr, JSON that parses, refusals that
+# protect what is there.
+# shellcheck source=tests/integration/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# status | what stderr must say (a regular expression) | the arguments
+bad_arguments() {
+    cat <<'TABLE'
+2 | usage|command        | frobnicate
+2 | usage|command|verb   | pool
+2 | usage|command|verb   | pool frobnicate
+2 | usage|argument|DEVICE | pool create
+2 | usage|argument|DEVICE | pool create tank2
+2 | usage|argument|SIZE  | volume create tank/x
+2 | usage|argument       | volume create tank/x 1G 2G
+2 | option|--frobnicate  | list --frobnicate
+2 | option|-Q            | list -Q
+2 | socket|value|needs   | list --socket
+2 | column               | list -o nosuchcolumn
+2 | name                 | pool create -bad d0.img --size 1G
+2 | name                 | pool create a/b d0.img --size 1G
+2 | name                 | pool create a@b d0.img --size 1G
+2 | pool/volume          | volume create tank 1G
+2 | name                 | volume create tank/ 1G
+2 | name                 | volume create /x 1G
+2 | name                 | volume create tank/a/b 1G
+2 | name                 | volume create tank/.hidden 1G
+2 | volume               | volume create tank/x@s 1G
+2 | snapshot             | snapshot create tank/v
+2 | snapshot|name        | snapshot create tank/v@
+2 | name                 | snapshot create tank/v@a@b
+2 | snapshot             | snapshot delete --yes tank/v
+2 | snapshot             | clone tank/v tank/c
+2 | snapshot             | rollback --yes tank/v
+2 | size|number          | volume create tank/x ten
+2 | size|number          | volume create tank/x -1G
+2 | size|number|unit     | volume create tank/x 10X
+2 | size|number|0        | volume create tank/x 0
+2 | size|large|range     | volume create tank/x 99999999999999999999999
+2 | size|number          | pool create tank2 d9.img --size nonsense
+2 | readonly|property    | volume set tank/v colour=blue
+2 | on.*off              | volume set tank/v readonly=maybe
+2 | readonly|property|=  | volume set tank/v readonly
+2 | pool                 | volume rename tank/v other/v
+1 | nosuch               | volume create nosuch/x 1G
+1 | nosuch               | volume delete --yes tank/nosuch
+1 | nosuch               | volume resize tank/nosuch 1G
+1 | nosuch               | volume rename tank/nosuch tank/other
+1 | nosuch               | volume set tank/nosuch readonly=on
+1 | nosuch               | snapshot create tank/nosuch@s
+1 | nosuch               | snapshot delete --yes tank/v@nosuch
+1 | nosuch               | clone tank/v@nosuch tank/c
+1 | nosuch               | rollback --yes tank/v@nosuch
+1 | nosuch               | diff tank/v@nosuch tank/v
+1 | nosuch               | pool export nosuch
+1 | nosuch               | pool destroy --yes nosuch
+1 | nosuch               | list nosuch
+1 | exist                | volume create tank/v 1G
+1 | exist                | snapshot create tank/v@s
+1 | exist                | volume rename tank/w tank/v
+1 | exist                | clone tank/v@s tank/v
+1 | nosuch.img           | pool create tank2 nosuch.img
+1 | nosuch.img           | pool import nosuch.img
+1 | exist                | pool create tank d9.img --size 64M
+1 | small                | pool create tiny tiny.img --size 4096
+1 | smaller|shrink|force | volume resize tank/v 1M
+1 | snapshot             | volume delete --yes tank/v
+1 | volume               | pool destroy --yes tank
+1 | yes                  | volume delete tank/w
+TABLE
+}
+
+test_bad_arguments() {
+    start_with_pool
+    quarry volume create tank/v 64M
+    quarry volume create tank/w 64M
+    quarry snapshot create tank/v@s
+    local status regex arguments words count=0 bad=0
+    while IFS= read -r line; do
+        status=${line%% | *}
+        arguments=${line##* | }
+        regex=${line#* | }
+        regex=$(sed 's/ *$//' <<<"${regex% | *}")
+        read -r -a words <<<"$arguments"
+        (fails_with "$status" "$regex" quarry "${words[@]}") || bad=$((bad + 1))
+        count=$((count + 1))
+    done < <(bad_arguments)
+    [ $count -gt 50 ] || fail "only $count lines of the table were tried"
+    [ $bad = 0 ] || fail "$bad of $count"
+    # and nothing happened by all that
+    expect "tank/v tank/w" "$(quarry volume list --json | json "' '.join(v['name'] for v in d['volumes'])")" "volumes"
+}
+
+test_help_for_everything() {
+    local command
+    for command in "" pool "pool create" "pool import" "pool export" "pool list" "pool status" "pool destroy" \
+        volume "volume create" "volume list" "volume resize" "volume rename" "volume delete" "volume set" \
+        snapshot "snapshot create" "snapshot list" "snapshot delete" clone rollback diff list version; do
+        # shellcheck disable=SC2086
+        quarry $command --help >help.txt
+        grep -q -i usage help.txt || fail "quarry $command --help has no usage"
+    done
+    "$BUILD/quarryd" --help >help.txt
+    local option
+    for option in --config --socket --listen --import; do
+        grep -q -e "$option" help.txt || fail "quarryd --help does not name $option"
+    done
+}
+
+test_json_of_everything_parses() {
+    start_with_pool
+    quarry volume create tank/v 1G --json | json 'd["schema"]' >schema
+    expect 1 "$(cat schema)" "schema"
+    quarry snapshot create tank/v@s --json | json 'd["schema"]' >/dev/null
+    quarry clone tank/v@s tank/c --json | json 'd["schema"]' >/dev/null
+    quarry list --json | json 'd["schema"]' >/dev/null
+    expect "online" "$(quarry pool list --json | json "d['pools'][0]['state']")" "state"
+    expect 2 "$(quarry pool status --json | json "len(d['pools'][0]['devices'])")" "devices"
+    expect $((1 << 30)) "$(quarry volume list --json | json "[v for v in d['volumes'] if v['name'] == 'tank/v'][0]['size_bytes']")" "size"
+    expect "tank/v@s" "$(quarry snapshot list --json | json "d['snapshots'][0]['name']")" "snapshot"
+    quarry diff tank/v@s tank/v --json | json 'd["schema"]' >/dev/null
+    quarry version --json | json 'd["schema"]' >/dev/null
+    quarry volume delete --yes tank/c --json | json 'd["schema"]' >/dev/null
+}
+
+test_no_daemon_is_said_plainly() {
+    fails_with 1 "$SOCK" quarry list
+    : >"$SOCK"
+    fails_with 1 "$SOCK" quarry list
+}
+
+test_socket_from_the_environment() {
+    start_with_pool
+    QUARRY_SOCKET=$SOCK "$BUILD/quarry" volume create tank/env 1G
+    expect 1 "$(QUARRY_SOCKET=$SOCK "$BUILD/quarry" volume list -H | wc -l)" "volumes"
+}
+
+test_devices_with_something_on_them_are_refused() {
+    start_daemon
+    truncate -s 256M fs.img part.img
+    mke2fs -q -t ext4 fs.img
+    printf 'label: gpt\nsize=100M\n' | /usr/sbin/sfdisk -q part.img
+    fails_with 1 'ext4' quarry pool create tank "$T/fs.img"
+    fails_with 1 'partition|gpt' quarry pool create tank "$T/part.img"
+    e2fsck -fn fs.img >/dev/null # it was left alone
+    quarry pool create one "$T/one.img" --size 256M
+    quarry pool export one
+    fails_with 1 'pool|quarry' quarry pool create tank "$T/one.img"
+    quarry pool import "$T/one.img"
+    quarry pool export one
+    # --force means it
+    quarry pool create --force tank "$T/fs.img" "$T/part.img" "$T/one.img"
+    quarry volume create tank/v 1G
+    qemu-io -f raw -c 'write -P 1 0 64M' -c 'read -P 1 0 64M' "$(uri v)" >io.out
+    refuses grep -i failed io.out
+    stop_daemon
+    start_daemon --import "$T/fs.img" --import "$T/part.img" --import "$T/one.img"
+    expect tank/v "$(quarry volume list --json | json "d['volumes'][0]['name']")" "volume"
+}
+
+test_a_device_twice_is_refused() {
+    start_daemon
+    fails_with 1 'twice|already|busy|use|same' quarry pool create tank "$T/d.img" "$T/d.img" --size 256M
+    ln -s d2.img link.img
+    truncate -s 256M d2.img
+    fails_with 1 'twice|already|busy|use|same' quarry pool create tank "$T/d2.img" "$T/link.img"
+    quarry pool create tank "$T/d2.img"
+    fails_with 1 'already|busy|use' quarry pool create other "$T/d2.img" --force
+}
+
+test_a_second_daemon_on_the_same_files_is_refused() {
+    start_with_pool
+    quarry volume create tank/v 64M
+    local first=$DAEMON rc=0
+    "$BUILD/quarryd" --socket "$T/second.sock" --import "${POOL_FILES[0]}" --import "${POOL_FILES[1]}" \
+        </dev/null >second.log 2>&1 &
+    local second=$!
+    if $PYTHON "$HERE/ready.py" "$T/second.sock" $second 20; then
+        # It runs without the pool, or it did not start at all: both are right, serving it is not.
+        expect 0 "$("$BUILD/quarry" --socket "$T/second.sock" pool list -H | wc -l)" "pools of the second daemon"
+        fails_with 1 'use|busy|lock' "$BUILD/quarry" --socket "$T/second.sock" pool import "${POOL_FILES[@]}"
+        kill -TERM $second
+    fi
+    wait $second || rc=$?
+    grep -q -i -E 'use|busy|lock' second.log || fail "the second daemon does not say why: $(cat second.log)"
+    DAEMON=$first
+    qemu-io -f raw -c 'write -P 1 0 1M' "$(uri v)" >/dev/null
+}
+
+test_a_second_daemon_on_the_same_socket_is_refused() {
+    start_with_pool
+    local rc=0
+    timeout 20 "$BUILD/quarryd" --socket "$SOCK" </dev/null >second.log 2>&1 || rc=$?
+    [ $rc != 0 ] && [ $rc != 124 ] || fail "the second daemon ran: status $rc"
+    grep -q -F "$SOCK" second.log || fail "it does not name the socket: $(cat second.log)"
+    quarry list >/dev/null
+    # but the socket of a dead daemon is in nobody's way
+    kill9_daemon
+    restart_with_pool
+    quarry list >/dev/null
+}
+
+test_bad_daemon_arguments() {
+    local rc
+    # shellcheck disable=SC2086
+    while IFS='|' read -r regex arguments; do
+        rc=0
+        timeout 20 "$BUILD/quarryd" --socket "$SOCK" $arguments </dev/null >d.out 2>&1 || rc=$?
+        [ $rc != 0 ] && [ $rc != 124 ] || fail "quarryd $arguments: status $rc"
+        grep -q -i -E -- "$regex" d.out || fail "quarryd $arguments does not say \"$regex\": $(cat d.out)"
+    done <<'TABLE'
+frobnicate|--frobnicate
+listen|--listen
+gopher|--listen gopher://localhost
+port|--listen nbd://127.0.0.1:99999
+config|--config /nonexistent/quarryd.yaml
+size|--node-cache lots
+TABLE
+}
+
+test_a_volume_in_use_is_not_deleted() {
+    start_with_pool
+    quarry volume create tank/busy 64M
+    mkfifo hold
+    $PYTHON - "$(uri busy)" hold <<'PYTHON' &
+import sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+open(sys.argv[2], "w").close()  # connected
+open(sys.argv[2]).read()        # until told
+try:
+    h.pread(512, 0)
+except nbd.Error:
+    pass
+PYTHON
+    local client=$!
+    cat hold
+    fails_with 1 'client|connect|use|busy' quarry volume delete --yes tank/busy
+    fails_with 1 'client|connect|use|busy' quarry pool export tank
+    expect 1 "$(image_field tank/busy clients)" "clients"
+    quarry volume delete --yes --force tank/busy
+    echo >hold
+    wait $client
+    expect 0 "$(quarry volume list -H | wc -l)" "volumes"
+}
+
+test_names_at_their_limits() {
+    start_daemon
+    local long
+    long=$(printf 'a%.0s' {1..128})
+    quarry pool create "$long" "$T/d.img" --size 256M
+    quarry volume create "$long/$long" 1G
+    quarry snapshot create "$long/$long@$long"
+    nbdinfo --size "nbd+unix:///$long/$long@$long?socket=$NBD_SOCK"
+    fails_with 2 '128|name' quarry volume create "$long/${long}b" 1G
+    quarry list --json | json 'd["schema"]' >/dev/null
+    local name
+    for name in 0 A a.b a_b a-b 9-._z; do quarry volume create "$long/$name" 1M; done
+    stop_daemon
+    start_daemon --import "$T/d.img"
+    expect 7 "$(quarry volume list -H | wc -l)" "volumes after a restart"
+}
+
+test_resize_rename_and_readonly_last() {
+    start_with_pool
+    quarry volume create tank/v 64M
+    qemu-io -f raw -c 'write -P 3 60M 4M' "$(uri v)" >/dev/null
+    quarry volume resize tank/v 1.5T
+    expect 1649267441664 "$(nbdinfo --size "$(uri v)")" "size"
+    quarry volume rename tank/v tank/renamed
+    refuses nbdinfo "$(uri v)"
+    quarry volume set tank/renamed readonly=on
+    stop_daemon
+    restart_with_pool
+    expect 1649267441664 "$(nbdinfo --size "$(uri renamed)")" "size after a restart"
+    expect True "$(image_field tank/renamed readonly)" "readonly"
+    qemu-io -r -f raw -c 'read -P 3 60M 4M' -c 'read -P 0 64M 64M' "$(uri renamed)" >io.out
+    refuses grep -i failed io.out
+    quarry volume set tank/renamed readonly=off
+    # What a shrink cut off does not come back.
+    quarry volume resize --force --yes tank/renamed 62M
+    quarry volume resize tank/renamed 64M
+    qemu-io -f raw -c 'read -P 3 60M 2M' -c 'read -P 0 62M 2M' "$(uri renamed)" >io.out
+    refuses grep -i failed io.out
+}
+
+test_export_import_destroy() {
+    start_with_pool
+    quarry volume create tank/v 64M
+    qemu-io -f raw -c 'write -P 3 0 4M' "$(uri v)" >/dev/null
+    quarry pool export tank
+    refuses nbdinfo "$(uri v)"
+    expect 0 "$(quarry pool list -H | wc -l)" "pools"
+    # A pool with a device missing says so.
+    fails_with 1 'missing|device' quarry pool import "${POOL_FILES[0]}"
+    # Found under other names, in another order.
+    mv disk0.img moved.img
+    quarry pool import "$T/disk1.img" "$T/moved.img"
+    qemu-io -f raw -c 'read -P 3 0 4M' "$(uri v)" >io.out
+    refuses grep -i failed io.out
+    quarry volume delete --yes tank/v
+    quarry pool destroy --yes tank
+    fails_with 1 'pool|label' quarry pool import "$T/disk1.img" "$T/moved.img"
+    quarry pool create again "$T/disk1.img" "$T/moved.img"
+}
+
+run_tests

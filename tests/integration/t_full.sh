@@ -1,0 +1,116 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 240
+#
+# Is a full pool a clean error and not a catastrophe?
+# shellcheck source=tests/integration/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# Writes random megabytes to a volume until it is full: prints how many, and has to see ENOSPC.
+fill_up() {
+    $PYTHON - "$(uri "$1")" "$2" <<'PYTHON'
+import os, sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+done = 0
+try:
+    while done < int(sys.argv[2]):
+        h.pwrite(done.to_bytes(8, "little") * (1 << 17), done << 20)
+        done += 1
+except nbd.Error as error:
+    assert error.errno == "ENOSPC", error.errno
+else:
+    sys.exit("it never became full")
+# What is there can be read, flushed and trimmed, on the same connection.
+for i in range(done):
+    assert h.pread(1 << 20, i << 20) == i.to_bytes(8, "little") * (1 << 17), i
+h.flush()
+try:
+    h.pwrite(b"x" * (1 << 20), done << 20)
+    h.pwrite(b"x" * (1 << 20), (done + 1) << 20)
+except nbd.Error as error:
+    assert error.errno == "ENOSPC", error.errno
+else:
+    sys.exit("and then there was room again")
+print(done)
+PYTHON
+}
+
+test_a_full_pool_says_so_and_goes_on() {
+    start_with_pool 96M
+    quarry volume create tank/a 1G
+    quarry volume create tank/b 1G
+    qemu-io -f raw -c 'write -P 7 0 32M' "$(uri b)" >/dev/null
+    local megabytes
+    megabytes=$(fill_up a 1024)
+    echo "# full after $megabytes MiB beside 32 MiB, in a pool of 192 MiB"
+    [ "$megabytes" -gt 64 ] || fail "full after $megabytes MiB"
+    # Administration goes on.
+    quarry list >/dev/null
+    quarry snapshot create tank/b@s
+    # A trim of whole megabytes makes room again, in the end.
+    $PYTHON - "$(uri a)" "$megabytes" <<'PYTHON'
+import sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+h.trim(int(sys.argv[2]) << 20, 0)
+assert h.pread(1 << 20, 0) == bytes(1 << 20)
+PYTHON
+    wait_for 20 takes_writes a
+    stop_daemon
+    restart_with_pool
+    qemu-io -f raw -c 'read -P 7 0 32M' "$(uri b)" >read.out
+    refuses grep -i failed read.out
+}
+
+takes_writes() {
+    qemu-io -f raw -c 'write -P 5 0 16M' "$(uri "$1")" >write.out 2>&1 && ! grep -q -i -E 'failed|error|no space' write.out
+}
+
+test_deleting_a_volume_makes_room() {
+    start_with_pool 96M
+    quarry volume create tank/a 1G
+    quarry volume create tank/b 1G
+    fill_up a 1024 >/dev/null
+    quarry volume delete --yes tank/a
+    wait_for 20 takes_writes b
+    qemu-io -f raw -c 'read -P 5 0 16M' "$(uri b)" >read.out
+    refuses grep -i failed read.out
+}
+
+test_a_full_pool_survives_kill_and_restart() {
+    start_with_pool 96M
+    quarry volume create tank/a 1G
+    local megabytes
+    megabytes=$(fill_up a 1024)
+    kill9_daemon
+    restart_with_pool
+    $PYTHON - "$(uri a)" "$megabytes" <<'PYTHON'
+import sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+for i in range(int(sys.argv[2])):
+    assert h.pread(1 << 20, i << 20) == i.to_bytes(8, "little") * (1 << 17), i
+PYTHON
+    quarry volume create tank/b 64M
+    quarry volume delete --yes tank/a
+    wait_for 20 takes_writes b
+}
+
+# Filling and trimming over and over must not leak space.
+test_space_does_not_leak() {
+    start_with_pool 96M
+    quarry volume create tank/a 64M
+    local i
+    for i in 1 2 3 4 5 6; do
+        wait_for 20 takes_writes a
+        qemu-io -f raw -c "write -P $i 16M 48M" "$(uri a)" >write.out
+        refuses grep -i -E 'failed|error|no space' write.out
+        qemu-io -f raw -c "read -P $i 16M 48M" "$(uri a)" >read.out
+        refuses grep -i failed read.out
+        qemu-io -f raw -c 'discard 0 64M' "$(uri a)" >/dev/null
+        quarry volume list >/dev/null
+    done
+}
+
+run_tests
