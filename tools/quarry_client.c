@@ -20,7 +20,7 @@ struct line_reader {
 };
 
 static int printf_like(3, 4)
-    fail(struct client_error *error, const char *code, const char *format, ...)
+    client_fail(struct client_error *error, const char *code, const char *format, ...)
 {
 	va_list args;
 
@@ -41,7 +41,7 @@ send_all(int fd, const char *bytes, size_t len, struct client_error *error)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return fail(error, "EPIPE", "cannot send to quarryd: %m");
+			return client_fail(error, "EPIPE", "cannot send to quarryd: %m");
 		bytes += n;
 		len -= (size_t)n;
 	}
@@ -74,7 +74,7 @@ read_line(struct line_reader *reader, char **line, size_t *len, struct client_er
 		scanned = reader->filled;
 		if (reader->filled == reader->capacity) {
 			if (reader->capacity >= REPLY_LINE_BYTES_MAX)
-				return fail(error, "EPROTO", "quarryd's answer is too long");
+				return client_fail(error, "EPROTO", "quarryd's answer is too long");
 			reader->capacity = reader->capacity ? 2 * reader->capacity : 65536;
 			reader->bytes = xrealloc(reader->bytes, reader->capacity);
 		}
@@ -83,9 +83,9 @@ read_line(struct line_reader *reader, char **line, size_t *len, struct client_er
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return fail(error, "EPIPE", "cannot hear from quarryd: %m");
+			return client_fail(error, "EPIPE", "cannot hear from quarryd: %m");
 		if (n == 0)
-			return fail(error, "EPIPE",
+			return client_fail(error, "EPIPE",
 			    "quarryd went away before it answered: see its log for why");
 		reader->filled += (size_t)n;
 	}
@@ -99,7 +99,7 @@ take_error(const json_t *reply, struct client_error *error)
 	const char *text = json_string_value(json_object_get(object, "message"));
 	json_int_t status = json_integer_value(json_object_get(object, "exit"));
 
-	fail(error, code ? code : "EIO", "%s",
+	client_fail(error, code ? code : "EIO", "%s",
 	    text ? text : "quarryd refuses, but does not say why");
 	if (status >= 1 && status <= 125)
 		error->exit_status = (int)status;
@@ -138,7 +138,7 @@ read_reply(struct line_reader *reader, json_t **result, struct client_error *err
 		reply = json_loadb(line, len, 0, NULL);
 		if (!json_is_object(reply) || !json_is_boolean(json_object_get(reply, "ok"))) {
 			json_decref(reply);
-			return fail(error, "EPROTO",
+			return client_fail(error, "EPROTO",
 			    "what answers is not quarryd: is the path of the socket right?");
 		}
 		if (json_is_false(json_object_get(reply, "ok"))) {
@@ -165,7 +165,7 @@ client_call(int fd, const json_t *request, json_t **result, struct client_error 
 	*result = NULL;
 	if (len > ADMIN_REQUEST_BYTES_MAX) {
 		free(text);
-		return fail(error, "E2BIG", "that is too much for one command: use several");
+		return client_fail(error, "E2BIG", "that is too much for one command: use several");
 	}
 	text[len] = '\n'; /* in the terminating zero's place: what follows has a length */
 	rc = send_all(fd, text, len + 1, error);
