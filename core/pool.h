@@ -7,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/device.h"
+#include "metadata/label.h"
 #include "metadata/name.h"
 
 struct pool;
@@ -56,10 +57,11 @@ struct pool_label {
 	char pool_name[NAME_SIZE];
 	struct uuid pool_uuid;
 	struct uuid device_uuid;
+	struct label label;
+	void *block; /* one, aligned; the caller's */
 	/* private */
 	struct device_io io;
 	struct iovec iov;
-	void *block;
 	bool second;
 };
 void pool_label_read(struct pool_label *op);

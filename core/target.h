@@ -10,6 +10,7 @@
 
 #include "core/volume.h"
 
+struct pool;
 struct target;
 
 /* --- handles and names, for protocol frontends --- */
@@ -25,6 +26,7 @@ struct target_open {
 	struct task task;
 	struct reactor *origin;
 	struct target *target;
+	struct pool *pool;
 };
 void target_open(struct target *target, struct target_open *op);
 
@@ -38,6 +40,7 @@ struct target_names {
 	struct task task;
 	struct reactor *origin;
 	struct target *target;
+	struct pool *pool;
 	size_t next_pool;
 };
 void target_names(struct target *target, struct target_names *op);

@@ -1,0 +1,605 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Administrative operations on the images of a pool, one at a time.
+ *
+ *   CHECK ─► PAUSE ─► SHRINK ─► APPEND ─► APPLIED ─► FLUSH ─► DONE
+ *
+ * An operation is a catalog_op in the log (metadata/format.h): it takes effect when its batch is
+ * applied, in order with all writes, and is answered when that is durable.  Only operations that take
+ * a volume's head away, or cut it, pause the volume's requests meanwhile.
+ */
+#include "core/pool_admin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum admin_phase {
+	ADMIN_CHECK,
+	ADMIN_PAUSE,
+	ADMIN_SHRINK,
+	ADMIN_APPEND,
+	ADMIN_APPLIED,
+	ADMIN_FLUSH,
+	ADMIN_WALK,
+	ADMIN_DONE,
+};
+
+struct admin_operation {
+	struct pool *pool;
+	struct admin_request *request;
+	void (*done)(struct admin_request *request);
+	enum admin_phase phase;
+	struct list link;
+	struct task step;
+	struct waiter wait;
+	struct log_append append;
+	struct log_flush flush;
+	struct node_pin pin;
+	bool pinned;
+	struct catalog_op *ops;
+	unsigned op_count;
+	struct volume_runtime *paused;
+	/* DIFF */
+	struct image *older;
+	struct image *newer;
+	uint64_t lba;
+};
+
+static void admin_step(struct admin_operation *a);
+
+static void
+run_step(struct task *task)
+{
+	admin_step(container_of(task, struct admin_operation, step));
+}
+
+static void
+woken(struct waiter *waiter, int error)
+{
+	struct admin_operation *a = container_of(waiter, struct admin_operation, wait);
+
+	if (error) {
+		error_set(&a->request->error, error, "pool %s: %s", a->pool->name,
+		    error == -EIO ? "an I/O error; see the log" : strerror(-error));
+		a->phase = ADMIN_DONE;
+	}
+	admin_step(a);
+}
+
+static void
+applied(struct log_append *append, int error)
+{
+	struct admin_operation *a = container_of(append, struct admin_operation, append);
+
+	woken(&a->wait, error);
+}
+
+static void
+flushed(struct log_flush *flush, int error)
+{
+	struct admin_operation *a = container_of(flush, struct admin_operation, flush);
+
+	woken(&a->wait, error);
+}
+
+/* --- CHECK: names become ids, requests become catalog operations --- */
+
+static struct volume_record *
+find_volume(struct admin_operation *a, const struct name *name)
+{
+	struct volume_record *volume = catalog_find_volume(&a->pool->catalog, name->volume);
+
+	if (!volume)
+		error_set(&a->request->error, -ENOENT, "pool %s has no volume %s", a->pool->name,
+		    name->volume[0] ? name->volume : "without a name");
+	return volume;
+}
+
+static struct image *
+find_snapshot(struct admin_operation *a, const struct name *name)
+{
+	struct volume_record *volume = find_volume(a, name);
+	struct image *snapshot;
+
+	if (!volume)
+		return NULL;
+	snapshot = catalog_find_snapshot(&a->pool->catalog, volume, name->snapshot);
+	if (!snapshot)
+		error_set(&a->request->error, -ENOENT, "volume %s/%s has no snapshot %s",
+		    a->pool->name, volume->name,
+		    name->snapshot[0] ? name->snapshot : "without a name");
+	return snapshot;
+}
+
+/* A volume's head or a snapshot. */
+static struct image *
+find_image(struct admin_operation *a, const struct name *name)
+{
+	struct volume_record *volume;
+
+	if (name->snapshot[0])
+		return find_snapshot(a, name);
+	volume = find_volume(a, name);
+	return volume ? volume->head : NULL;
+}
+
+static struct catalog_op *
+add_op(struct admin_operation *a, enum catalog_op_type type, const struct volume_record *volume,
+    const struct image *image)
+{
+	struct catalog_op *op;
+
+	a->ops = xrealloc(a->ops, (a->op_count + 1) * sizeof(*a->ops));
+	op = &a->ops[a->op_count++];
+	memset(op, 0, sizeof(*op));
+	op->type = (uint8_t)type;
+	op->volume = volume ? volume->id : 0;
+	op->image = image ? image->id : 0;
+	op->created_s = a->request->created_s;
+	return op;
+}
+
+static void
+set_name(struct catalog_op *op, const char *name)
+{
+	snprintf(op->name, sizeof(op->name), "%s", name);
+}
+
+static int
+refuse_clients(struct admin_operation *a, const struct volume_record *volume,
+    const struct image *snapshot)
+{
+	uint32_t clients =
+	    volume_clients(a->pool, snapshot ? NULL : volume->runtime, snapshot);
+
+	if (clients == 0)
+		return 0;
+	return error_set(&a->request->error, -EBUSY,
+	    "%s/%s%s%s is in use by %u client connection%s: disconnect them%s", a->pool->name,
+	    volume->name, snapshot ? "@" : "", snapshot ? snapshot->name : "", clients,
+	    clients == 1 ? "" : "s", snapshot ? "" : ", or use --force");
+}
+
+static int
+check_delete(struct admin_operation *a, const struct volume_record *volume)
+{
+	struct admin_request *request = a->request;
+	unsigned snapshots = 0;
+
+	list_for_each(node, &volume->snapshots) {
+		struct image *snapshot = container_of(node, struct image, volume_link);
+
+		snapshots++;
+		if (refuse_clients(a, volume, snapshot))
+			return -EBUSY;
+	}
+	if (request->force)
+		return 0;
+	if (snapshots > 0)
+		return error_set(&request->error, -EBUSY,
+		    "volume %s/%s has %u snapshot%s: delete them first, or use --force",
+		    a->pool->name, volume->name, snapshots, snapshots == 1 ? "" : "s");
+	return refuse_clients(a, volume, NULL);
+}
+
+static int
+check_resize(struct admin_operation *a, const struct volume_record *volume, uint64_t size_bytes)
+{
+	if (size_bytes >= volume->size_bytes || a->request->force)
+		return 0;
+	return error_set(&a->request->error, -EINVAL,
+	    "%s/%s has %llu bytes: shrinking it to %llu loses what lies behind; use --force",
+	    a->pool->name, volume->name, (unsigned long long)volume->size_bytes,
+	    (unsigned long long)size_bytes);
+}
+
+static int
+check_names(struct admin_operation *a, bool create)
+{
+	struct admin_request *request = a->request;
+	unsigned most = CATALOG_OPS_PER_BLOCK *
+	    (unsigned)min_u64(LOG_OWNED_BLOCKS, a->pool->space.slab_blocks / 2);
+
+	if (request->name_count == 0 || request->name_count > most)
+		return error_set(&request->error, -EINVAL,
+		    "between 1 and %u snapshots at a time, not %zu", most, request->name_count);
+	for (size_t i = 0; i < request->name_count; i++) {
+		const struct name *name = &request->names[i];
+
+		if (!name->snapshot[0])
+			return error_set(&request->error, -EINVAL,
+			    "%s/%s is not a snapshot: write %s/%s@NAME", name->pool, name->volume,
+			    name->pool, name->volume);
+		for (size_t k = 0; k < i; k++)
+			if (memcmp(name, &request->names[k], sizeof(*name)) == 0)
+				return error_set(&request->error, -EINVAL,
+				    "%s/%s@%s is named twice", name->pool, name->volume,
+				    name->snapshot);
+		if (create) {
+			struct volume_record *volume = find_volume(a, name);
+
+			if (!volume)
+				return -ENOENT;
+			set_name(add_op(a, CATALOG_OP_SNAPSHOT_CREATE, volume, NULL),
+			    name->snapshot);
+		} else {
+			struct image *snapshot = find_snapshot(a, name);
+
+			if (!snapshot || refuse_clients(a, snapshot->volume, snapshot))
+				return -EBUSY;
+			add_op(a, CATALOG_OP_SNAPSHOT_DELETE, NULL, snapshot);
+		}
+	}
+	return 0;
+}
+
+static int
+build(struct admin_operation *a)
+{
+	struct admin_request *request = a->request;
+	uint64_t size_bytes = round_up(request->size_bytes, FORMAT_BLOCK_BYTES);
+	struct volume_record *volume = NULL;
+	struct image *image = NULL;
+	struct catalog_op *op;
+
+	if (a->pool->state != POOL_ONLINE && request->verb != ADMIN_DIFF)
+		return error_set(&request->error, -EROFS, "pool %s takes no changes: %s",
+		    a->pool->name,
+		    a->pool->state_reason[0] ? a->pool->state_reason : "it is being closed");
+	switch (request->verb) {
+	case ADMIN_VOLUME_CREATE:
+		op = add_op(a, CATALOG_OP_VOLUME_CREATE, NULL, NULL);
+		op->size_bytes = size_bytes;
+		op->uuid = uuid_new();
+		set_name(op, request->name.volume);
+		return 0;
+	case ADMIN_VOLUME_RESIZE:
+		volume = find_volume(a, &request->name);
+		if (!volume || check_resize(a, volume, size_bytes))
+			return -EINVAL;
+		add_op(a, CATALOG_OP_VOLUME_RESIZE, volume, NULL)->size_bytes = size_bytes;
+		if (size_bytes < volume->size_bytes)
+			a->paused = volume_runtime(a->pool, volume);
+		return 0;
+	case ADMIN_VOLUME_RENAME:
+		volume = find_volume(a, &request->name);
+		if (!volume)
+			return -ENOENT;
+		if (strcmp(request->name.pool, request->target.pool) != 0)
+			return error_set(&request->error, -EINVAL,
+			    "a volume cannot be renamed into another pool");
+		set_name(add_op(a, CATALOG_OP_VOLUME_RENAME, volume, NULL), request->target.volume);
+		return 0;
+	case ADMIN_VOLUME_DELETE:
+		volume = find_volume(a, &request->name);
+		if (!volume || check_delete(a, volume))
+			return -EBUSY;
+		add_op(a, CATALOG_OP_VOLUME_DELETE, volume, NULL);
+		a->paused = volume_runtime(a->pool, volume);
+		return 0;
+	case ADMIN_VOLUME_SET:
+		volume = find_volume(a, &request->name);
+		if (!volume)
+			return -ENOENT;
+		op = add_op(a, CATALOG_OP_VOLUME_SET, volume, NULL);
+		op->flags = (uint8_t)((volume->flags & ~CATALOG_READONLY) |
+		    (request->readonly ? CATALOG_READONLY : 0));
+		return 0;
+	case ADMIN_SNAPSHOT_CREATE:
+		return check_names(a, true);
+	case ADMIN_SNAPSHOT_DELETE:
+		return check_names(a, false);
+	case ADMIN_CLONE:
+		image = find_snapshot(a, &request->name);
+		if (!image)
+			return -ENOENT;
+		if (strcmp(request->name.pool, request->target.pool) != 0)
+			return error_set(&request->error, -EINVAL,
+			    "a clone lies in the pool of its snapshot: write %s/%s",
+			    request->name.pool, request->target.volume);
+		op = add_op(a, CATALOG_OP_CLONE, NULL, image);
+		op->uuid = uuid_new();
+		set_name(op, request->target.volume);
+		return 0;
+	case ADMIN_ROLLBACK:
+		image = find_snapshot(a, &request->name);
+		if (!image)
+			return -ENOENT;
+		if (!request->force && refuse_clients(a, image->volume, NULL))
+			return -EBUSY;
+		add_op(a, CATALOG_OP_ROLLBACK, image->volume, image);
+		a->paused = volume_runtime(a->pool, image->volume);
+		return 0;
+	case ADMIN_DIFF:
+		a->older = find_image(a, &request->name);
+		a->newer = a->older ? find_image(a, &request->target) : NULL;
+		return a->newer ? 0 : -ENOENT;
+	case ADMIN_POOL_CREATE:
+	case ADMIN_POOL_IMPORT:
+	case ADMIN_POOL_EXPORT:
+	case ADMIN_POOL_DESTROY:
+	case ADMIN_LIST:
+		break;
+	}
+	CHECK(false);
+}
+
+static int
+check(struct admin_operation *a)
+{
+	int rc = build(a);
+
+	for (unsigned i = 0; rc == 0 && i < a->op_count; i++)
+		rc = catalog_check(&a->pool->catalog, &a->ops[i], &a->request->error);
+	if (rc)
+		a->paused = NULL;
+	return rc;
+}
+
+/* --- the way through the log --- */
+
+static void
+unpin(struct admin_operation *a)
+{
+	if (a->pinned)
+		node_pin_end(&a->pool->nodes, &a->pin);
+	a->pinned = false;
+}
+
+static void
+pin(struct admin_operation *a)
+{
+	if (!a->pinned)
+		node_pin_begin(&a->pool->nodes, &a->pin);
+	a->pinned = true;
+}
+
+/* A volume that gets smaller: what lies behind its new end becomes a hole first.  False: waits. */
+static bool
+shrink(struct admin_operation *a)
+{
+	struct pool *pool = a->pool;
+	struct volume_record *volume = catalog_volume(&pool->catalog, a->ops[0].volume);
+	uint64_t first = a->ops[0].size_bytes / FORMAT_BLOCK_BYTES;
+	uint64_t end = volume->size_bytes / FORMAT_BLOCK_BYTES;
+	struct map_fault fault;
+	int rc;
+
+	if (a->ops[0].type != CATALOG_OP_VOLUME_RESIZE || first >= end)
+		return true;
+	pin(a);
+	if (map_prepare_zero(&pool->nodes, volume->head, first, end - first, &fault) == MAP_FAULT) {
+		node_load(pool, &fault, &a->wait);
+		return false;
+	}
+	rc = log_reserve(pool, LOG_INTERNAL, 0, BATCH_ZERO_BYTES);
+	if (rc == -EAGAIN) {
+		list_push_back(&pool->log.waiters, &a->wait.link);
+		return false;
+	}
+	if (rc)
+		error_set(&a->request->error, rc, "pool %s: %s", pool->name, strerror(-rc));
+	else
+		log_add_zero(pool, volume->head->id, first, end - first);
+	return true;
+}
+
+/* 0: added; -EAGAIN: waits; else an error. */
+static int
+append(struct admin_operation *a)
+{
+	struct pool *pool = a->pool;
+	uint32_t blocks = (uint32_t)div_round_up(a->op_count, CATALOG_OPS_PER_BLOCK);
+	uint32_t crcs[LOG_OWNED_BLOCKS];
+	uint8_t *data;
+	int rc = log_reserve(pool, LOG_INTERNAL, blocks, BATCH_BYTES_FOR(blocks));
+
+	if (rc == -EAGAIN)
+		list_push_back(&pool->log.waiters, &a->wait.link);
+	if (rc)
+		return rc;
+	data = log_owned_blocks(pool, blocks);
+	if (!data) {
+		a->append.done = applied;
+		return log_wait_applied(pool, &a->append) ? -EAGAIN : -EIO;
+	}
+	memset(data, 0, (size_t)blocks * FORMAT_BLOCK_BYTES);
+	memcpy(data, a->ops, a->op_count * sizeof(*a->ops));
+	struct baddr addr = batch_next_addr(pool->log.open->header);
+
+	for (uint32_t i = 0; i < blocks; i++)
+		crcs[i] = crc32c(0, data + (size_t)i * FORMAT_BLOCK_BYTES, FORMAT_BLOCK_BYTES) ^
+		    baddr_crc_mix((struct baddr) { addr.n + i });
+	log_add_data(pool, BATCH_CATALOG, 0, a->op_count, blocks, data, crcs);
+	return 0;
+}
+
+/* Before the record of a deleted volume goes: nobody may hold on to it. */
+static void
+detach_volume(struct admin_operation *a)
+{
+	struct volume_record *volume = a->paused->record;
+
+	list_for_each_safe(node, &a->pool->handles) {
+		struct volume *handle = container_of(node, struct volume, link);
+
+		if (handle->runtime == a->paused)
+			volume_detach(a->pool, handle);
+	}
+	volume->runtime = NULL;
+	volume_resume(a->pool, a->paused);
+	free(a->paused);
+	a->paused = NULL;
+}
+
+static void
+update_handles(struct admin_operation *a)
+{
+	list_for_each(node, &a->pool->handles) {
+		struct volume *handle = container_of(node, struct volume, link);
+
+		if (handle->runtime)
+			atomic_store_explicit(&handle->size_bytes,
+			    handle->runtime->record->size_bytes, memory_order_relaxed);
+	}
+}
+
+/* --- DIFF --- */
+
+static void
+add_range(struct admin_request *request, uint64_t offset_bytes, uint64_t len_bytes, bool hole)
+{
+	struct admin_range *last =
+	    request->range_count ? &request->ranges[request->range_count - 1] : NULL;
+
+	if (last && last->hole == hole && last->offset_bytes + last->len_bytes == offset_bytes) {
+		last->len_bytes += len_bytes;
+		return;
+	}
+	if ((request->range_count & (request->range_count - 1)) == 0)
+		request->ranges = xrealloc(request->ranges,
+		    (request->range_count ? 2 * request->range_count : 1) *
+			sizeof(*request->ranges));
+	request->ranges[request->range_count].offset_bytes = offset_bytes;
+	request->ranges[request->range_count].len_bytes = len_bytes;
+	request->ranges[request->range_count].hole = hole;
+	request->range_count++;
+}
+
+/* False: waits. */
+static bool
+walk(struct admin_operation *a)
+{
+	uint64_t end = max_u64(a->older->size_bytes, a->newer->size_bytes) / FORMAT_BLOCK_BYTES;
+	struct map_fault fault;
+	uint64_t count;
+	bool hole;
+
+	for (unsigned i = 0; i < 64; i++) {
+		pin(a);
+		if (map_diff(&a->pool->nodes, &a->older->map, &a->newer->map, &a->lba, end, &count,
+			&hole, 256, &fault) == MAP_FAULT) {
+			node_load(a->pool, &fault, &a->wait);
+			return false;
+		}
+		unpin(a);
+		if (count)
+			add_range(a->request, a->lba * FORMAT_BLOCK_BYTES,
+			    count * FORMAT_BLOCK_BYTES, hole);
+		a->lba += count;
+		if (a->lba >= end)
+			return true;
+	}
+	reactor_defer(a->pool->reactor, &a->step);
+	return false;
+}
+
+static void
+finish(struct admin_operation *a)
+{
+	struct pool *pool = a->pool;
+	struct admin_request *request = a->request;
+	void (*done)(struct admin_request *) = a->done;
+
+	unpin(a);
+	if (a->paused && a->paused->paused)
+		volume_resume(pool, a->paused);
+	update_handles(a);
+	free(a->ops);
+	free(a);
+	pool->admin_busy = false;
+	reaper_kick(pool);
+	checkpoint_consider(pool);
+	if (!list_empty(&pool->admin_queue)) {
+		struct list *node = list_pop_front(&pool->admin_queue);
+
+		pool->admin_busy = true;
+		reactor_defer(pool->reactor,
+		    &container_of(node, struct admin_operation, link)->step);
+	}
+	done(request);
+}
+
+static void
+admin_step(struct admin_operation *a)
+{
+	struct pool *pool = a->pool;
+	int rc;
+
+	for (;;) {
+		switch (a->phase) {
+		case ADMIN_CHECK:
+			if (check(a))
+				a->phase = ADMIN_DONE;
+			else if (a->request->verb == ADMIN_DIFF)
+				a->phase = ADMIN_WALK;
+			else
+				a->phase = ADMIN_PAUSE;
+			continue;
+		case ADMIN_PAUSE:
+			a->phase = ADMIN_SHRINK;
+			if (a->paused)
+				return volume_pause(a->paused, &a->wait);
+			continue;
+		case ADMIN_SHRINK:
+			if (!shrink(a))
+				return;
+			a->phase = a->request->error.code ? ADMIN_DONE : ADMIN_APPEND;
+			continue;
+		case ADMIN_APPEND:
+			rc = append(a);
+			if (rc == -EAGAIN)
+				return;
+			if (rc) {
+				error_set(&a->request->error, rc, "pool %s: %s", pool->name,
+				    strerror(-rc));
+				a->phase = ADMIN_DONE;
+				continue;
+			}
+			if (a->ops[0].type == CATALOG_OP_VOLUME_DELETE)
+				detach_volume(a);
+			a->phase = ADMIN_APPLIED;
+			a->append.done = applied;
+			if (log_wait_applied(pool, &a->append))
+				return;
+			continue;
+		case ADMIN_APPLIED:
+			a->phase = ADMIN_FLUSH;
+			a->flush.sequence = pool->log.applied_sequence;
+			a->flush.done = flushed;
+			return log_flush_start(pool, &a->flush);
+		case ADMIN_FLUSH:
+			a->phase = ADMIN_DONE;
+			continue;
+		case ADMIN_WALK:
+			if (!walk(a))
+				return;
+			a->phase = ADMIN_DONE;
+			continue;
+		case ADMIN_DONE:
+			return finish(a);
+		}
+	}
+}
+
+void
+pool_admin(struct pool *pool, struct admin_request *request,
+    void (*done)(struct admin_request *request))
+{
+	struct admin_operation *a = xcalloc(1, sizeof(*a));
+
+	a->pool = pool;
+	a->request = request;
+	a->done = done;
+	task_init(&a->step, run_step);
+	waiter_init(&a->wait, woken);
+	list_init(&a->link);
+	list_init(&a->append.link);
+	list_init(&a->flush.link);
+	if (pool->admin_busy) {
+		list_push_back(&pool->admin_queue, &a->link);
+		return;
+	}
+	pool->admin_busy = true;
+	reactor_defer(pool->reactor, &a->step);
+}

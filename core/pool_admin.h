@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Administrative operations on one pool, on its reactor; see core/target.h for the requests. */
+#ifndef QUARRY_CORE_POOL_ADMIN_H
+#define QUARRY_CORE_POOL_ADMIN_H
+
+#include "core/base/crc32c.h"
+#include "core/pool_internal.h"
+
+/* Everything but what makes, opens and ends pools, and LIST. @done runs on the pool's reactor. */
+void pool_admin(struct pool *pool, struct admin_request *request,
+    void (*done)(struct admin_request *request));
+
+/* Fills @report, from malloc; at once. */
+void pool_report(struct pool *pool, struct admin_pool_report *report);
+
+#endif

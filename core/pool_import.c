@@ -1,0 +1,861 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Opening a pool: what its devices say, and recovery from a crash.
+ *
+ *   LABELS ─► SUPERBLOCKS ─► TABLE ─► CATALOG ─► LINK ─► SEGMENT ─► BATCH ─► … ─► BEGIN ─► done
+ *
+ *  1. Labels: all devices of one pool, each there.  Of label and superblocks every device has twins;
+ *     a damaged one is reported, its twin serves.
+ *  2. The newest valid superblock wins.  Slab tables and catalog are read as of it.
+ *  3. The log is replayed, batch by batch, from the superblock's place: to the first header that does
+ *     not follow, or the first batch whose data is not all there.  Before a position that is known to
+ *     be durable that is damage, not a crash: nothing is cut off, the pool opens read-only and says
+ *     what is lost.
+ *  4. The cut is final: a new generation begins in a fresh segment, with segment numbers behind a
+ *     gap, and a checkpoint of it is durable before the first client is served.  A crash in the middle
+ *     of all this changes nothing: it begins again from the same superblock.
+ */
+#include "core/pool_lifecycle.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/base/crc32c.h"
+#include "core/base/diag.h"
+
+/* More segments than can be in flight at once. */
+#define SEGMENT_GAP (1u << 16)
+#define CATALOG_READS 64u
+#define TABLE_CHUNK_BLOCKS 256u
+
+enum import_phase {
+	IMPORT_LABELS,
+	IMPORT_SUPERBLOCKS,
+	IMPORT_TABLE,
+	IMPORT_CATALOG,
+	IMPORT_LINK,
+	IMPORT_SEGMENT,
+	IMPORT_BATCH,
+	IMPORT_BEGIN,
+	IMPORT_DONE,
+};
+
+struct catalog_read {
+	struct import *import;
+	struct device_io io;
+	struct iovec iov;
+	uint64_t index;
+	struct map_entry entry;
+	void *block;
+};
+
+struct import {
+	struct pool_start *start;
+	struct pool *pool;
+	enum import_phase phase;
+	struct task step;
+	struct waiter wait;
+	struct node_pin pin;
+	bool pinned;
+
+	struct pool_label label_read;
+	struct block_reader reader;
+	struct device *given[POOL_DEVICES_MAX];
+	struct device *devices[POOL_DEVICES_MAX]; /* those whose label was read */
+	uint64_t sizes_bytes[POOL_DEVICES_MAX]; /* theirs, as labelled */
+	uint32_t device_count;
+	uint32_t device;
+	uint8_t *blocks; /* TABLE_CHUNK_BLOCKS, or a slab if that is more */
+
+	struct superblock superblock;
+	bool superblock_found;
+	unsigned place; /* of the twins: 0 head, 1 tail */
+	uint32_t page;
+
+	uint64_t catalog_index;
+	struct catalog_read *reads;
+	unsigned reads_in_flight;
+	unsigned read_count;
+
+	/* replay */
+	struct slab *slab;
+	uint64_t segment;
+	uint32_t slot;      /* of the next header */
+	uint32_t read_slot; /* where the blocks in memory begin */
+	uint64_t sequence;  /* expected */
+	uint32_t previous_crc;
+	uint64_t durable_sequence;
+	uint64_t next_segment;
+	uint32_t next_device;
+	uint32_t next_slab;
+	bool tried_next;
+	uint64_t segment_max;
+	uint64_t batches;
+	unsigned loads; /* nodes of a batch that are on their way */
+	struct replay_wait {
+		struct waiter wait;
+		struct import *import;
+	} waits[64];
+};
+
+static void import_step(struct import *m);
+
+static void
+run_step(struct task *task)
+{
+	import_step(container_of(task, struct import, step));
+}
+
+static void
+fail_quietly(struct import *m)
+{
+	m->phase = IMPORT_DONE;
+}
+
+#define FAIL(m, code, ...)                                                                         \
+	(error_set(&(m)->start->error, (code), __VA_ARGS__), fail_quietly(m))
+
+/* --- labels --- */
+
+static void label_read_done(struct device_io *io);
+
+static void
+label_decode_or_twin(struct pool_label *op)
+{
+	struct label label;
+	struct error first;
+	int rc = op->io.error;
+
+	if (rc)
+		error_set(&first, rc, "the label is unreadable: %s", strerror(-rc));
+	else
+		rc = label_decode(&label, op->block, op->device->size_bytes, &first);
+	if (rc == 0) {
+		op->error.code = 0;
+		if (op->second)
+			diag_warning("%s: %s; its copy at the end of the device serves",
+			    op->device->name, op->error.text);
+		memcpy(op->pool_name, label.pool_name, NAME_SIZE);
+		op->pool_name[NAME_SIZE - 1] = '\0';
+		op->pool_uuid = label.pool_uuid;
+		op->device_uuid = label.device_uuid;
+		op->label = label;
+		op->done(op);
+		return;
+	}
+	/* The error of the first copy says more, unless only the second shows that there is a pool. */
+	if (!op->second || (op->error.code == -ENODATA && rc != -ENODATA))
+		op->error = first;
+	if (op->second || op->device->size_bytes < FORMAT_TAIL_BYTES) {
+		op->done(op);
+		return;
+	}
+	op->second = true;
+	op->io.offset_bytes = round_down(op->device->size_bytes, BLOCK_BYTES) - FORMAT_TAIL_BYTES;
+	op->io.done = label_read_done;
+	device_submit(op->device, &op->io);
+}
+
+static void
+label_read_done(struct device_io *io)
+{
+	label_decode_or_twin(container_of(io, struct pool_label, io));
+}
+
+void
+pool_label_read(struct pool_label *op)
+{
+	memset(&op->error, 0, sizeof(op->error));
+	op->second = false;
+	op->iov.iov_base = op->block;
+	op->iov.iov_len = FORMAT_BLOCK_BYTES;
+	memset(&op->io, 0, sizeof(op->io));
+	op->io.op = DEVICE_READ;
+	op->io.offset_bytes = FORMAT_LABEL_BLOCK * (uint64_t)FORMAT_BLOCK_BYTES;
+	op->io.len_bytes = FORMAT_BLOCK_BYTES;
+	op->io.iov = &op->iov;
+	op->io.iov_count = 1;
+	op->io.done = label_read_done;
+	device_submit(op->device, &op->io);
+}
+
+static void
+take_label(struct pool_label *op)
+{
+	struct import *m = container_of(op, struct import, label_read);
+	struct pool *pool = m->pool;
+	struct device *device = op->device;
+	uint32_t index = op->label.device_index;
+
+	if (op->error.code) {
+		FAIL(m, op->error.code, "%s: %s", device->name, op->error.text);
+	} else if (m->device > 0 && !uuid_equal(&op->pool_uuid, &pool->uuid)) {
+		FAIL(m, -EINVAL, "%s belongs to another pool (%s) than %s (%s)", device->name,
+		    op->pool_name, m->devices[0]->name, pool->name);
+	} else if (pool->devices[index].device) {
+		FAIL(m, -EINVAL, "%s and %s are the same device of pool %s", device->name,
+		    pool->devices[index].device->name, op->pool_name);
+	} else {
+		if (m->device == 0) {
+			pool->uuid = op->pool_uuid;
+			memcpy(pool->name, op->pool_name, NAME_SIZE);
+			pool->created_s = op->label.created_s;
+		}
+		pool->devices[index].device = device;
+		pool->devices[index].label = op->label;
+		m->devices[m->device] = device;
+		m->sizes_bytes[m->device] = op->label.size_bytes;
+		m->device++;
+	}
+	import_step(m);
+}
+
+/* --- superblocks --- */
+
+static void
+look_at_superblock(struct import *m, struct device *device, const uint8_t *block, unsigned slot)
+{
+	struct superblock superblock;
+	struct error error;
+	int rc = superblock_decode(&superblock, block, &error);
+
+	if (rc == -ENODATA)
+		return;
+	if (rc == 0 && !uuid_equal(&superblock.pool_uuid, &m->pool->uuid))
+		return; /* of a pool that was here before */
+	if (rc) {
+		diag_warning("%s: superblock %u%s: %s; another copy serves", device->name, slot,
+		    m->place ? " (at the end)" : "", error.text);
+		return;
+	}
+	if (!m->superblock_found || superblock.checkpoint > m->superblock.checkpoint) {
+		m->superblock = superblock;
+		m->superblock_found = true;
+	}
+}
+
+static void
+superblocks_read(struct block_reader *reader)
+{
+	struct import *m = container_of(reader, struct import, reader);
+	struct device *device = m->devices[m->device];
+
+	if (reader->error)
+		diag_warning("%s: superblocks are unreadable: %s", device->name,
+		    strerror(-reader->error));
+	else
+		for (unsigned slot = 0; slot < 2; slot++)
+			look_at_superblock(
+			    m, device, m->blocks + slot * (size_t)FORMAT_BLOCK_BYTES, slot);
+	m->place++;
+	if (m->place == 2) {
+		m->place = 0;
+		m->device++;
+	}
+	import_step(m);
+}
+
+static void
+read_superblocks(struct import *m)
+{
+	struct device *device = m->devices[m->device];
+	/* By the label's size: the device may have grown. */
+	uint64_t tail = m->sizes_bytes[m->device] / FORMAT_BLOCK_BYTES -
+	    FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
+
+	m->reader.done = superblocks_read;
+	block_reader_start(&m->reader, device,
+	    m->place ? tail + FORMAT_TAIL_SUPERBLOCK_BLOCK : FORMAT_SUPERBLOCK_BLOCK, 2, m->blocks);
+}
+
+/* All labels and superblocks are known: is the pool complete? */
+static void
+accept_superblock(struct import *m)
+{
+	struct pool *pool = m->pool;
+	const struct label *first = NULL;
+
+	if (!m->superblock_found) {
+		FAIL(m, -EUCLEAN,
+		    "pool %s: no valid superblock is left (all copies on all devices are damaged)",
+		    pool->name);
+		return;
+	}
+	pool->device_count = m->superblock.device_count;
+	for (uint32_t i = 0; i < pool->device_count; i++) {
+		if (!pool->devices[i].device) {
+			FAIL(m, -ENODEV,
+			    "pool %s has %u devices, and device %u is missing: name all of them",
+			    pool->name, pool->device_count, i);
+			return;
+		}
+		first = first ? first : &pool->devices[i].label;
+		if (pool->devices[i].label.slab_blocks != first->slab_blocks) {
+			FAIL(m, -EUCLEAN, "pool %s: the labels disagree about the size of slabs",
+			    pool->name);
+			return;
+		}
+	}
+	pool_init_engine(pool, first->slab_blocks);
+	for (uint32_t i = 0; i < pool->device_count; i++) {
+		const struct label *label = &pool->devices[i].label;
+
+		space_add_device(&pool->space, i, &label->device_uuid, label->slabs_block,
+		    (uint32_t)label->slab_count);
+	}
+	free(m->blocks);
+	m->blocks = xalloc_pages(
+	    (size_t)FORMAT_BLOCK_BYTES * max_u64(first->slab_blocks, TABLE_CHUNK_BLOCKS));
+	pool->generation = m->superblock.generation;
+	pool->checkpoint_number = m->superblock.checkpoint;
+	pool->catalog.epoch = m->superblock.epoch;
+	pool->catalog.next_id = m->superblock.next_id;
+	pool->catalog.self.map.root = m->superblock.catalog_root;
+	pool->catalog.self.map.levels = (uint8_t)m->superblock.catalog_levels;
+	m->device = 0;
+	m->page = 0;
+	m->phase = IMPORT_TABLE;
+}
+
+/* --- slab tables --- */
+
+static uint32_t
+pages_in_chunk(const struct import *m)
+{
+	const struct space_device *device = &m->pool->space.devices[m->device];
+
+	return (uint32_t)min_u64(device->page_count - m->page, TABLE_CHUNK_BLOCKS / 2);
+}
+
+static void
+table_read(struct block_reader *reader)
+{
+	struct import *m = container_of(reader, struct import, reader);
+	struct space *space = &m->pool->space;
+	uint32_t pages = pages_in_chunk(m);
+
+	if (reader->error) {
+		FAIL(m, -EIO, "pool %s: the slab table on %s is unreadable: %s", m->pool->name,
+		    m->pool->devices[m->device].device->name, strerror(-reader->error));
+		return import_step(m);
+	}
+	for (uint32_t i = 0; i < pages; i++) {
+		const uint8_t *at = m->blocks + 2 * (size_t)i * FORMAT_BLOCK_BYTES;
+		struct error error;
+		int rc = space_decode_page(space, m->device, m->page + i, m->superblock.checkpoint,
+		    at, at + FORMAT_BLOCK_BYTES, &error);
+
+		if (rc) {
+			FAIL(m, rc, "pool %s: %s", m->pool->name, error.text);
+			return import_step(m);
+		}
+	}
+	m->page += pages;
+	if (m->page == space->devices[m->device].page_count) {
+		m->page = 0;
+		m->device++;
+	}
+	import_step(m);
+}
+
+static void
+read_table(struct import *m)
+{
+	m->reader.done = table_read;
+	block_reader_start(&m->reader, m->pool->devices[m->device].device,
+	    FORMAT_TABLE_BLOCK + 2ull * m->page, 2ull * pages_in_chunk(m), m->blocks);
+}
+
+/* --- catalog --- */
+
+static void
+woken(struct waiter *waiter, int error)
+{
+	struct import *m = container_of(waiter, struct import, wait);
+
+	if (error)
+		FAIL(m, error, "pool %s: the catalog's map is unreadable", m->pool->name);
+	import_step(m);
+}
+
+static void
+catalog_block_done(struct device_io *io)
+{
+	struct catalog_read *read = container_of(io, struct catalog_read, io);
+	struct import *m = read->import;
+	struct baddr addr = { read->entry.addr };
+
+	if (m->phase == IMPORT_CATALOG) {
+		if (io->error)
+			FAIL(m, -EIO, "pool %s: block %llu of the catalog is unreadable: %s",
+			    m->pool->name, (unsigned long long)read->index, strerror(-io->error));
+		else if ((crc32c(0, read->block, FORMAT_BLOCK_BYTES) ^ baddr_crc_mix(addr)) !=
+		    read->entry.crc)
+			FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog is damaged",
+			    m->pool->name, (unsigned long long)read->index);
+	}
+	if (--m->reads_in_flight == 0)
+		import_step(m);
+}
+
+static void
+decode_catalog_chunk(struct import *m)
+{
+	for (unsigned i = 0; i < m->read_count && m->phase == IMPORT_CATALOG; i++) {
+		struct error error;
+		int rc = catalog_decode_block(
+		    &m->pool->catalog, m->reads[i].index, m->reads[i].block, &error);
+
+		if (rc)
+			FAIL(m, rc, "pool %s: %s", m->pool->name, error.text);
+	}
+	m->read_count = 0;
+}
+
+/* Starts reading the next blocks of the catalog; false: a wait began. */
+static bool
+read_catalog(struct import *m)
+{
+	struct pool *pool = m->pool;
+	struct map *map = &pool->catalog.self.map;
+	uint64_t end = pool->catalog.next_id / CATALOG_RECORDS_PER_BLOCK + 1;
+
+	if (!m->pinned) {
+		node_pin_begin(&pool->nodes, &m->pin);
+		m->pinned = true;
+	}
+	m->reads_in_flight = 1;
+	while (m->catalog_index < end && m->read_count < CATALOG_READS) {
+		struct map_entry entry;
+		struct map_fault fault;
+		struct slab *slab;
+		uint64_t run;
+		bool hole;
+
+		if (map_run(&pool->nodes, map, m->catalog_index, end - m->catalog_index, 64, &hole,
+			&run, &fault) == MAP_FAULT ||
+		    map_get(&pool->nodes, map, m->catalog_index, 1, &entry, &fault) == MAP_FAULT) {
+			if (m->read_count > 0)
+				break;
+			node_load(pool, &fault, &m->wait);
+			return false;
+		}
+		if (hole) {
+			m->catalog_index += run;
+			continue;
+		}
+		struct catalog_read *read = &m->reads[m->read_count];
+
+		slab = space_find(&pool->space, baddr_segment((struct baddr) { entry.addr }));
+		if (!slab || baddr_slot((struct baddr) { entry.addr }) >= pool->space.slab_blocks) {
+			FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog lies nowhere",
+			    pool->name, (unsigned long long)m->catalog_index);
+			break;
+		}
+		m->read_count++;
+		read->import = m;
+		read->index = m->catalog_index++;
+		read->entry = entry;
+		read->iov.iov_base = read->block;
+		read->iov.iov_len = FORMAT_BLOCK_BYTES;
+		read->io.op = DEVICE_READ;
+		read->io.offset_bytes = space_offset_bytes(
+		    &pool->space, slab, baddr_slot((struct baddr) { entry.addr }));
+		read->io.len_bytes = FORMAT_BLOCK_BYTES;
+		read->io.iov = &read->iov;
+		read->io.iov_count = 1;
+		read->io.done = catalog_block_done;
+		m->reads_in_flight++;
+		device_submit(pool_device(pool, slab->device), &read->io);
+	}
+	if (m->read_count == 0 && m->phase == IMPORT_CATALOG)
+		m->phase = IMPORT_LINK;
+	return --m->reads_in_flight == 0;
+}
+
+/* --- replay --- */
+
+static void
+open_readonly(struct import *m, const char *what)
+{
+	struct pool *pool = m->pool;
+
+	pool->state = POOL_READONLY;
+	snprintf(pool->state_reason, sizeof(pool->state_reason), "%s", what);
+	diag_error("pool %s is damaged and opens read-only: %s", pool->name, what);
+}
+
+static void
+begin_replay(struct import *m)
+{
+	const struct superblock *s = &m->superblock;
+	struct pool *pool = m->pool;
+
+	m->sequence = s->log_sequence;
+	m->previous_crc = s->log_previous_crc;
+	m->durable_sequence = s->durable_sequence;
+	m->segment_max = s->next_segment - 1;
+	m->segment = s->log_segment;
+	m->slot = s->log_slot;
+	m->next_segment = s->log_next_segment;
+	m->next_device = s->log_next_device;
+	m->next_slab = s->log_next_slab;
+	m->slab = space_find(&pool->space, s->log_segment);
+	if (pool->space.table_digest != s->table_digest) {
+		open_readonly(m, "a page of the slab table is older than the superblock");
+		m->phase = IMPORT_BEGIN;
+		return;
+	}
+	/* The slab may have been opened by nobody before the crash. */
+	if (!m->slab || m->slab->device != s->log_device || m->slab->index != s->log_slab) {
+		if (s->log_slot != 0 || s->log_device >= pool->device_count ||
+		    s->log_slab >= pool->space.devices[s->log_device].slab_count) {
+			open_readonly(m, "the slab table does not know the log's segment");
+			m->phase = IMPORT_BEGIN;
+			return;
+		}
+		m->slab = &pool->space.devices[s->log_device].slabs[s->log_slab];
+		space_open_slab(&pool->space, m->slab, s->log_segment);
+	}
+	m->phase = IMPORT_SEGMENT;
+}
+
+static void
+segment_read(struct block_reader *reader)
+{
+	struct import *m = container_of(reader, struct import, reader);
+
+	if (reader->error) {
+		open_readonly(m, "the log is unreadable");
+		m->phase = IMPORT_BEGIN;
+	} else {
+		m->phase = IMPORT_BATCH;
+	}
+	import_step(m);
+}
+
+static void
+read_segment(struct import *m)
+{
+	struct pool *pool = m->pool;
+	uint64_t block = space_offset_bytes(&pool->space, m->slab, m->slot) / FORMAT_BLOCK_BYTES;
+
+	m->read_slot = m->slot;
+	m->reader.done = segment_read;
+	block_reader_start(&m->reader, pool_device(pool, m->slab->device), block,
+	    pool->space.slab_blocks - m->slot, m->blocks);
+}
+
+static const struct batch_header *
+header_at(const struct import *m, uint32_t slot)
+{
+	return (const void *)(m->blocks + (size_t)(slot - m->read_slot) * FORMAT_BLOCK_BYTES);
+}
+
+/* Whether the header at the present place is the next of the log. */
+static bool
+header_follows(const struct import *m, const struct batch_header *header, uint32_t slot,
+    uint64_t sequence, uint32_t previous_crc)
+{
+	return batch_header_valid(header, &m->pool->uuid, m->segment, slot,
+		   m->pool->space.slab_blocks) &&
+	    header->generation == m->superblock.generation && header->sequence == sequence &&
+	    header->previous_crc == previous_crc;
+}
+
+/* What later headers of this segment know to be durable. */
+static void
+look_ahead(struct import *m)
+{
+	uint32_t slot = m->slot;
+	uint64_t sequence = m->sequence;
+	uint32_t crc = m->previous_crc;
+
+	while (slot < m->pool->space.slab_blocks) {
+		const struct batch_header *header = header_at(m, slot);
+
+		if (!header_follows(m, header, slot, sequence, crc))
+			return;
+		m->durable_sequence = max_u64(m->durable_sequence, header->durable_sequence);
+		slot += 1 + header->block_count;
+		sequence++;
+		crc = header->crc;
+	}
+}
+
+static void
+batch_loaded(struct waiter *waiter, int error)
+{
+	struct replay_wait *wait = container_of(waiter, struct replay_wait, wait);
+	struct import *m = wait->import;
+
+	if (error && m->phase == IMPORT_BATCH) {
+		open_readonly(m, "a map that the log changes is unreadable");
+		m->phase = IMPORT_BEGIN;
+	}
+	if (--m->loads == 0)
+		import_step(m);
+}
+
+/* Brings the nodes that the batch changes into memory, several at a time; false: waits. */
+static bool
+prepare_batch(struct import *m, const struct batch_header *header)
+{
+	struct batch_reader reader;
+	struct batch_piece piece;
+
+	batch_read_begin(&reader, header);
+	while (m->loads < ARRAY_SIZE(m->waits) && batch_read_next(&reader, &piece) == 1) {
+		struct map_fault fault;
+
+		if (batch_prepare(&m->pool->catalog, &piece, &fault) == MAP_OK)
+			continue;
+		waiter_init(&m->waits[m->loads].wait, batch_loaded);
+		m->waits[m->loads].import = m;
+		node_load(m->pool, &fault, &m->waits[m->loads].wait);
+		m->loads++;
+	}
+	return m->loads == 0;
+}
+
+static const void *
+block_of(void *context, uint32_t index)
+{
+	const struct batch_header *header = context;
+
+	return (const uint8_t *)(header + 1) + (size_t)index * FORMAT_BLOCK_BYTES;
+}
+
+/* The log ends here, or goes on in the segment that was named. */
+static void
+end_of_segment(struct import *m)
+{
+	struct pool *pool = m->pool;
+
+	if (m->slot > 0 && m->next_device < pool->device_count &&
+	    m->next_slab < pool->space.devices[m->next_device].slab_count && !m->tried_next) {
+		/* Only a header that follows proves that the segment was opened; see take_batch(). */
+		m->tried_next = true;
+		m->slab = &pool->space.devices[m->next_device].slabs[m->next_slab];
+		m->segment = m->next_segment;
+		m->slot = 0;
+		m->phase = IMPORT_SEGMENT;
+		return;
+	}
+	m->phase = IMPORT_BEGIN;
+	if (m->sequence <= m->durable_sequence)
+		open_readonly(m, "the log ends before a position that was durable");
+}
+
+static void
+take_batch(struct import *m)
+{
+	struct pool *pool = m->pool;
+	const struct batch_header *header = header_at(m, m->slot);
+	int rc;
+
+	if (m->slot >= pool->space.slab_blocks ||
+	    !header_follows(m, header, m->slot, m->sequence, m->previous_crc))
+		return end_of_segment(m);
+	m->durable_sequence = max_u64(m->durable_sequence, header->durable_sequence);
+	if (!batch_data_valid(header, (const uint8_t *)(header + 1))) {
+		look_ahead(m);
+		m->phase = IMPORT_BEGIN;
+		if (m->sequence <= m->durable_sequence)
+			open_readonly(m, "the log holds damaged data before a durable position");
+		return;
+	}
+	if (!m->pinned) {
+		node_pin_begin(&pool->nodes, &m->pin);
+		m->pinned = true;
+	}
+	if (!prepare_batch(m, header))
+		return;
+	if (m->slot == 0 && m->tried_next) {
+		space_open_slab(&pool->space, m->slab, m->segment);
+		m->next_device = BATCH_NO_SLAB;
+	}
+	m->tried_next = false;
+	rc = batch_apply(&pool->catalog, header, block_of, (void *)(uintptr_t)header,
+	    m->superblock.checkpoint);
+	node_pin_end(&pool->nodes, &m->pin);
+	m->pinned = false;
+	nodes_evict(&pool->nodes);
+	if (rc) {
+		open_readonly(m, "the log holds a batch that cannot be applied");
+		m->phase = IMPORT_BEGIN;
+		return;
+	}
+	m->batches++;
+	m->sequence++;
+	m->previous_crc = header->crc;
+	m->segment_max = max_u64(m->segment_max, header->segment);
+	if (header->next_device != BATCH_NO_SLAB) {
+		m->next_segment = header->next_segment;
+		m->next_device = header->next_device;
+		m->next_slab = header->next_slab;
+		m->segment_max = max_u64(m->segment_max, header->next_segment);
+	}
+	m->slot += 1 + header->block_count;
+}
+
+/* --- a new generation --- */
+
+static void
+seal_all(struct pool *pool)
+{
+	for (uint32_t d = 0; d < pool->space.device_count; d++) {
+		struct space_device *device = &pool->space.devices[d];
+
+		for (uint32_t i = 0; i < device->slab_count; i++)
+			if (device->slabs[i].state == SLAB_OPEN)
+				space_seal_slab(&pool->space, &device->slabs[i],
+				    (uint32_t)pool->checkpoint_number);
+	}
+}
+
+static void
+checkpoint_done(struct waiter *waiter, int error)
+{
+	struct import *m = container_of(waiter, struct import, wait);
+
+	if (error)
+		FAIL(m, error, "pool %s: %s", m->pool->name, m->pool->state_reason);
+	import_step(m);
+}
+
+/* True: a wait began. */
+static bool
+begin_generation(struct import *m)
+{
+	struct pool *pool = m->pool;
+	struct log *log = &pool->log;
+
+	m->phase = IMPORT_DONE;
+	if (m->pinned) {
+		node_pin_end(&pool->nodes, &m->pin);
+		m->pinned = false;
+	}
+	pool_set_limits(pool);
+	log->next_segment_number = m->segment_max + SEGMENT_GAP;
+	log->sequence = m->sequence;
+	if (pool->state == POOL_READONLY)
+		return false;
+	seal_all(pool);
+	pool->generation++;
+	if (log_start(pool)) {
+		open_readonly(m, "no slab is free to begin a log in");
+		return false;
+	}
+	diag_info("pool %s: checkpoint %llu, %llu batches replayed", pool->name,
+	    (unsigned long long)m->superblock.checkpoint, (unsigned long long)m->batches);
+	waiter_init(&m->wait, checkpoint_done);
+	checkpoint_start(pool, &m->wait);
+	return true;
+}
+
+static void
+finish(struct import *m)
+{
+	struct pool_start *start = m->start;
+	struct pool *pool = m->pool;
+
+	if (m->reads)
+		for (unsigned i = 0; i < CATALOG_READS; i++)
+			free(m->reads[i].block);
+	free(m->reads);
+	free(m->label_read.block);
+	free(m->blocks);
+	if (start->error.code) {
+		/* Devices that were not placed yet are the pool's to close too. */
+		for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++)
+			pool->devices[i].device = NULL;
+		for (uint32_t i = 0; i < m->device_count; i++)
+			pool->devices[i].device = m->given[i];
+		pool_free(pool);
+		start->pool = NULL;
+	} else {
+		if (pool->state == POOL_STARTING)
+			pool->state = POOL_ONLINE;
+		reaper_kick(pool);
+		start->pool = pool;
+	}
+	free(m);
+	start->done(start);
+}
+
+static void
+import_step(struct import *m)
+{
+	for (;;) {
+		switch (m->phase) {
+		case IMPORT_LABELS:
+			if (m->device < m->device_count) {
+				m->label_read.device = m->given[m->device];
+				m->label_read.done = take_label;
+				return pool_label_read(&m->label_read);
+			}
+			m->device = 0;
+			m->phase = IMPORT_SUPERBLOCKS;
+			continue;
+		case IMPORT_SUPERBLOCKS:
+			if (m->device < m->device_count)
+				return read_superblocks(m);
+			accept_superblock(m);
+			continue;
+		case IMPORT_TABLE:
+			if (m->device < m->pool->device_count)
+				return read_table(m);
+			m->phase = IMPORT_CATALOG;
+			continue;
+		case IMPORT_CATALOG:
+			decode_catalog_chunk(m);
+			if (m->phase == IMPORT_CATALOG && !read_catalog(m))
+				return;
+			continue;
+		case IMPORT_LINK:
+			if (catalog_link(&m->pool->catalog, &m->start->error)) {
+				m->phase = IMPORT_DONE;
+				continue;
+			}
+			begin_replay(m);
+			continue;
+		case IMPORT_SEGMENT:
+			return read_segment(m);
+		case IMPORT_BATCH:
+			take_batch(m);
+			if (m->loads > 0)
+				return;
+			continue;
+		case IMPORT_BEGIN:
+			if (begin_generation(m))
+				return;
+			continue;
+		case IMPORT_DONE:
+			return finish(m);
+		}
+	}
+}
+
+void
+pool_import(const struct pool_config *config, struct device **devices, uint32_t device_count,
+    struct pool_start *start)
+{
+	struct import *m = xcalloc(1, sizeof(*m));
+
+	CHECK(device_count > 0 && device_count <= POOL_DEVICES_MAX);
+	m->start = start;
+	m->pool = pool_new(config);
+	m->device_count = device_count;
+	memcpy(m->given, devices, device_count * sizeof(struct device *));
+	m->label_read.block = xalloc_pages(FORMAT_BLOCK_BYTES);
+	m->blocks = xalloc_pages(2 * (size_t)FORMAT_BLOCK_BYTES);
+	m->reads = xcalloc(CATALOG_READS, sizeof(*m->reads));
+	for (unsigned i = 0; i < CATALOG_READS; i++)
+		m->reads[i].block = xalloc_pages(FORMAT_BLOCK_BYTES);
+	waiter_init(&m->wait, woken);
+	task_init(&m->step, run_step);
+	memset(&start->error, 0, sizeof(start->error));
+	start->pool = NULL;
+	reactor_defer(config->reactor, &m->step);
+}
