@@ -361,12 +361,13 @@ shrink(struct admin_operation *a)
 	struct pool *pool = a->pool;
 	struct volume_record *volume = catalog_volume(&pool->catalog, a->ops[0].volume);
 	uint64_t first = a->ops[0].size_bytes / FORMAT_BLOCK_BYTES;
-	uint64_t end = volume->size_bytes / FORMAT_BLOCK_BYTES;
 	struct map_fault fault;
+	uint64_t end;
 	int rc;
 
-	if (a->ops[0].type != CATALOG_OP_VOLUME_RESIZE || first >= end)
+	if (a->ops[0].type != CATALOG_OP_VOLUME_RESIZE || a->ops[0].size_bytes >= volume->size_bytes)
 		return true;
+	end = volume->size_bytes / FORMAT_BLOCK_BYTES;
 	pin(a);
 	if (map_prepare_zero(&pool->nodes, volume->head, first, end - first, &fault) == MAP_FAULT) {
 		node_load(pool, &fault, &a->wait);
