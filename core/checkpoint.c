@@ -513,13 +513,13 @@ end(struct pool *pool, int error)
 	}
 	list_init(&waiters);
 	list_splice_back(&waiters, &c->waiters);
-	waiters_wake(&waiters, error);
 	if (error)
-		waiters_wake(&c->again_waiters, error);
+		list_splice_back(&waiters, &c->again_waiters);
 	else if (c->again)
 		checkpoint_start(pool, NULL);
 	else
 		checkpoint_consider(pool);
+	waiters_wake(&waiters, error);
 }
 
 static void

@@ -165,7 +165,8 @@ stop_wake(struct waiter *waiter, int error)
 
 	if (error && !s->stop->error)
 		s->stop->error = error;
-	stop_step(s);
+	/* Not from inside the checkpoint: the pool may be freed. */
+	reactor_defer(s->pool->reactor, &s->step);
 }
 
 static void
@@ -176,7 +177,7 @@ wiped(struct block_writer *writer)
 	if (writer->error && !s->stop->error)
 		s->stop->error = writer->error;
 	s->device++;
-	stop_step(s);
+	reactor_defer(s->pool->reactor, &s->step);
 }
 
 static void

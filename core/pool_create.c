@@ -18,6 +18,7 @@ struct creation {
 	struct pool *pool;
 	struct pool_start *start;
 	enum create_phase phase;
+	bool ending;
 	uint32_t device;
 	struct block_writer writer;
 	struct waiter wait;
@@ -134,6 +135,12 @@ create_step(struct creation *c)
 			c->phase = CREATE_DONE;
 			continue;
 		case CREATE_DONE:
+			/* Not from inside a device's completion: devices may be closed. */
+			if (!c->ending) {
+				c->ending = true;
+				reactor_defer(c->pool->reactor, &c->step);
+				return;
+			}
 			return finish(c);
 		}
 	}

@@ -53,6 +53,7 @@ struct import {
 	struct pool_start *start;
 	struct pool *pool;
 	enum import_phase phase;
+	bool ending;
 	struct task step;
 	struct waiter wait;
 	struct node_pin pin;
@@ -832,6 +833,12 @@ import_step(struct import *m)
 				return;
 			continue;
 		case IMPORT_DONE:
+			/* Not from inside a device's completion: devices may be closed. */
+			if (!m->ending) {
+				m->ending = true;
+				reactor_defer(m->pool->reactor, &m->step);
+				return;
+			}
 			return finish(m);
 		}
 	}

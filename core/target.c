@@ -244,13 +244,22 @@ opening_end(struct task *task)
 
 /* On the pool's reactor: whatever is left open is closed. */
 static void
-opening_finish(struct opening *o)
+opening_close(struct task *task)
 {
+	struct opening *o = container_of(task, struct opening, task);
+
 	for (size_t i = 0; i < TARGET_DEVICES_MAX; i++) {
 		device_close(o->devices[i]);
 		o->devices[i] = NULL;
 	}
 	travel(o->target->home, &o->task, opening_end);
+}
+
+/* Never from inside a device's completion. */
+static void
+opening_finish(struct opening *o)
+{
+	travel(o->reactor, &o->task, opening_close);
 }
 
 static void

@@ -53,8 +53,8 @@ stop_daemon() {
 wait_daemon() {
     local rc=0 pid=$DAEMON
     if ! $PYTHON "$HERE/ready.py" --ended "$pid" $((60 * SLOW)); then
+        echo "# quarryd does not end"
         kill -KILL "$pid"
-        fail "quarryd does not end"
     fi
     wait "$pid" || rc=$?
     DAEMON=
@@ -172,12 +172,23 @@ skip() {
 
 # --- the run ---
 
+# The last of what the daemon said; of a sanitizer's report, its beginning.
+tail_of_log() {
+    if grep -q -E 'ERROR: .*Sanitizer|runtime error:' "$T/quarryd.log" 2>/dev/null; then
+        grep -E -A 30 -m 1 'ERROR: .*Sanitizer|runtime error:' "$T/quarryd.log"
+    else
+        tail -n 25 "$T/quarryd.log" 2>/dev/null
+    fi
+}
+
 cleanup_test() {
     local rc=$? pid
-    set +xeE
+    set +eE
     trap - EXIT ERR
+    set +x
     if [ -n "$DAEMON" ] && [ $rc = 0 ]; then
-        (stop_daemon) || rc=1
+        kill -TERM "$DAEMON"
+        wait_daemon || { rc=$? && echo "# quarryd ended with status $rc on SIGTERM"; }
     fi
     for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
     wait 2>/dev/null
@@ -185,7 +196,7 @@ cleanup_test() {
         echo "# status $rc; the last commands:"
         grep -v -E '^\++ (set|trap|local|exit|cleanup_test)' "$T/trace" | tail -n 12 | cut -c 1-300 | sed 's/^/#   /'
         echo "# the end of quarryd's log:"
-        tail -n 25 "$T/quarryd.log" 2>/dev/null | cut -c 1-400 | sed 's/^/#   /'
+        tail_of_log | cut -c 1-400 | sed 's/^/#   /'
         mkdir -p "$BUILD/test-logs"
         cp "$T/quarryd.log" "$BUILD/test-logs/$TEST_FILE-$CURRENT.log" 2>/dev/null
         cp "$T/trace" "$BUILD/test-logs/$TEST_FILE-$CURRENT.trace" 2>/dev/null

@@ -16,7 +16,7 @@ make_fs() {
         ln -s ../core "$tree/deep/link"
     fi
     rm -f "$1"
-    mke2fs -q -t ext4 -d "$tree" "$1" "$2"
+    mke2fs -q -t ext4 -d "$tree" "$1" "$2" >mke2fs.log
 }
 
 test_nbdinfo_tells_size_flags_and_block_sizes() {
