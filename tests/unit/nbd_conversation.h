@@ -16,12 +16,16 @@
 struct bytes {
 	uint8_t *at;
 	size_t len;
+	size_t capacity;
 };
 
 static inline void
 add(struct bytes *b, const void *data, size_t len)
 {
-	b->at = xrealloc(b->at, b->len + len + 1);
+	if (b->len + len >= b->capacity) {
+		b->capacity = 2 * (b->len + len) + 64;
+		b->at = xrealloc(b->at, b->capacity);
+	}
 	if (len)
 		memcpy(b->at + b->len, data, len);
 	b->len += len;
@@ -242,7 +246,7 @@ converse(const struct bytes *input, size_t piece, bool one_volume)
 	struct conversation *c = xcalloc(1, sizeof(*c));
 
 	c->one_volume = one_volume;
-	c->in.at = xmalloc(1);
+	add(&c->in, NULL, 0);
 	nbd_session_init(&c->session);
 	take_output(c);
 	for (size_t at = 0; at < input->len; at += piece)

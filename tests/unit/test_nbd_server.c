@@ -35,7 +35,7 @@ struct fixture {
 	struct reactor_uring reactors[REACTORS_MAX];
 	size_t reactor_count;
 	struct nbd_server *server;
-	bool stopped;
+	bool held; /* found by await_held() */
 };
 
 /* --- calls on a reactor --- */
@@ -288,6 +288,7 @@ test_what_is_written_is_read(void **state)
 		pattern(data, ranges[i].len, i);
 		send_request(fd, NBD_CMD_WRITE, i, ranges[i].offset, ranges[i].len, data);
 		assert_int_equal(receive_reply(fd, 0), i);
+		on_reactor(&f, 0, NULL); /* what it did is seen here */
 		assert_memory_equal(f.a->data + ranges[i].offset, data, ranges[i].len);
 		send_request(fd, NBD_CMD_READ, i, ranges[i].offset, ranges[i].len, NULL);
 		assert_int_equal(receive_reply(fd, 0), i);
@@ -296,6 +297,7 @@ test_what_is_written_is_read(void **state)
 	}
 	send_request(fd, NBD_CMD_FLUSH, 1, 0, 0, NULL);
 	receive_reply(fd, 0);
+	on_reactor(&f, 0, NULL);
 	assert_int_equal(f.a->flushes, 1);
 	send_request(fd, NBD_CMD_DISC, 1, 0, 0, NULL);
 	expect_end(fd);
@@ -370,6 +372,8 @@ run_pipeline(struct fixture *f, const char *name, struct fake_image *image, size
 		seen[cookie] = true;
 	}
 	writer_join(&w);
+	for (size_t i = 0; i < f->reactor_count; i++)
+		on_reactor(f, i, NULL); /* what they did is seen here */
 	assert_memory_equal(image->data, data, offsets[count]);
 
 	bytes = (struct bytes){ 0 };
@@ -483,6 +487,7 @@ test_buffers_are_waited_for(void **state)
 		writer_join(&writers[i]);
 		close(fds[i]);
 	}
+	on_reactor(&f, 0, NULL);
 	for (size_t i = 0; i < 9; i++)
 		assert_memory_equal(f.a->data + i * 33 * MIB, data, 32 * MIB);
 	stop(&f);
@@ -531,14 +536,17 @@ release(struct fixture *f)
 }
 
 static void
+look_for_held(struct fixture *f)
+{
+	f->held = !list_empty(&f->a->held);
+}
+
+static void
 await_held(struct fixture *f)
 {
-	bool empty;
-
-	do {
-		on_reactor(f, 0, NULL);
-		empty = list_empty(&f->a->held);
-	} while (empty);
+	do
+		on_reactor(f, 0, look_for_held);
+	while (!f->held);
 }
 
 static void
@@ -699,6 +707,24 @@ test_connections_are_limited(void **state)
 }
 
 static void
+fail_full(struct fixture *f)
+{
+	f->a->fail = -ENOSPC;
+}
+
+static void
+fail_damaged(struct fixture *f)
+{
+	f->a->fail = -EUCLEAN;
+}
+
+static void
+fail_not(struct fixture *f)
+{
+	f->a->fail = 0;
+}
+
+static void
 test_errors_reach_the_client(void **state)
 {
 	struct fixture f;
@@ -706,13 +732,13 @@ test_errors_reach_the_client(void **state)
 
 	start(&f, (struct nbd_server_config){ 0 }, 1);
 	fd = open_export(&f, "tank/a");
-	f.a->fail = -ENOSPC;
+	on_reactor(&f, 0, fail_full);
 	send_request(fd, NBD_CMD_WRITE, 5, 0, 5, "hello");
 	receive_reply(fd, NBD_ENOSPC);
-	f.a->fail = -EUCLEAN;
+	on_reactor(&f, 0, fail_damaged);
 	send_request(fd, NBD_CMD_READ, 6, 0, 5, NULL);
 	receive_reply(fd, NBD_EIO);
-	f.a->fail = 0;
+	on_reactor(&f, 0, fail_not);
 	send_request(fd, NBD_CMD_FLUSH, 7, 0, 0, NULL);
 	assert_int_equal(receive_reply(fd, 0), 7);
 	close(fd);
