@@ -321,6 +321,9 @@ class Crash:
                     fail(f"snapshot: {under_way.process.stderr.read().decode()}")
                 under_way.check(self)
         self.pump(lambda: self.acked >= goal)
+        for writer in self.writers:
+            writer.fill()
+        time.sleep(self.rng.random() * 0.003)  # into whatever the daemon makes of these
         self.kill()
         self.drain()
         flying = sum(len(writer.requests) for writer in self.writers)

@@ -27,7 +27,7 @@ test_fio_verifies_after_a_kill() {
     URI=$(uri fio) SIZE=16m fio --output=fio.log "$ROOT/fio-jobs/verify.fio"
     # killed under another load, elsewhere in the volume
     fio --name=load --ioengine=nbd --uri="$(uri fio)" --rw=randwrite --bs=4k --iodepth=16 --numjobs=4 \
-        --offset=128m --size=64m --time_based --runtime=60 --output=load.log &
+        --offset=128m --size=64m --time_based --runtime=60 --output=load.log 2>load.err &
     local load=$!
     wait_for 20 has_written_much
     kill9_daemon
@@ -35,6 +35,9 @@ test_fio_verifies_after_a_kill() {
     restart_with_pool
     URI=$(uri fio) SIZE=16m fio --verify_only --output=again.log "$ROOT/fio-jobs/verify.fio"
     refuses grep -E 'verify: bad|err= *[1-9]' again.log
+    # and that check does find what is wrong
+    qemu-io -f raw -c 'write -P 1 1M 256k' "$(uri fio)" >/dev/null
+    refuses env URI="$(uri fio)" SIZE=16m fio --verify_only --output=wrong.log "$ROOT/fio-jobs/verify.fio"
 }
 
 # More than 8 MiB of the load are there.

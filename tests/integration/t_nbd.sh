@@ -224,7 +224,9 @@ for structured in (True, False):
     # one request over data and holes, and one that must not be fragmented
     assert h.pread(5 << 20, 512) == whole[0][512:512 + (5 << 20)]
     if structured:
-        assert h.pread(5 << 20, 512, flags=nbd.CMD_FLAG_DF) == whole[0][512:512 + (5 << 20)]
+        chunks = []
+        data = h.pread_structured(1 << 20, (1 << 20) - 512, lambda *chunk: chunks.append(chunk), flags=nbd.CMD_FLAG_DF)
+        assert data == whole[0][(1 << 20) - 512:(2 << 20) - 512] and len(chunks) == 1
     h.shutdown()
 assert whole[0] == whole[1]
 assert whole[0][1 << 20:4 << 20] == b"\x09" * (3 << 20) and whole[0].count(0) == 61 << 20
