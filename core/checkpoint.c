@@ -7,11 +7,11 @@
  *
  *  1. The cut, in one step: all dirty nodes are frozen (later changes copy them), the records of
  *     changed images and volumes are encoded, the place behind the last applied batch is noted.
- *  2. Frozen nodes go to the log, children first; then the catalog's blocks, with the roots that are
- *     known now; then the nodes of the catalog's own map.  Clients go on between the pieces.
- *  3. When all of that is applied, the dirty pages of the slab tables are written, each to its older
- *     place.  They may show more than the cut: whatever they show beyond it is in batches that the
- *     flush that follows makes durable, and a replay of those comes to the same.
+ *  2. Frozen nodes go to the log, children first; then the catalog's blocks, with the roots that
+ * are known now; then the nodes of the catalog's own map.  Clients go on between the pieces.
+ *  3. When all of that is applied, the dirty pages of the slab tables are written, each to its
+ * older place.  They may show more than the cut: whatever they show beyond it is in batches that
+ * the flush that follows makes durable, and a replay of those comes to the same.
  *  4. Flush, superblock, flush.
  *  5. Slabs that were all dead at the cut are free now.
  *
@@ -275,8 +275,8 @@ write_nodes(struct pool *pool)
 		if (!reserve_block(pool, &block))
 			return false;
 		add_block(pool, block,
-		    node_encode(&pool->nodes, node,
-			batch_next_addr(pool->log.open->header), block));
+		    node_encode(
+			&pool->nodes, node, batch_next_addr(pool->log.open->header), block));
 		c->writing[c->writing_count++] = node;
 		c->nodes_written++;
 	}
@@ -332,8 +332,7 @@ write_catalog(struct pool *pool)
 		addr = batch_next_addr(pool->log.open->header);
 		crc = crc32c(0, block, FORMAT_BLOCK_BYTES) ^ baddr_crc_mix(addr);
 		add_block(pool, block, crc);
-		map_write(
-		    &pool->catalog, self, from->index, 1, addr, (const uint8_t *)&crc);
+		map_write(&pool->catalog, self, from->index, 1, addr, (const uint8_t *)&crc);
 		c->block_next++;
 	}
 	if (c->pinned) {
@@ -624,8 +623,7 @@ checkpoint_consider(struct pool *pool)
 		return;
 	if (log->blocks_since_cut > pool->checkpoint_blocks ||
 	    pool->nodes.dirty_count > pool->dirty_nodes_max / 2 ||
-	    (!list_empty(&pool->space.empty) &&
-		pool->space.free_count < 2 * pool->reserve_slabs)) {
+	    (!list_empty(&pool->space.empty) && pool->space.free_count < 2 * pool->reserve_slabs)) {
 		checkpoint_start(pool, NULL);
 		return;
 	}

@@ -8,7 +8,7 @@ device_submit(struct device *device, struct device_io *io)
 	if (io->op == DEVICE_READ || io->op == DEVICE_WRITE)
 		CHECK(io->iov_count > 0 && io->iov_count <= DEVICE_IOV_MAX && io->len_bytes > 0);
 	CHECK(io->len_bytes <= device->size_bytes &&
-	    io->offset_bytes <= device->size_bytes - io->len_bytes);
+	      io->offset_bytes <= device->size_bytes - io->len_bytes);
 	io->device = device;
 	io->error = 0;
 	device->in_flight++;

@@ -1,29 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Free slabs: written ahead where a first write would make flushes slow, given back where the
- * device can use the space.
+ * Free slabs: some are written ahead where a first write is slow, and the many are given back where
+ * the device can use the space.
  *
- * - A file's flush after a write into new space waits for the filesystem's journal.  So the slab
- *   that comes next is written with zeroes beforehand, as long as clients flush.  The log cancels
- *   that when it needs the slab before it is done; the slab is opened when no write of ours is in
- *   flight any more.
- * - A slab that became free is given back (discarded, punched out of the file).  While that runs it
- *   counts as being read, so nobody opens it.
+ * - A first write into a file's new space allocates, and the flush after it waits for the
+ * filesystem's journal.  So a few free slabs are kept that were written with zeroes (or used
+ * before), and the log takes those first.  A slab that is being written is off the free list:
+ * nobody waits for it. It pays when clients flush or write little at a time, not when they stream.
+ * - A slab that became free is given back (discarded, punched out of the file) unless it is one of
+ *   those few.  While that runs it counts as being read, so nobody opens it.
  */
 #include "core/pool_internal.h"
 
 #include <stdlib.h>
 
 #define AHEAD_BLOCKS 64u
-/* Fewer flushes a segment than this, and writing ahead does not pay. */
-#define FLUSHES_MIN 4u
+#define AHEAD_VECTORS 4u /* of AHEAD_BLOCKS each, all the same zeroes */
+/* Slabs of a device that are kept written. */
+#define AHEAD_SLABS 4u
+/* A batch that is larger than this on the average pays for its allocation itself. */
+#define STREAM_BLOCKS 128u
 
 struct slab_discard {
 	struct list link;
 	struct slab *slab;
 };
 
-static void ahead_next(struct pool *pool);
+static void ahead_step(struct pool *pool);
 static void discard_next(struct pool *pool);
 
 void
@@ -61,65 +64,86 @@ ahead_done(struct device_io *io)
 	struct housekeeping *h = &pool->housekeeping;
 
 	pool->devices[h->slab->device].dirty = true;
-	if (io->error)
-		h->cancelled = true; /* the log meets the error itself, if it lasts */
-	ahead_next(pool);
+	h->failed = io->error != 0; /* the log meets the error itself, if it lasts */
+	ahead_step(pool);
 }
 
 static void
-ahead_next(struct pool *pool)
+ahead_step(struct pool *pool)
 {
 	struct housekeeping *h = &pool->housekeeping;
-	uint32_t blocks = pool->space.slab_blocks - h->block;
+	uint32_t left = pool->space.slab_blocks - h->block;
+	unsigned vectors = 0;
 
-	if (h->cancelled || blocks == 0 || pool->state == POOL_FAILED) {
-		if (blocks == 0)
+	if (h->failed || left == 0 || pool->state != POOL_ONLINE) {
+		if (left == 0 && !h->failed)
 			h->slab->flags |= SLAB_WRITTEN;
+		space_unreserve(&pool->space, h->slab);
 		h->slab = NULL;
-		waiters_wake(&pool->log.waiters, 0);
+		if (!h->failed)
+			housekeeping_consider(pool);
 		return;
 	}
-	if (blocks > AHEAD_BLOCKS)
-		blocks = AHEAD_BLOCKS;
-	h->iov.iov_base = h->zeroes;
-	h->iov.iov_len = (size_t)blocks * BLOCK_BYTES;
+	memset(&h->io, 0, sizeof(h->io));
 	h->io.op = DEVICE_WRITE;
 	h->io.offset_bytes = space_offset_bytes(&pool->space, h->slab, h->block);
-	h->io.len_bytes = h->iov.iov_len;
-	h->io.iov = &h->iov;
-	h->io.iov_count = 1;
+	while (vectors < AHEAD_VECTORS && left > 0) {
+		uint32_t blocks = (uint32_t)min_u64(left, AHEAD_BLOCKS);
+
+		h->iov[vectors].iov_base = h->zeroes;
+		h->iov[vectors].iov_len = (size_t)blocks * BLOCK_BYTES;
+		h->io.len_bytes += h->iov[vectors].iov_len;
+		vectors++;
+		left -= blocks;
+		h->block += blocks;
+	}
+	h->io.iov = h->iov;
+	h->io.iov_count = vectors;
 	h->io.done = ahead_done;
-	h->block += blocks;
 	device_submit(pool_device(pool, h->slab->device), &h->io);
 }
 
-void
-housekeeping_prepare(struct pool *pool, struct slab *slab)
+static bool
+streams(const struct pool *pool)
 {
-	struct housekeeping *h = &pool->housekeeping;
-	uint64_t flushes = pool->log.flush_round - h->flush_round;
+	const struct housekeeping *h = &pool->housekeeping;
 
-	h->flush_round = pool->log.flush_round;
-	if (h->slab || slab->flags & SLAB_WRITTEN || flushes < FLUSHES_MIN ||
-	    pool->state != POOL_ONLINE || !pool_device(pool, slab->device)->prepare_space)
-		return;
-	if (!h->zeroes)
-		h->zeroes = xalloc_pages((size_t)AHEAD_BLOCKS * BLOCK_BYTES);
-	h->slab = slab;
-	h->block = 0;
-	h->cancelled = false;
-	ahead_next(pool);
+	return pool->log.flush_round == h->flush_round &&
+	       pool->log.blocks_per_batch > STREAM_BLOCKS;
 }
 
-bool
-housekeeping_settle(struct pool *pool, const struct slab *slab)
+void
+housekeeping_consider(struct pool *pool)
 {
 	struct housekeeping *h = &pool->housekeeping;
 
-	if (h->slab != slab)
-		return true;
-	h->cancelled = true;
-	return false;
+	if (h->slab || h->failed || pool->state != POOL_ONLINE || streams(pool) ||
+	    pool->space.free_count < 2 * pool->reserve_slabs)
+		return;
+	for (uint32_t i = 0; i < pool->device_count; i++) {
+		struct slab *slab;
+
+		if (!pool_device(pool, i)->prepare_space ||
+		    pool->space.devices[i].written_free_count >= AHEAD_SLABS)
+			continue;
+		slab = space_pick_unwritten(&pool->space, i);
+		if (!slab)
+			continue;
+		if (!h->zeroes)
+			h->zeroes = xalloc_pages((size_t)AHEAD_BLOCKS * BLOCK_BYTES);
+		h->slab = slab;
+		h->block = 0;
+		space_reserve(&pool->space, slab);
+		ahead_step(pool);
+		return;
+	}
+}
+
+void
+housekeeping_segment_opened(struct pool *pool)
+{
+	housekeeping_consider(pool);
+	pool->housekeeping.flush_round = pool->log.flush_round;
 }
 
 /* --- giving back --- */
@@ -135,7 +159,7 @@ discard_done(struct device_io *io)
 	h->discarding = false;
 	discard->slab->readers--;
 	if (!io->error)
-		discard->slab->flags &= (uint8_t)~SLAB_WRITTEN;
+		space_slab_given_back(&pool->space, discard->slab);
 	free(discard);
 	discard_next(pool);
 }
@@ -164,8 +188,10 @@ housekeeping_slab_released(void *context, struct slab *slab)
 	struct pool *pool = context;
 	struct slab_discard *discard;
 
-	if (!(slab->flags & SLAB_WRITTEN) || !pool_device(pool, slab->device)->gives_back ||
-	    pool->state != POOL_ONLINE)
+	const struct space_device *device = &pool->space.devices[slab->device];
+
+	if (!pool_device(pool, slab->device)->gives_back || pool->state != POOL_ONLINE ||
+	    device->written_free_count <= max_u64(AHEAD_SLABS, device->slab_count / 32))
 		return;
 	discard = xcalloc(1, sizeof(*discard));
 	discard->slab = slab;

@@ -74,7 +74,7 @@ log_idle(const struct pool *pool)
 	const struct log *log = &pool->log;
 
 	return !log->open && list_empty(&log->batches) && log->flushes_left == 0 &&
-	    list_empty(&log->flush_waiters);
+	       list_empty(&log->flush_waiters);
 }
 
 bool
@@ -97,7 +97,6 @@ choose_next(struct pool *pool)
 		return;
 	space_reserve(&pool->space, log->next_slab);
 	log->next_segment = log->next_segment_number++;
-	housekeeping_prepare(pool, log->next_slab);
 }
 
 static void
@@ -110,8 +109,24 @@ enter_segment(struct pool *pool)
 	log->slot = 0;
 	log->next_slab = NULL;
 	log->next_named = false;
+	log->slab_is_new = !(log->slab->flags & SLAB_WRITTEN) &&
+			   pool_device(pool, log->slab->device)->prepare_space;
 	space_open_slab(&pool->space, log->slab, log->segment);
-	choose_next(pool);
+	housekeeping_segment_opened(pool);
+}
+
+/*
+ * The open slab is new and clients flush, which is slow there, and a slab that was written before
+ * is free: the rest of the open one is left.
+ */
+static bool
+should_leave_segment(const struct pool *pool)
+{
+	const struct log *log = &pool->log;
+
+	return log->slab_is_new && log->flush_round >= pool->housekeeping.flush_round + 4 &&
+	       pool->space.devices[log->slab->device].written_free_count > 0 &&
+	       log_has_room(pool) && (!log->next_slab || log->next_slab->flags & SLAB_WRITTEN);
 }
 
 static void
@@ -201,7 +216,10 @@ close_batch(struct pool *pool)
 	struct batch_header *header = batch->header;
 
 	log->open = NULL;
-	choose_next(pool);
+	/* Late: the longer it waits, the better the choice. */
+	if (log->slot + header->block_count >= pool->space.slab_blocks / 2)
+		choose_next(pool);
+	log->blocks_per_batch = (log->blocks_per_batch * 15 + header->block_count + 15) / 16;
 	header->generation = pool->generation;
 	header->sequence = log->sequence++;
 	header->durable_sequence = log->durable_sequence;
@@ -235,8 +253,8 @@ fits_open(const struct pool *pool, uint32_t blocks, size_t entry_bytes)
 	const struct batch *batch = pool->log.open;
 
 	return batch && batch_room_bytes(batch->header) >= entry_bytes &&
-	    slots_free(pool, batch->header->slot + 1 + batch->header->block_count) >= blocks &&
-	    batch->iov_count + blocks <= DEVICE_IOV_MAX;
+	       slots_free(pool, batch->header->slot + 1 + batch->header->block_count) >= blocks &&
+	       batch->iov_count + blocks <= DEVICE_IOV_MAX;
 }
 
 int
@@ -254,16 +272,14 @@ log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t ent
 	while (!fits_open(pool, blocks, entry_bytes)) {
 		if (log->open)
 			close_batch(pool);
-		if (slots_free(pool, log->slot) < blocks + 1) {
+		if (slots_free(pool, log->slot) < blocks + 1 || should_leave_segment(pool)) {
 			choose_next(pool);
 			if (!log->next_slab)
 				return -ENOSPC;
-			if (log->next_named) {
-				if (!housekeeping_settle(pool, log->next_slab))
-					return -EAGAIN;
+			if (log->next_named)
 				switch_segment(pool);
-			}
-			/* else the batch that is opened now names it, and the loop comes here again */
+			/* else the batch that is opened now names it, and the loop comes here again
+			 */
 		}
 		if (!open_batch(pool)) {
 			log_pump(pool);
@@ -370,7 +386,8 @@ apply_batch(struct pool *pool, struct batch *batch)
 	if (pool->state == POOL_FAILED)
 		return;
 	if (batch_apply(&pool->catalog, header, block_of, batch, 0)) {
-		pool_fail(pool, "batch %llu cannot be applied", (unsigned long long)header->sequence);
+		pool_fail(
+		    pool, "batch %llu cannot be applied", (unsigned long long)header->sequence);
 		return;
 	}
 	log->applied_sequence = header->sequence;
@@ -486,9 +503,8 @@ flush_finish(struct pool *pool)
 	list_for_each_safe(waiting, &log->flush_waiters) {
 		struct log_flush *flush = container_of(waiting, struct log_flush, link);
 
-		if (pool->state == POOL_FAILED ||
-		    (flush->sequence <= log->durable_sequence &&
-			flush->round <= log->flush_round)) {
+		if (pool->state == POOL_FAILED || (flush->sequence <= log->durable_sequence &&
+						      flush->round <= log->flush_round)) {
 			list_remove(waiting);
 			list_push_back(&ready, waiting);
 		}
@@ -536,6 +552,7 @@ flush_round(struct pool *pool)
 		io->done = flush_done;
 		device_submit(pool_device(pool, i), io);
 	}
+	housekeeping_consider(pool);
 	if (--log->flushes_left == 0)
 		flush_finish(pool);
 }
@@ -571,8 +588,7 @@ log_flush_start(struct pool *pool, struct log_flush *flush)
 
 	CHECK(flush->sequence <= log->applied_sequence);
 	flush->pool = pool;
-	if (flush->sequence <= log->durable_sequence && !flush->force &&
-	    pool->state != POOL_FAILED)
+	if (flush->sequence <= log->durable_sequence && !flush->force && pool->state != POOL_FAILED)
 		task_init(&flush->task, flush_known);
 	else
 		task_init(&flush->task, flush_begin);

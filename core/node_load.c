@@ -64,7 +64,7 @@ load_done(struct device_io *io)
 	load->slab->readers--;
 	if (!error) {
 		crc = crc32c(0, load->block, FORMAT_BLOCK_BYTES) ^
-		    baddr_crc_mix((struct baddr) { load->entry.addr });
+		      baddr_crc_mix((struct baddr){ load->entry.addr });
 		if (crc != load->entry.crc) {
 			pool->checksum_errors++;
 			error = -EIO;
@@ -114,8 +114,8 @@ node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waite
 	load->slab = space_find(&pool->space, baddr_segment(addr));
 	if (!load->slab || baddr_slot(addr) >= pool->space.slab_blocks ||
 	    !pool_device(pool, load->slab->device)) {
-		diag_error("pool %s: a map node lies at segment %llu, which does not exist", pool->name,
-		    (unsigned long long)baddr_segment(addr));
+		diag_error("pool %s: a map node lies at segment %llu, which does not exist",
+		    pool->name, (unsigned long long)baddr_segment(addr));
 		task_init(&load->failed, load_failed);
 		reactor_defer(pool->reactor, &load->failed);
 		return;

@@ -130,7 +130,13 @@ pool_free(struct pool *pool)
 
 /* --- stopping --- */
 
-enum stop_phase { STOP_PAUSE, STOP_DRAIN, STOP_CHECKPOINT, STOP_WIPE, STOP_CLOSE };
+enum stop_phase {
+	STOP_PAUSE,
+	STOP_DRAIN,
+	STOP_CHECKPOINT,
+	STOP_WIPE,
+	STOP_CLOSE
+};
 
 struct stopping {
 	struct pool *pool;
@@ -206,8 +212,8 @@ static bool
 is_quiet(const struct pool *pool)
 {
 	return pool->requests_in_flight == 0 && log_idle(pool) && !node_loads_pending(pool) &&
-	    !pool->reaper.waiting && housekeeping_idle(pool) && !pool->admin_busy &&
-	    pool->checkpoint.phase == CHECKPOINT_IDLE;
+	       !pool->reaper.waiting && housekeeping_idle(pool) && !pool->admin_busy &&
+	       pool->checkpoint.phase == CHECKPOINT_IDLE;
 }
 
 /* Writes zeroes over the labels of one device. */

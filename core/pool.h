@@ -41,7 +41,7 @@ void pool_import(const struct pool_config *config, struct device **devices, uint
  * Handles that are open fail with -ESHUTDOWN. */
 struct pool_stop {
 	void (*done)(struct pool_stop *stop);
-	int error; /* what could not be written */
+	int error;    /* what could not be written */
 	bool destroy; /* wipe the labels instead of taking a checkpoint */
 	bool abandon; /* write nothing (tests: a crash) */
 };
@@ -49,7 +49,8 @@ void pool_stop(struct pool *pool, struct pool_stop *stop);
 
 const char *pool_name(const struct pool *pool);
 
-/* Reads the label of @device; blocks nothing: done() from the reactor. error.code -ENODATA: none. */
+/* Reads the label of @device; blocks nothing: done() from the reactor. error.code -ENODATA: none.
+ */
 struct pool_label {
 	struct device *device;
 	void (*done)(struct pool_label *op);

@@ -5,8 +5,8 @@
  *   CHECK ─► PAUSE ─► SHRINK ─► APPEND ─► APPLIED ─► FLUSH ─► DONE
  *
  * An operation is a catalog_op in the log (metadata/format.h): it takes effect when its batch is
- * applied, in order with all writes, and is answered when that is durable.  Only operations that take
- * a volume's head away, or cut it, pause the volume's requests meanwhile.
+ * applied, in order with all writes, and is answered when that is durable.  Only operations that
+ * take a volume's head away, or cut it, pause the volume's requests meanwhile.
  */
 #include "core/pool_admin.h"
 
@@ -146,11 +146,10 @@ set_name(struct catalog_op *op, const char *name)
 }
 
 static int
-refuse_clients(struct admin_operation *a, const struct volume_record *volume,
-    const struct image *snapshot)
+refuse_clients(
+    struct admin_operation *a, const struct volume_record *volume, const struct image *snapshot)
 {
-	uint32_t clients =
-	    volume_clients(a->pool, snapshot ? NULL : volume->runtime, snapshot);
+	uint32_t clients = volume_clients(a->pool, snapshot ? NULL : volume->runtime, snapshot);
 
 	if (clients == 0)
 		return 0;
@@ -198,7 +197,7 @@ check_names(struct admin_operation *a, bool create)
 {
 	struct admin_request *request = a->request;
 	unsigned most = CATALOG_OPS_PER_BLOCK *
-	    (unsigned)min_u64(LOG_OWNED_BLOCKS, a->pool->space.slab_blocks / 2);
+			(unsigned)min_u64(LOG_OWNED_BLOCKS, a->pool->space.slab_blocks / 2);
 
 	if (request->name_count == 0 || request->name_count > most)
 		return error_set(&request->error, -EINVAL,
@@ -220,8 +219,8 @@ check_names(struct admin_operation *a, bool create)
 
 			if (!volume)
 				return -ENOENT;
-			set_name(add_op(a, CATALOG_OP_SNAPSHOT_CREATE, volume, NULL),
-			    name->snapshot);
+			set_name(
+			    add_op(a, CATALOG_OP_SNAPSHOT_CREATE, volume, NULL), name->snapshot);
 		} else {
 			struct image *snapshot = find_snapshot(a, name);
 
@@ -283,7 +282,7 @@ build(struct admin_operation *a)
 			return -ENOENT;
 		op = add_op(a, CATALOG_OP_VOLUME_SET, volume, NULL);
 		op->flags = (uint8_t)((volume->flags & ~CATALOG_READONLY) |
-		    (request->readonly ? CATALOG_READONLY : 0));
+				      (request->readonly ? CATALOG_READONLY : 0));
 		return 0;
 	case ADMIN_SNAPSHOT_CREATE:
 		return check_names(a, true);
@@ -365,7 +364,8 @@ shrink(struct admin_operation *a)
 	uint64_t end;
 	int rc;
 
-	if (a->ops[0].type != CATALOG_OP_VOLUME_RESIZE || a->ops[0].size_bytes >= volume->size_bytes)
+	if (a->ops[0].type != CATALOG_OP_VOLUME_RESIZE ||
+	    a->ops[0].size_bytes >= volume->size_bytes)
 		return true;
 	end = volume->size_bytes / FORMAT_BLOCK_BYTES;
 	pin(a);
@@ -410,7 +410,7 @@ append(struct admin_operation *a)
 
 	for (uint32_t i = 0; i < blocks; i++)
 		crcs[i] = crc32c(0, data + (size_t)i * FORMAT_BLOCK_BYTES, FORMAT_BLOCK_BYTES) ^
-		    baddr_crc_mix((struct baddr) { addr.n + i });
+			  baddr_crc_mix((struct baddr){ addr.n + i });
 	log_add_data(pool, BATCH_CATALOG, 0, a->op_count, blocks, data, crcs);
 	return 0;
 }
@@ -458,9 +458,9 @@ add_range(struct admin_request *request, uint64_t offset_bytes, uint64_t len_byt
 		return;
 	}
 	if ((request->range_count & (request->range_count - 1)) == 0)
-		request->ranges = xrealloc(request->ranges,
-		    (request->range_count ? 2 * request->range_count : 1) *
-			sizeof(*request->ranges));
+		request->ranges = xrealloc(
+		    request->ranges, (request->range_count ? 2 * request->range_count : 1) *
+					 sizeof(*request->ranges));
 	request->ranges[request->range_count].offset_bytes = offset_bytes;
 	request->ranges[request->range_count].len_bytes = len_bytes;
 	request->ranges[request->range_count].hole = hole;
@@ -515,8 +515,8 @@ finish(struct admin_operation *a)
 		struct list *node = list_pop_front(&pool->admin_queue);
 
 		pool->admin_busy = true;
-		reactor_defer(pool->reactor,
-		    &container_of(node, struct admin_operation, link)->step);
+		reactor_defer(
+		    pool->reactor, &container_of(node, struct admin_operation, link)->step);
 	}
 	done(request);
 }
@@ -584,8 +584,8 @@ admin_step(struct admin_operation *a)
 }
 
 void
-pool_admin(struct pool *pool, struct admin_request *request,
-    void (*done)(struct admin_request *request))
+pool_admin(
+    struct pool *pool, struct admin_request *request, void (*done)(struct admin_request *request))
 {
 	struct admin_operation *a = xcalloc(1, sizeof(*a));
 

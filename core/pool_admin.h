@@ -7,8 +7,8 @@
 #include "core/pool_internal.h"
 
 /* Everything but what makes, opens and ends pools, and LIST. @done runs on the pool's reactor. */
-void pool_admin(struct pool *pool, struct admin_request *request,
-    void (*done)(struct admin_request *request));
+void pool_admin(
+    struct pool *pool, struct admin_request *request, void (*done)(struct admin_request *request));
 
 /* Fills @report, from malloc; at once. */
 void pool_report(struct pool *pool, struct admin_pool_report *report);

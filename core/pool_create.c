@@ -12,7 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum create_phase { CREATE_ERASE, CREATE_CHECKPOINT, CREATE_LABEL, CREATE_DONE };
+enum create_phase {
+	CREATE_ERASE,
+	CREATE_CHECKPOINT,
+	CREATE_LABEL,
+	CREATE_DONE
+};
 
 struct creation {
 	struct pool *pool;
@@ -94,6 +99,12 @@ write_device(struct creation *c, bool erase)
 	    &c->writer, geometry.tail_block + FORMAT_TAIL_DEVICE_SET_BLOCK + place, set);
 	block_writer_add(&c->writer, FORMAT_LABEL_BLOCK, label);
 	block_writer_add(&c->writer, geometry.tail_block + FORMAT_TAIL_LABEL_BLOCK, label);
+	if (erase) {
+		/* Where other systems have their signatures: partition tables and filesystems. */
+		block_writer_add(&c->writer, 0, set);
+		block_writer_add(&c->writer,
+		    geometry.tail_block + FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES - 1, set);
+	}
 	c->writer.done = written;
 	block_writer_start(&c->writer, device->device);
 }
@@ -168,8 +179,7 @@ lay_out(struct pool *pool, const char *name, uint32_t slab_blocks, struct error 
 		if (geometry.slab_count < 4)
 			return error_set(error, -EINVAL,
 			    "%s is too small: %llu bytes; a device needs at least 16 MiB",
-			    pool->devices[i].device->name,
-			    (unsigned long long)label->size_bytes);
+			    pool->devices[i].device->name, (unsigned long long)label->size_bytes);
 		label->pool_uuid = pool->uuid;
 		label->device_uuid = uuid_new();
 		label->device_index = i;

@@ -4,16 +4,16 @@
  *
  *   LABELS ─► SUPERBLOCKS ─► TABLE ─► CATALOG ─► LINK ─► SEGMENT ─► BATCH ─► … ─► BEGIN ─► done
  *
- *  1. Labels: all devices of one pool, each there.  Of label and superblocks every device has twins;
- *     a damaged one is reported, its twin serves.
+ *  1. Labels: all devices of one pool, each there.  Of label and superblocks every device has
+ * twins; a damaged one is reported, its twin serves.
  *  2. The newest valid superblock wins.  Slab tables and catalog are read as of it.
- *  3. The log is replayed, batch by batch, from the superblock's place: to the first header that does
- *     not follow, or the first batch whose data is not all there.  Before a position that is known to
- *     be durable that is damage, not a crash: nothing is cut off, the pool opens read-only and says
+ *  3. The log is replayed, batch by batch, from the superblock's place: to the first header that
+ * does not follow, or the first batch whose data is not all there.  Before a position that is known
+ * to be durable that is damage, not a crash: nothing is cut off, the pool opens read-only and says
  *     what is lost.
  *  4. The cut is final: a new generation begins in a fresh segment, with segment numbers behind a
- *     gap, and a checkpoint of it is durable before the first client is served.  A crash in the middle
- *     of all this changes nothing: it begins again from the same superblock.
+ *     gap, and a checkpoint of it is durable before the first client is served.  A crash in the
+ * middle of all this changes nothing: it begins again from the same superblock.
  */
 #include "core/pool_lifecycle.h"
 
@@ -63,7 +63,7 @@ struct import {
 	struct block_reader reader;
 	struct device *given[POOL_DEVICES_MAX];
 	struct device *devices[POOL_DEVICES_MAX]; /* those whose label was read */
-	uint64_t sizes_bytes[POOL_DEVICES_MAX]; /* theirs, as labelled */
+	uint64_t sizes_bytes[POOL_DEVICES_MAX];   /* theirs, as labelled */
 	uint32_t device_count;
 	uint32_t device;
 	uint8_t *blocks; /* TABLE_CHUNK_BLOCKS, or a slab if that is more */
@@ -113,8 +113,7 @@ fail_quietly(struct import *m)
 	m->phase = IMPORT_DONE;
 }
 
-#define FAIL(m, code, ...)                                                                         \
-	(error_set(&(m)->start->error, (code), __VA_ARGS__), fail_quietly(m))
+#define FAIL(m, code, ...) (error_set(&(m)->start->error, (code), __VA_ARGS__), fail_quietly(m))
 
 /* --- labels --- */
 
@@ -144,7 +143,8 @@ label_decode_or_twin(struct pool_label *op)
 		op->done(op);
 		return;
 	}
-	/* The error of the first copy says more, unless only the second shows that there is a pool. */
+	/* The error of the first copy says more, unless only the second shows that there is a pool.
+	 */
 	if (!op->second || (op->error.code == -ENODATA && rc != -ENODATA))
 		op->error = first;
 	if (op->second || op->device->size_bytes < FORMAT_TAIL_BYTES) {
@@ -242,8 +242,8 @@ superblocks_read(struct block_reader *reader)
 	struct device *device = m->devices[m->device];
 
 	if (reader->error)
-		diag_warning("%s: superblocks are unreadable: %s", device->name,
-		    strerror(-reader->error));
+		diag_warning(
+		    "%s: superblocks are unreadable: %s", device->name, strerror(-reader->error));
 	else
 		for (unsigned slot = 0; slot < 2; slot++)
 			look_at_superblock(
@@ -261,8 +261,8 @@ read_superblocks(struct import *m)
 {
 	struct device *device = m->devices[m->device];
 	/* By the label's size: the device may have grown. */
-	uint64_t tail = m->sizes_bytes[m->device] / FORMAT_BLOCK_BYTES -
-	    FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
+	uint64_t tail =
+	    m->sizes_bytes[m->device] / FORMAT_BLOCK_BYTES - FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
 
 	m->reader.done = superblocks_read;
 	block_reader_start(&m->reader, device,
@@ -391,7 +391,7 @@ catalog_block_done(struct device_io *io)
 			FAIL(m, -EIO, "pool %s: block %llu of the catalog is unreadable: %s",
 			    m->pool->name, (unsigned long long)read->index, strerror(-io->error));
 		else if ((crc32c(0, read->block, FORMAT_BLOCK_BYTES) ^ baddr_crc_mix(addr)) !=
-		    read->entry.crc)
+			 read->entry.crc)
 			FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog is damaged",
 			    m->pool->name, (unsigned long long)read->index);
 	}
@@ -447,8 +447,8 @@ read_catalog(struct import *m)
 		}
 		struct catalog_read *read = &m->reads[m->read_count];
 
-		slab = space_find(&pool->space, baddr_segment((struct baddr) { entry.addr }));
-		if (!slab || baddr_slot((struct baddr) { entry.addr }) >= pool->space.slab_blocks) {
+		slab = space_find(&pool->space, baddr_segment((struct baddr){ entry.addr }));
+		if (!slab || baddr_slot((struct baddr){ entry.addr }) >= pool->space.slab_blocks) {
 			FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog lies nowhere",
 			    pool->name, (unsigned long long)m->catalog_index);
 			break;
@@ -461,7 +461,7 @@ read_catalog(struct import *m)
 		read->iov.iov_len = FORMAT_BLOCK_BYTES;
 		read->io.op = DEVICE_READ;
 		read->io.offset_bytes = space_offset_bytes(
-		    &pool->space, slab, baddr_slot((struct baddr) { entry.addr }));
+		    &pool->space, slab, baddr_slot((struct baddr){ entry.addr }));
 		read->io.len_bytes = FORMAT_BLOCK_BYTES;
 		read->io.iov = &read->iov;
 		read->io.iov_count = 1;
@@ -558,10 +558,10 @@ static bool
 header_follows(const struct import *m, const struct batch_header *header, uint32_t slot,
     uint64_t sequence, uint32_t previous_crc)
 {
-	return batch_header_valid(header, &m->pool->uuid, m->segment, slot,
-		   m->pool->space.slab_blocks) &&
-	    header->generation == m->superblock.generation && header->sequence == sequence &&
-	    header->previous_crc == previous_crc;
+	return batch_header_valid(
+		   header, &m->pool->uuid, m->segment, slot, m->pool->space.slab_blocks) &&
+	       header->generation == m->superblock.generation && header->sequence == sequence &&
+	       header->previous_crc == previous_crc;
 }
 
 /* What later headers of this segment know to be durable. */
@@ -635,7 +635,8 @@ end_of_segment(struct import *m)
 
 	if (m->slot > 0 && m->next_device < pool->device_count &&
 	    m->next_slab < pool->space.devices[m->next_device].slab_count && !m->tried_next) {
-		/* Only a header that follows proves that the segment was opened; see take_batch(). */
+		/* Only a header that follows proves that the segment was opened; see take_batch().
+		 */
 		m->tried_next = true;
 		m->slab = &pool->space.devices[m->next_device].slabs[m->next_slab];
 		m->segment = m->next_segment;
@@ -677,8 +678,8 @@ take_batch(struct import *m)
 		m->next_device = BATCH_NO_SLAB;
 	}
 	m->tried_next = false;
-	rc = batch_apply(&pool->catalog, header, block_of, (void *)(uintptr_t)header,
-	    m->superblock.checkpoint);
+	rc = batch_apply(
+	    &pool->catalog, header, block_of, (void *)(uintptr_t)header, m->superblock.checkpoint);
 	node_pin_end(&pool->nodes, &m->pin);
 	m->pinned = false;
 	nodes_evict(&pool->nodes);

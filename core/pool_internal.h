@@ -40,7 +40,13 @@ void waiters_wake(struct list *waiters, int error);
 /* Writes of up to this many blocks are atomic. */
 #define LOG_PIECE_BLOCKS 256u
 
-enum batch_state { BATCH_UNUSED, BATCH_OPEN, BATCH_CLOSED, BATCH_IN_FLIGHT, BATCH_WRITTEN };
+enum batch_state {
+	BATCH_UNUSED,
+	BATCH_OPEN,
+	BATCH_CLOSED,
+	BATCH_IN_FLIGHT,
+	BATCH_WRITTEN
+};
 
 struct batch {
 	struct pool *pool;
@@ -53,14 +59,15 @@ struct batch {
 	struct slab *then_slab; /* the last batch of its segment: where the log goes on */
 	uint64_t then_segment;
 	struct list appends; /* struct log_append: whom to tell when it is applied */
-	uint8_t *owned;      /* blocks that the batch brings itself (nodes, catalog); LOG_OWNED_BLOCKS */
+	uint8_t *owned; /* blocks that the batch brings itself (nodes, catalog); LOG_OWNED_BLOCKS */
 	uint32_t owned_count;
 	struct device_io io;
 };
 
 #define LOG_OWNED_BLOCKS 64u
 
-/* What of the log an operation waits for: its blocks are in a batch; done() when that is applied. */
+/* What of the log an operation waits for: its blocks are in a batch; done() when that is applied.
+ */
 struct log_append {
 	struct list link;
 	void (*done)(struct log_append *append, int error);
@@ -84,12 +91,12 @@ struct pool_io {
 
 struct log {
 	struct batch *all[LOG_BATCHES];
-	struct batch *open; /* the one that is being filled; NULL: none */
+	struct batch *open;  /* the one that is being filled; NULL: none */
 	struct list batches; /* closed ones, until they are applied */
 	uint32_t in_flight;
 	uint32_t in_flight_max;
 	struct task turn_end;
-	struct slab *slab;  /* of the open segment; NULL: none yet */
+	struct slab *slab;      /* of the open segment; NULL: none yet */
 	struct slab *next_slab; /* reserved for the next segment */
 	uint64_t segment;
 	uint64_t next_segment_number; /* never issued yet */
@@ -106,10 +113,12 @@ struct log {
 	uint32_t applied_crc;
 	struct slab *applied_slab;
 	uint64_t blocks_since_cut;
-	struct list waiters;    /* for a batch to be free */
+	uint32_t blocks_per_batch; /* a running average */
+	bool slab_is_new;          /* the open slab was not written before: flushes are slow */
+	struct list waiters;       /* for a batch to be free */
 	struct list flush_waiters;
-	uint32_t flushes_left;  /* devices not done yet; 0: no flush is running */
-	uint64_t flush_round; /* number of the last one begun */
+	uint32_t flushes_left; /* devices not done yet; 0: no flush is running */
+	uint64_t flush_round;  /* number of the last one begun */
 	uint64_t flush_target;
 	int flush_error;
 	struct pool_io *flush_ios; /* one a device */
@@ -187,11 +196,11 @@ struct reaper {
 /* See housekeeping.c. */
 struct housekeeping {
 	struct device_io io;
-	struct iovec iov;
-	struct slab *slab; /* being written ahead; NULL: none */
+	struct iovec iov[4];
+	struct slab *slab; /* being written ahead, off the free list; NULL: none */
 	uint32_t block;    /* next to write */
-	bool cancelled;
-	uint64_t flush_round; /* the log's, when a slab was last looked at */
+	bool failed;
+	uint64_t flush_round; /* the log's, when the open segment was begun */
 	void *zeroes;
 	struct list discards; /* struct slab_discard; the first is under way if `discarding` */
 	bool discarding;
@@ -214,17 +223,17 @@ struct volume_runtime {
 	struct volume_record *record;
 	uint32_t handles;
 	uint32_t in_flight;
-	bool paused;                 /* requests wait, for an operation on the volume */
+	bool paused; /* requests wait, for an operation on the volume */
 	struct list paused_requests;
-	struct waiter *drained;      /* whoever paused it waits for in_flight to be 0 */
-	struct list locks;           /* of requests that patch blocks */
+	struct waiter *drained; /* whoever paused it waits for in_flight to be 0 */
+	struct list locks;      /* of requests that patch blocks */
 	struct list lock_waiters;
 };
 
 /* A handle. */
 struct volume {
-	struct list link; /* pool->handles */
-	struct pool *pool; /* NULL: the pool is gone */
+	struct list link;               /* pool->handles */
+	struct pool *pool;              /* NULL: the pool is gone */
 	struct volume_runtime *runtime; /* NULL: a snapshot, or gone */
 	struct image *snapshot;         /* NULL: a volume, or gone */
 	struct reactor *pool_reactor;
@@ -283,7 +292,13 @@ struct volume_request {
 	struct map_entry entries[REQUEST_CHUNK_BLOCKS];
 };
 
-enum pool_state { POOL_STARTING, POOL_ONLINE, POOL_READONLY, POOL_FAILED, POOL_CLOSING };
+enum pool_state {
+	POOL_STARTING,
+	POOL_ONLINE,
+	POOL_READONLY,
+	POOL_FAILED,
+	POOL_CLOSING
+};
 
 struct pool {
 	struct target *target;
@@ -304,7 +319,7 @@ struct pool {
 	struct checkpoint checkpoint;
 	struct reaper reaper;
 	struct housekeeping housekeeping;
-	bool engine;        /* the parts above are set up */
+	bool engine; /* the parts above are set up */
 	bool was_readonly;
 	uint64_t node_cache_bytes;
 	uint64_t generation;
@@ -312,24 +327,25 @@ struct pool {
 	uint64_t reserve_slabs;     /* held back for checkpoints, deletes and trims */
 	uint64_t dirty_nodes_max;
 	uint64_t checkpoint_blocks; /* of log between two checkpoints */
-	struct table loads; /* address -> struct node_load */
-	struct list space_waiters; /* writes that wait for dirty nodes or space to come free */
-	struct list handles;       /* struct volume */
+	struct table loads;         /* address -> struct node_load */
+	struct list space_waiters;  /* writes that wait for dirty nodes or space to come free */
+	struct list handles;        /* struct volume */
 	struct list unused_requests;
-	struct list unused_runs;   /* struct read_run */
+	struct list unused_runs; /* struct read_run */
 	uint64_t requests_in_flight;
-	struct list admin_queue;   /* struct admin_request_state */
+	struct list admin_queue; /* struct admin_request_state */
 	bool admin_busy;
 	void *scratch;             /* the admin operation under way */
 	uint64_t (*clock_s)(void); /* the time of day, for records */
 	uint64_t checksum_errors;
-	uint64_t blocks_written;   /* by clients */
+	uint64_t blocks_written; /* by clients */
 	uint64_t read_in_flight;
 };
 
 struct device *pool_device(const struct pool *pool, uint32_t index);
 
-/* The pool takes no more writes: a write or flush below failed, so nothing newer can be promised. */
+/* The pool takes no more writes: a write or flush below failed, so nothing newer can be promised.
+ */
 void pool_fail(struct pool *pool, const char *format, ...) printf_like(2, 3);
 
 /* log.c */
@@ -338,15 +354,18 @@ void log_fini(struct pool *pool);
 /* Begins a generation in a fresh segment. -ENOSPC. */
 int log_start(struct pool *pool) must_check;
 
-enum log_class { LOG_CLIENT, LOG_INTERNAL };
+enum log_class {
+	LOG_CLIENT,
+	LOG_INTERNAL
+};
 
 /*
  * Makes room in the open batch for @blocks data blocks and @entry_bytes.  0: there is;
  * -EAGAIN: wait in log.waiters; -ENOSPC: the pool is full for this class; -EROFS, -EIO: it takes no
  * writes.
  */
-int log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t entry_bytes)
-    must_check;
+int log_reserve(
+    struct pool *pool, enum log_class class, uint32_t blocks, size_t entry_bytes) must_check;
 /* After log_reserve(); @data (blocks) must stay until the append is done. */
 void log_add_data(struct pool *pool, enum batch_entry_type type, uint64_t image, uint64_t lba,
     uint32_t count, void *data, const uint32_t *crcs);
@@ -384,10 +403,10 @@ bool reaper_idle(const struct pool *pool);
 void housekeeping_init(struct pool *pool);
 void housekeeping_fini(struct pool *pool);
 void housekeeping_slab_released(void *pool, struct slab *slab);
-/* Writes @slab (reserved) ahead if its device wants that. */
-void housekeeping_prepare(struct pool *pool, struct slab *slab);
-/* True if @slab may be opened; otherwise log.waiters are woken when it may. */
-bool housekeeping_settle(struct pool *pool, const struct slab *slab);
+/* Writes some slab ahead if that pays now. */
+void housekeeping_consider(struct pool *pool);
+/* The log went on to another segment: as above, and flushes are counted anew. */
+void housekeeping_segment_opened(struct pool *pool);
 bool housekeeping_idle(const struct pool *pool);
 
 /* volume_io.c */
@@ -399,15 +418,16 @@ void request_load(struct volume_request *request);
 void request_pin(struct volume_request *request);
 void request_unpin(struct volume_request *request);
 struct volume_runtime *volume_runtime(struct pool *pool, struct volume_record *record);
-/* Requests wait from now on; @waiter (its wake) is called, perhaps at once, when none is under way. */
+/* Requests wait from now on; @waiter (its wake) is called, perhaps at once, when none is under way.
+ */
 void volume_pause(struct volume_runtime *runtime, struct waiter *waiter);
 void volume_resume(struct pool *pool, struct volume_runtime *runtime);
 /* The volume or pool goes away: its handles fail from now on. */
 void volume_detach(struct pool *pool, struct volume *volume);
-struct volume *volume_open(struct pool *pool, const struct name *name, bool readonly,
-    struct reactor *reactor, int *error);
-uint32_t volume_clients(const struct pool *pool, const struct volume_runtime *runtime,
-    const struct image *snapshot);
+struct volume *volume_open(
+    struct pool *pool, const struct name *name, bool readonly, struct reactor *reactor, int *error);
+uint32_t volume_clients(
+    const struct pool *pool, const struct volume_runtime *runtime, const struct image *snapshot);
 
 /* volume_read.c, volume_write.c, volume_status.c: the step functions. */
 void volume_read_step(struct volume_request *request);
@@ -416,10 +436,10 @@ void volume_zero_step(struct volume_request *request);
 void volume_flush_step(struct volume_request *request);
 void volume_cache_step(struct volume_request *request);
 void volume_status_step(struct volume_request *request);
-/* Reads @count blocks (at most REQUEST_CHUNK_BLOCKS) as request->entries say into @buffer and checks
- * them; then steps. True: nothing had to be read. */
-bool request_read_blocks(struct volume_request *request, uint32_t count, uint8_t *buffer)
-    must_check;
+/* Reads @count blocks (at most REQUEST_CHUNK_BLOCKS) as request->entries say into @buffer and
+ * checks them; then steps. True: nothing had to be read. */
+bool request_read_blocks(
+    struct volume_request *request, uint32_t count, uint8_t *buffer) must_check;
 
 /* pool_start.c */
 void pool_set_superblock(struct pool *pool, struct superblock *superblock);

@@ -62,8 +62,8 @@ read_done(struct device_io *io)
 }
 
 void
-block_reader_start(struct block_reader *reader, struct device *device, uint64_t block,
-    uint64_t count, void *data)
+block_reader_start(
+    struct block_reader *reader, struct device *device, uint64_t block, uint64_t count, void *data)
 {
 	struct device_io *io = &reader->io;
 

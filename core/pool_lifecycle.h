@@ -16,7 +16,10 @@ void pool_free(struct pool *pool);
 
 /* Writes single blocks of one device in turn, then flushes it. */
 struct block_writer {
-	struct { uint64_t block; void *data; } blocks[8];
+	struct {
+		uint64_t block;
+		void *data;
+	} blocks[8];
 	unsigned count;
 	void (*done)(struct block_writer *writer);
 	int error;
@@ -37,7 +40,7 @@ struct block_reader {
 	struct device_io io;
 	struct iovec iov;
 };
-void block_reader_start(struct block_reader *reader, struct device *device, uint64_t block,
-    uint64_t count, void *data);
+void block_reader_start(
+    struct block_reader *reader, struct device *device, uint64_t block, uint64_t count, void *data);
 
 #endif

@@ -56,11 +56,10 @@ report_images(const struct pool *pool, struct admin_pool_report *report)
 {
 	size_t n = 0;
 
-	report->images =
-	    xcalloc(pool->catalog.volume_count + pool->catalog.image_count, sizeof(*report->images));
+	report->images = xcalloc(
+	    pool->catalog.volume_count + pool->catalog.image_count, sizeof(*report->images));
 	list_for_each(node, &pool->catalog.volumes) {
-		const struct volume_record *volume =
-		    container_of(node, struct volume_record, link);
+		const struct volume_record *volume = container_of(node, struct volume_record, link);
 
 		report_image(pool, volume, NULL, &report->images[n++]);
 		list_for_each(inner, &volume->snapshots) {
@@ -82,7 +81,8 @@ report_deleting(const struct pool *pool, struct admin_pool_report *report)
 
 		report->deleting++;
 		todo += 1000;
-		done += image->cursor >= end ? 1000 : (uint64_t)((double)image->cursor * 1000 / end);
+		done +=
+		    image->cursor >= end ? 1000 : (uint64_t)((double)image->cursor * 1000 / end);
 	}
 	report->deleting_done_permille = todo ? done * 1000 / todo : 1000;
 }
@@ -103,7 +103,8 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 	report->allocated_bytes = (pool->space.slab_count - free_slabs) * slab_bytes;
 	report->live_bytes = pool->space.live_blocks * FORMAT_BLOCK_BYTES;
 	if (pool->log.slab)
-		open_left = (pool->space.slab_blocks - pool->log.slot) * (uint64_t)FORMAT_BLOCK_BYTES;
+		open_left =
+		    (pool->space.slab_blocks - pool->log.slot) * (uint64_t)FORMAT_BLOCK_BYTES;
 	if (free_slabs > pool->reserve_slabs)
 		report->available_bytes =
 		    (free_slabs - pool->reserve_slabs) * slab_bytes + open_left;

@@ -142,9 +142,10 @@ reactor_timer_start(struct reactor *reactor, struct timer *timer, uint64_t delay
 {
 	reactor_timer_cancel(reactor, timer);
 	if (reactor->timer_count == reactor->timer_capacity) {
-		reactor->timer_capacity = reactor->timer_capacity ? 2 * reactor->timer_capacity : 16;
-		reactor->timers = xrealloc(
-		    reactor->timers, reactor->timer_capacity * sizeof(struct timer *));
+		reactor->timer_capacity =
+		    reactor->timer_capacity ? 2 * reactor->timer_capacity : 16;
+		reactor->timers =
+		    xrealloc(reactor->timers, reactor->timer_capacity * sizeof(struct timer *));
 	}
 	timer->deadline_ns = reactor->now_ns + delay_ns;
 	heap_sift(reactor, reactor->timer_count++, timer);

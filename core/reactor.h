@@ -40,7 +40,7 @@ struct timer {
 struct reactor {
 	struct list ready;
 	struct list turn_end;
-	uint64_t now_ns; /* monotonic; constant within a turn's step */
+	uint64_t now_ns;       /* monotonic; constant within a turn's step */
 	struct timer **timers; /* a binary heap */
 	uint32_t timer_count;
 	uint32_t timer_capacity;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Frees in the background what deleted images and large trims leave behind: a few nodes at a time,
- * between the clients' requests.  Where it stands is in the images' cursors, which checkpoints keep;
- * a crash makes it go on from there.
+ * between the clients' requests.  Where it stands is in the images' cursors, which checkpoints
+ * keep; a crash makes it go on from there.
  */
 #include "core/pool_internal.h"
 

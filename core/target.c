@@ -3,8 +3,8 @@
  * The target: requests by name find their pool.
  *
  * The list of pools belongs to reactor 0, the home.  A request travels: from its own reactor to the
- * home, where the pool is found, on to the pool's reactor, where the work is done, and back.  A pool
- * that is being closed is taken off the list first, so nothing finds it any more.
+ * home, where the pool is found, on to the pool's reactor, where the work is done, and back.  A
+ * pool that is being closed is taken off the list first, so nothing finds it any more.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@ struct target {
 	struct reactor *home;
 	struct list pools; /* struct pool, by link */
 	size_t next_reactor;
-	struct list openings;      /* pools being made or imported, one at a time */
+	struct list openings; /* pools being made or imported, one at a time */
 	bool opening;
 	struct task *shutdown_done;
 	struct pool_stop shutdown_stop;
@@ -134,14 +134,13 @@ names_answer(struct task *task)
 }
 
 static void
-add_name(struct target_names *op, const struct pool *pool, const char *volume,
-    const char *snapshot)
+add_name(struct target_names *op, const struct pool *pool, const char *volume, const char *snapshot)
 {
 	struct name *name;
 
 	if ((op->count & (op->count - 1)) == 0)
-		op->names = xrealloc(
-		    op->names, (op->count ? 2 * op->count : 1) * sizeof(*op->names));
+		op->names =
+		    xrealloc(op->names, (op->count ? 2 * op->count : 1) * sizeof(*op->names));
 	name = &op->names[op->count++];
 	memset(name, 0, sizeof(*name));
 	snprintf(name->pool, sizeof(name->pool), "%s", pool->name);
@@ -157,8 +156,7 @@ names_on_pool(struct task *task)
 	const struct pool *pool = op->pool;
 
 	list_for_each(node, &pool->catalog.volumes) {
-		const struct volume_record *volume =
-		    container_of(node, struct volume_record, link);
+		const struct volume_record *volume = container_of(node, struct volume_record, link);
 
 		add_name(op, pool, volume->name, NULL);
 		if (!op->snapshots)
@@ -206,7 +204,11 @@ target_names(struct target *target, struct target_names *op)
 
 /* --- making and importing pools --- */
 
-enum opening_phase { OPENING_LABELS, OPENING_NEXT_POOL, OPENING_DONE };
+enum opening_phase {
+	OPENING_LABELS,
+	OPENING_NEXT_POOL,
+	OPENING_DONE
+};
 
 /* Devices are opened in a thread; the rest runs on the reactor that gets the pool. */
 struct opening {
@@ -591,8 +593,8 @@ report_on_pool(struct task *task)
 {
 	struct admin_request *request = container_of(task, struct admin_request, task);
 
-	request->pools = xrealloc(
-	    request->pools, (request->pool_count + 1) * sizeof(*request->pools));
+	request->pools =
+	    xrealloc(request->pools, (request->pool_count + 1) * sizeof(*request->pools));
 	pool_report(request->state, &request->pools[request->pool_count++]);
 	travel(request->home->home, &request->task, list_at_home);
 }

@@ -16,9 +16,9 @@ struct target;
 /* --- handles and names, for protocol frontends --- */
 
 struct target_open {
-	struct name name;    /* pool/volume or pool/volume@snapshot */
-	bool readonly;       /* asked for: no writes through this handle */
-	const char *client;  /* for the operator ("nbd 127.0.0.1:4711"); valid until done */
+	struct name name;   /* pool/volume or pool/volume@snapshot */
+	bool readonly;      /* asked for: no writes through this handle */
+	const char *client; /* for the operator ("nbd 127.0.0.1:4711"); valid until done */
 	void (*done)(struct target_open *op);
 	int error;             /* -ENOENT, -ESHUTDOWN … */
 	struct volume *volume; /* if error is 0 */
@@ -48,15 +48,15 @@ void target_names(struct target *target, struct target_names *op);
 /* --- administration --- */
 
 enum admin_verb {
-	ADMIN_POOL_CREATE,  /* name.pool, devices[], new_file_bytes, force */
-	ADMIN_POOL_IMPORT,  /* devices[] (every device of one or several pools), force */
-	ADMIN_POOL_EXPORT,  /* name.pool, force: even with clients connected */
-	ADMIN_POOL_DESTROY, /* name.pool, force: even with volumes or clients */
-	ADMIN_VOLUME_CREATE,  /* name, size_bytes */
-	ADMIN_VOLUME_RESIZE,  /* name, size_bytes, force: shrink */
-	ADMIN_VOLUME_RENAME,  /* name, target (same pool) */
-	ADMIN_VOLUME_DELETE,  /* name, force: with its snapshots, and even with clients connected */
-	ADMIN_VOLUME_SET,     /* name, readonly */
+	ADMIN_POOL_CREATE,   /* name.pool, devices[], new_file_bytes, force */
+	ADMIN_POOL_IMPORT,   /* devices[] (every device of one or several pools), force */
+	ADMIN_POOL_EXPORT,   /* name.pool, force: even with clients connected */
+	ADMIN_POOL_DESTROY,  /* name.pool, force: even with volumes or clients */
+	ADMIN_VOLUME_CREATE, /* name, size_bytes */
+	ADMIN_VOLUME_RESIZE, /* name, size_bytes, force: shrink */
+	ADMIN_VOLUME_RENAME, /* name, target (same pool) */
+	ADMIN_VOLUME_DELETE, /* name, force: with its snapshots, and even with clients connected */
+	ADMIN_VOLUME_SET,    /* name, readonly */
 	ADMIN_SNAPSHOT_CREATE, /* names[]: all of one pool, one atomic point */
 	ADMIN_SNAPSHOT_DELETE, /* names[] */
 	ADMIN_CLONE,           /* name (a snapshot), target (a new volume of the same pool) */
@@ -77,11 +77,14 @@ struct admin_device_report {
 	uint64_t size_bytes;
 	uint64_t slab_count;
 	uint64_t slabs_free;
-	bool missing; /* then path is the last known one, or empty */
+	bool missing;    /* then path is the last known one, or empty */
 	uint64_t errors; /* I/O and checksum errors since import */
 };
 
-enum admin_image_kind { ADMIN_IMAGE_VOLUME, ADMIN_IMAGE_SNAPSHOT };
+enum admin_image_kind {
+	ADMIN_IMAGE_VOLUME,
+	ADMIN_IMAGE_SNAPSHOT
+};
 
 struct admin_image_report {
 	enum admin_image_kind kind;
@@ -107,12 +110,13 @@ struct admin_pool_report {
 	uint64_t live_bytes;      /* live blocks, data and maps */
 	uint64_t available_bytes; /* what volumes may still write */
 	uint64_t checkpoint;
-	uint64_t deleting;        /* images whose space is being freed in the background */
+	uint64_t deleting; /* images whose space is being freed in the background */
 	uint64_t deleting_done_permille;
 	bool checkpoint_running;
 	struct admin_device_report *devices;
 	size_t device_count;
-	struct admin_image_report *images; /* each volume, followed by its snapshots, oldest first */
+	struct admin_image_report
+	    *images; /* each volume, followed by its snapshots, oldest first */
 	size_t image_count;
 };
 
@@ -124,7 +128,8 @@ struct admin_request {
 	size_t name_count;
 	char **devices; /* paths */
 	size_t device_count;
-	uint64_t new_file_bytes; /* POOL_CREATE: files that do not exist are made this long; 0: refused */
+	uint64_t new_file_bytes; /* POOL_CREATE: files that do not exist are made this long; 0:
+				    refused */
 	uint64_t size_bytes;
 	uint64_t created_s; /* SNAPSHOT_CREATE, VOLUME_CREATE …: the present time */
 	bool readonly;
@@ -152,12 +157,12 @@ void admin_request_fini(struct admin_request *request);
 
 /* How the target gets at devices; the daemon fills it, so that core knows no backend. */
 struct target_backend {
-	/* Opens (creates, if @new_file_bytes and it does not exist) what @path names: blocking, called in
-	 * an offload thread.  -EBUSY: somebody has it; says why in @error. */
+	/* Opens (creates, if @new_file_bytes and it does not exist) what @path names: blocking,
+	 * called in an offload thread.  -EBUSY: somebody has it; says why in @error. */
 	int (*open)(struct target_backend *backend, const char *path, uint64_t new_file_bytes,
 	    struct reactor *reactor, struct device **device, struct error *error);
-	/* What the device holds that must not be overwritten by accident ("ext4 filesystem", "quarry
-	 * pool"…): 0 nothing, 1 something, told in @what.  Blocking. */
+	/* What the device holds that must not be overwritten by accident ("ext4 filesystem",
+	 * "quarry pool"…): 0 nothing, 1 something, told in @what.  Blocking. */
 	int (*probe)(struct target_backend *backend, const char *path, char what[128]);
 };
 

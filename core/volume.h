@@ -34,8 +34,9 @@ enum volume_op {
 };
 
 enum volume_flags {
-	VOLUME_FUA = 1,     /* WRITE, TRIM, ZERO: durable when answered */
-	VOLUME_NO_HOLE = 2, /* ZERO: accepted; a hole costs nothing to write again, so it is no promise */
+	VOLUME_FUA = 1, /* WRITE, TRIM, ZERO: durable when answered */
+	VOLUME_NO_HOLE =
+	    2, /* ZERO: accepted; a hole costs nothing to write again, so it is no promise */
 };
 
 struct volume_extent {
@@ -43,15 +44,16 @@ struct volume_extent {
 	bool hole; /* not mapped; reads as zeroes */
 };
 
-#define VOLUME_IO_BYTES_MAX (32 * MIB) /* READ and WRITE; other requests may cover the whole volume */
+#define VOLUME_IO_BYTES_MAX \
+	(32 * MIB) /* READ and WRITE; other requests may cover the whole volume */
 
 struct volume_io {
 	/* set by the frontend */
 	enum volume_op op;
 	uint32_t flags;
-	uint64_t offset_bytes; /* any byte; a request must lie within the volume */
-	uint64_t len_bytes;    /* READ, WRITE: 1 to VOLUME_IO_BYTES_MAX; 0 does nothing */
-	void *buffer;          /* see above */
+	uint64_t offset_bytes;         /* any byte; a request must lie within the volume */
+	uint64_t len_bytes;            /* READ, WRITE: 1 to VOLUME_IO_BYTES_MAX; 0 does nothing */
+	void *buffer;                  /* see above */
 	struct volume_extent *extents; /* STATUS: filled from offset_bytes on, neighbours differ */
 	uint32_t extents_max;          /* STATUS: at least 1 */
 	void (*done)(struct volume_io *io);

@@ -145,8 +145,9 @@ check_io(const struct volume *volume, const struct volume_io *io, uint64_t size_
 		return -ESHUTDOWN;
 	if (volume->pool->state == POOL_FAILED && (changes || io->op == VOLUME_FLUSH))
 		return -EIO;
-	if (changes && (volume->snapshot || volume->readonly || volume->pool->state != POOL_ONLINE ||
-			   volume->runtime->record->flags & CATALOG_READONLY))
+	if (changes &&
+	    (volume->snapshot || volume->readonly || volume->pool->state != POOL_ONLINE ||
+		volume->runtime->record->flags & CATALOG_READONLY))
 		return -EROFS;
 	if (io->op == VOLUME_FLUSH)
 		return 0;
@@ -209,8 +210,7 @@ io_begin(struct task *task)
 	request->runtime = volume->runtime;
 	request->image = volume->snapshot ? volume->snapshot : volume->runtime->record->head;
 	request->lba = io->offset_bytes / BLOCK_BYTES;
-	request->count =
-	    div_round_up(io->offset_bytes + io->len_bytes, BLOCK_BYTES) - request->lba;
+	request->count = div_round_up(io->offset_bytes + io->len_bytes, BLOCK_BYTES) - request->lba;
 	if (request->runtime)
 		request->runtime->in_flight++;
 	volume->pool->requests_in_flight++;
@@ -274,8 +274,8 @@ volume_runtime(struct pool *pool, struct volume_record *record)
 }
 
 struct volume *
-volume_open(struct pool *pool, const struct name *name, bool readonly, struct reactor *reactor,
-    int *error)
+volume_open(
+    struct pool *pool, const struct name *name, bool readonly, struct reactor *reactor, int *error)
 {
 	struct volume_record *record = catalog_find_volume(&pool->catalog, name->volume);
 	struct image *snapshot = NULL;
@@ -303,8 +303,8 @@ volume_open(struct pool *pool, const struct name *name, bool readonly, struct re
 	volume->info.name = *name;
 	volume->info.uuid = record->uuid;
 	volume->info.size_bytes = snapshot ? snapshot->size_bytes : record->size_bytes;
-	volume->info.readonly = snapshot || readonly || pool->state != POOL_ONLINE ||
-	    record->flags & CATALOG_READONLY;
+	volume->info.readonly =
+	    snapshot || readonly || pool->state != POOL_ONLINE || record->flags & CATALOG_READONLY;
 	atomic_init(&volume->size_bytes, volume->info.size_bytes);
 	list_push_back(&pool->handles, &volume->link);
 	return volume;
@@ -343,8 +343,8 @@ volume_close(struct volume *volume)
 }
 
 uint32_t
-volume_clients(const struct pool *pool, const struct volume_runtime *runtime,
-    const struct image *snapshot)
+volume_clients(
+    const struct pool *pool, const struct volume_runtime *runtime, const struct image *snapshot)
 {
 	uint32_t clients = 0;
 
@@ -352,7 +352,7 @@ volume_clients(const struct pool *pool, const struct volume_runtime *runtime,
 		const struct volume *volume = container_of(node, struct volume, link);
 
 		clients += (runtime && volume->runtime == runtime) ||
-		    (snapshot && volume->snapshot == snapshot);
+			   (snapshot && volume->snapshot == snapshot);
 	}
 	return clients;
 }

@@ -37,8 +37,7 @@ run_get(struct pool *pool)
 }
 
 static void
-report(struct volume_request *request, const struct read_run *run, uint32_t block,
-    const char *what)
+report(struct volume_request *request, const struct read_run *run, uint32_t block, const char *what)
 {
 	struct pool *pool = request->pool;
 
@@ -57,8 +56,8 @@ verify(struct volume_request *request, const struct read_run *run)
 
 	for (uint32_t i = 0; i < run->count; i++, data += BLOCK_BYTES) {
 		const struct map_entry *entry = &request->entries[run->first + i];
-		uint32_t crc = crc32c(0, data, BLOCK_BYTES) ^
-		    baddr_crc_mix((struct baddr) { entry->addr });
+		uint32_t crc =
+		    crc32c(0, data, BLOCK_BYTES) ^ baddr_crc_mix((struct baddr){ entry->addr });
 
 		if (likely(crc == entry->crc))
 			continue;
@@ -114,9 +113,11 @@ submit_run(struct volume_request *request, uint32_t first, uint32_t count, uint8
 
 	if (!slab || baddr_slot(addr) + count > pool->space.slab_blocks ||
 	    !pool_device(pool, slab->device)) {
-		diag_error("pool %s: block %llu of image %llu lies at segment %llu, which does not exist",
+		diag_error(
+		    "pool %s: block %llu of image %llu lies at segment %llu, which does not exist",
 		    pool->name, (unsigned long long)(request->lba + request->done_blocks + first),
-		    (unsigned long long)request->image->id, (unsigned long long)baddr_segment(addr));
+		    (unsigned long long)request->image->id,
+		    (unsigned long long)baddr_segment(addr));
 		request_fail(request, -EIO);
 		return false;
 	}
@@ -183,8 +184,8 @@ volume_read_step(struct volume_request *request)
 		case REQUEST_READ:
 			request->done_blocks += request->chunk_blocks;
 			request->phase = request->error || request->done_blocks == request->count
-			    ? REQUEST_DONE
-			    : REQUEST_LOOKUP;
+					     ? REQUEST_DONE
+					     : REQUEST_LOOKUP;
 			continue;
 		case REQUEST_DONE:
 			return request_finish(request);
@@ -199,8 +200,7 @@ volume_read_step(struct volume_request *request)
 static void
 add_extent(struct volume_io *io, uint64_t len_bytes, bool hole)
 {
-	struct volume_extent *last =
-	    io->extents_count ? &io->extents[io->extents_count - 1] : NULL;
+	struct volume_extent *last = io->extents_count ? &io->extents[io->extents_count - 1] : NULL;
 
 	if (last && last->hole == hole) {
 		last->len_bytes += len_bytes;

@@ -3,13 +3,15 @@
  * WRITE, ZERO and TRIM.
  *
  *   BEGIN ─► LOCK ─► BARRIER ─► EDGE_LOOKUP ─► EDGE_READ ─┐   (only if a block is touched in part)
- *     └──────────────────────────────────────────────────┴─► PREPARE ─► APPEND ─► APPLY ─► FLUSH ─► DONE
+ *     └──────────────────────────────────────────────────┴─► PREPARE ─► APPEND ─► APPLY ─► FLUSH ─►
+ * DONE
  *
  * - Whole blocks go to the log as they are.  A block that is touched in part is read, patched and
  *   written whole, under a lock on the range: no other write to it is added to the log between the
  *   read and the append, and what was added before is applied first (BARRIER).
  * - PREPARE brings the map's nodes into memory, so that applying cannot fail; APPEND adds the
- *   blocks to the open batch, in pieces that are atomic each; APPLY waits until the last is applied.
+ *   blocks to the open batch, in pieces that are atomic each; APPLY waits until the last is
+ * applied.
  * - A crash before the batch is complete leaves the old blocks, after it the new ones.
  */
 #include "core/pool_internal.h"
@@ -24,7 +26,7 @@ static bool
 is_zero_block(const uint8_t *block, uint32_t crc)
 {
 	return crc == CRC_OF_ZERO_BLOCK && block[0] == 0 &&
-	    memcmp(block, block + 1, BLOCK_BYTES - 1) == 0;
+	       memcmp(block, block + 1, BLOCK_BYTES - 1) == 0;
 }
 
 /* --- locks on ranges that are patched --- */
@@ -77,7 +79,7 @@ zero_writes_edge(const struct volume_request *request, unsigned edge)
 {
 	/* One block that is partial at both ends is patched once. */
 	return edge_is_partial(request, edge) &&
-	    !(edge == 1 && request->count == 1 && edge_is_partial(request, 0));
+	       !(edge == 1 && request->count == 1 && edge_is_partial(request, 0));
 }
 
 /* The old content of the edge is in request->edges: completes the request's block with it. */
@@ -88,8 +90,8 @@ patch_edge(struct volume_request *request, unsigned edge)
 	uint8_t *old = request->edges + edge * BLOCK_BYTES;
 
 	if (io->op == VOLUME_WRITE) {
-		uint8_t *block = (uint8_t *)io->buffer +
-		    (edge_lba(request, edge) - request->lba) * BLOCK_BYTES;
+		uint8_t *block =
+		    (uint8_t *)io->buffer + (edge_lba(request, edge) - request->lba) * BLOCK_BYTES;
 
 		if (edge == 0)
 			memcpy(block, old, head_bytes(io));
@@ -174,7 +176,7 @@ piece_add(struct pool *pool, const struct image *image, struct piece *piece)
 		struct baddr addr = batch_next_addr(pool->log.open->header);
 
 		for (uint32_t k = 0; k < n; k++)
-			piece->crcs[i + k] ^= baddr_crc_mix((struct baddr) { addr.n + k });
+			piece->crcs[i + k] ^= baddr_crc_mix((struct baddr){ addr.n + k });
 		log_add_data(pool, BATCH_WRITE, image->id, piece->lba + i, n,
 		    piece->data + (size_t)i * BLOCK_BYTES, &piece->crcs[i]);
 	}
@@ -201,8 +203,7 @@ append_blocks(struct volume_request *request, uint64_t lba, uint8_t *data, uint3
 static int
 append_write(struct volume_request *request)
 {
-	uint32_t most =
-	    (uint32_t)min_u64(LOG_PIECE_BLOCKS, request->pool->space.slab_blocks - 2);
+	uint32_t most = (uint32_t)min_u64(LOG_PIECE_BLOCKS, request->pool->space.slab_blocks - 2);
 
 	while (request->done_blocks < request->count) {
 		uint32_t n = (uint32_t)min_u64(request->count - request->done_blocks, most);
@@ -274,7 +275,7 @@ space_may_come(const struct volume_request *request)
 	const struct pool *pool = request->pool;
 
 	return request->retries < 4 && pool->state == POOL_ONLINE &&
-	    (!list_empty(&pool->space.empty) || !reaper_idle(pool));
+	       (!list_empty(&pool->space.empty) || !reaper_idle(pool));
 }
 
 static enum map_result

@@ -76,10 +76,10 @@ batch_header_valid(const struct batch_header *header, const struct uuid *pool, u
     uint32_t slot, uint32_t slab_blocks)
 {
 	return header->magic == BATCH_MAGIC && header->version == FORMAT_VERSION &&
-	    header->segment == segment && header->slot == slot && slot < slab_blocks &&
-	    header->block_count <= slab_blocks - slot - 1 &&
-	    header->entry_bytes <= BATCH_ENTRY_BYTES_MAX &&
-	    batch_crc(header, pool) == header->crc;
+	       header->segment == segment && header->slot == slot && slot < slab_blocks &&
+	       header->block_count <= slab_blocks - slot - 1 &&
+	       header->entry_bytes <= BATCH_ENTRY_BYTES_MAX &&
+	       batch_crc(header, pool) == header->crc;
 }
 
 void
@@ -159,7 +159,7 @@ batch_data_valid(const struct batch_header *header, const uint8_t *data)
 			uint32_t crc;
 
 			memcpy(&crc, piece.crcs + 4 * i, sizeof(crc));
-			crc ^= baddr_crc_mix((struct baddr) { piece.addr.n + i });
+			crc ^= baddr_crc_mix((struct baddr){ piece.addr.n + i });
 			if (crc32c(0, block, FORMAT_BLOCK_BYTES) != crc)
 				return false;
 		}
@@ -178,8 +178,7 @@ batch_prepare(struct catalog *catalog, const struct batch_piece *piece, struct m
 	if (!image)
 		return MAP_OK; /* made by this batch, or batch_apply() says what is wrong */
 	if (piece->type == BATCH_WRITE)
-		return map_prepare_write(
-		    catalog->nodes, image, piece->lba, piece->blocks, fault);
+		return map_prepare_write(catalog->nodes, image, piece->lba, piece->blocks, fault);
 	return map_prepare_zero(catalog->nodes, image, piece->lba, piece->blocks, fault);
 }
 
@@ -229,9 +228,10 @@ batch_apply(struct catalog *catalog, const struct batch_header *header,
 			break;
 		case BATCH_NODE:
 			for (uint32_t i = 0;
-			     live_checkpoint && piece.lba == live_checkpoint && i < piece.blocks; i++)
-				space_mark_live(catalog->nodes->space,
-				    (struct baddr) { piece.addr.n + i });
+			     live_checkpoint && piece.lba == live_checkpoint && i < piece.blocks;
+			     i++)
+				space_mark_live(
+				    catalog->nodes->space, (struct baddr){ piece.addr.n + i });
 			break;
 		case BATCH_CATALOG:
 			rc = apply_catalog(catalog, &piece, block, context);

@@ -12,7 +12,8 @@
 #include "metadata/catalog.h"
 #include "metadata/map.h"
 
-#define BATCH_ENTRY_BYTES_MAX (FORMAT_BLOCK_BYTES - (unsigned)offsetof(struct batch_header, entries))
+#define BATCH_ENTRY_BYTES_MAX \
+	(FORMAT_BLOCK_BYTES - (unsigned)offsetof(struct batch_header, entries))
 
 /* Begins a batch at @segment, @slot. */
 void batch_begin(struct batch_header *header, uint64_t segment, uint32_t slot);

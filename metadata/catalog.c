@@ -125,7 +125,7 @@ enter_volume(struct catalog *catalog, struct volume_record *volume)
 	struct list *at = catalog->volumes.prev;
 
 	while (at != &catalog->volumes &&
-	    strcmp(container_of(at, struct volume_record, link)->name, volume->name) > 0)
+	       strcmp(container_of(at, struct volume_record, link)->name, volume->name) > 0)
 		at = at->prev;
 	list_insert_before(at->next, &volume->link);
 }
@@ -243,10 +243,9 @@ catalog_check(const struct catalog *catalog, const struct catalog_op *op, struct
 {
 	const struct volume_record *volume = catalog_volume(catalog, op->volume);
 	const struct image *image = op->image ? catalog_image(catalog, op->image) : NULL;
-	bool makes_volume =
-	    op->type == CATALOG_OP_VOLUME_CREATE || op->type == CATALOG_OP_CLONE;
+	bool makes_volume = op->type == CATALOG_OP_VOLUME_CREATE || op->type == CATALOG_OP_CLONE;
 	bool has_name = makes_volume || op->type == CATALOG_OP_VOLUME_RENAME ||
-	    op->type == CATALOG_OP_SNAPSHOT_CREATE;
+			op->type == CATALOG_OP_SNAPSHOT_CREATE;
 
 	if (has_name && !op_name_valid(op))
 		return error_set(error, -EINVAL, "the name is not valid");
@@ -280,8 +279,7 @@ catalog_check(const struct catalog *catalog, const struct catalog_op *op, struct
 		if (op->type != CATALOG_OP_ROLLBACK)
 			return 0;
 		if (!volume || image->volume != volume)
-			return error_set(
-			    error, -EINVAL, "the snapshot belongs to another volume");
+			return error_set(error, -EINVAL, "the snapshot belongs to another volume");
 		return 0;
 	default:
 		return error_set(
@@ -413,7 +411,7 @@ catalog_apply(struct catalog *catalog, const struct catalog_op *ops, unsigned co
 			return rc;
 		apply_one(catalog, &ops[i]);
 		new_epoch |= ops[i].type == CATALOG_OP_SNAPSHOT_CREATE ||
-		    ops[i].type == CATALOG_OP_CLONE || ops[i].type == CATALOG_OP_ROLLBACK;
+			     ops[i].type == CATALOG_OP_CLONE || ops[i].type == CATALOG_OP_ROLLBACK;
 	}
 	/* What is written from now on is newer than what was shared just now. */
 	if (new_epoch)
@@ -496,15 +494,15 @@ catalog_encode_block(const struct catalog *catalog, uint64_t index, void *block)
 }
 
 static int
-decode_image(
-    struct catalog *catalog, const struct catalog_record *record, struct error *error)
+decode_image(struct catalog *catalog, const struct catalog_record *record, struct error *error)
 {
 	struct image *image;
 
 	if (record->image_kind < IMAGE_HEAD || record->image_kind > IMAGE_TRIMMED ||
 	    record->levels > MAP_LEVELS_MAX || record->root.addr & NODE_VIRTUAL ||
 	    (record->levels == 0 && record->root.addr) || record->epoch > catalog->epoch)
-		return error_set(error, -EUCLEAN, "the record of image %llu holds impossible values",
+		return error_set(error, -EUCLEAN,
+		    "the record of image %llu holds impossible values",
 		    (unsigned long long)record->id);
 	image = new_image(catalog, record->id, record->image_kind);
 	image->map.root = record->root;

@@ -5,8 +5,8 @@
  *   - An image is a tree of blocks.  A head changes; a snapshot never does.  `parent` is the older
  *     neighbour: what an image shares with anybody, it shares through its parent or its children.
  *   - A volume is a name with a head.
- *   - A deleted image stays until its blocks are freed (metadata/reap.h): it waits while it has more
- *     than one child, and `cursor` says up to where it is done.
+ *   - A deleted image stays until its blocks are freed (metadata/reap.h): it waits while it has
+ * more than one child, and `cursor` says up to where it is done.
  *   - On disk: a record each in image 0, as of the last checkpoint.  Between checkpoints the log
  *     carries operations (struct catalog_op); catalog_apply() means the same in a replay.
  */
@@ -33,7 +33,7 @@ struct image {
 	struct image *child_hint;     /* a child, if it still is one */
 	struct volume_record *volume; /* NULL: nobody's any more */
 	uint64_t trimmed_from;        /* TRIMMED: the id of the image that it was cut off */
-	uint32_t epoch;               /* of a snapshot: blocks of this epoch and before may be its own */
+	uint32_t epoch; /* of a snapshot: blocks of this epoch and before may be its own */
 	uint32_t children;
 	uint8_t kind; /* enum image_kind */
 	bool deleted;
@@ -60,7 +60,7 @@ struct volume_record {
 	struct image *head;
 	struct list snapshots;
 	uint64_t head_id; /* between decoding and catalog_link() */
-	uint8_t flags; /* CATALOG_READONLY */
+	uint8_t flags;    /* CATALOG_READONLY */
 	bool dirty;
 	struct list link; /* of all volumes, sorted by name */
 	void *runtime;    /* the engine's */
@@ -74,7 +74,8 @@ struct catalog {
 	struct list deleted;
 	struct table images_by_id;
 	struct table volumes_by_id;
-	struct table dirty_blocks; /* block + 1 -> anything: blocks of image 0 to be written again */
+	struct table
+	    dirty_blocks; /* block + 1 -> anything: blocks of image 0 to be written again */
 	uint64_t next_id;
 	uint64_t volume_count;
 	uint64_t image_count;
@@ -112,8 +113,8 @@ void catalog_mark_dirty(struct catalog *catalog, struct image *image);
 struct image *catalog_only_child(const struct catalog *catalog, const struct image *image);
 
 /*
- * What blocks (by epoch) at @lba are not @image's own: it shares those of this epoch and before with
- * an older image.  A deleted ancestor counts where its cursor has not been yet.
+ * What blocks (by epoch) at @lba are not @image's own: it shares those of this epoch and before
+ * with an older image.  A deleted ancestor counts where its cursor has not been yet.
  */
 static inline uint32_t
 image_shared_epoch(const struct image *image, uint64_t lba)
@@ -133,8 +134,8 @@ unsigned catalog_encode_block(const struct catalog *catalog, uint64_t index, voi
 /* A record was changed: its CRC again. */
 void catalog_seal_record(struct catalog_record *record);
 /* Reads a block back; parents are linked by catalog_link(). -EUCLEAN: a damaged record. */
-int catalog_decode_block(struct catalog *catalog, uint64_t index, const void *block,
-    struct error *error) must_check;
+int catalog_decode_block(
+    struct catalog *catalog, uint64_t index, const void *block, struct error *error) must_check;
 /* After all blocks: resolves ids to images. -EUCLEAN: one that does not exist. */
 int catalog_link(struct catalog *catalog, struct error *error) must_check;
 

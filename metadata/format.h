@@ -2,13 +2,13 @@
 /*
  * Every structure that is ever on a disk, and nothing else.
  *
- * All integers are little-endian.  Each structure carries a magic, a version and a CRC-32C of itself
- * (computed with its crc field zero) that is begun with the place where it belongs, so that a stale
- * or misdirected copy fails too.
+ * All integers are little-endian.  Each structure carries a magic, a version and a CRC-32C of
+ * itself (computed with its crc field zero) that is begun with the place where it belongs, so that
+ * a stale or misdirected copy fails too.
  *
  * A device, in blocks of 4096 bytes:
  *
- *      0                    unused (a boot sector stays what it was)
+ *      0                    zeroes, so that no older signature is found there
  *      1                    label
  *      2, 3                 superblocks: checkpoint n in number n % 2
  *      4, 5                 device set: generation n in number n % 2
@@ -55,7 +55,7 @@ struct baddr {
 static inline struct baddr
 baddr_make(uint64_t segment, uint32_t slot)
 {
-	return (struct baddr) { segment << BADDR_SLOT_BITS | slot };
+	return (struct baddr){ segment << BADDR_SLOT_BITS | slot };
 }
 
 static inline uint64_t
@@ -84,7 +84,8 @@ baddr_crc_mix(struct baddr a)
 #define MAP_LEVELS_MAX 6u /* 256^6 blocks: 2^60 bytes */
 
 struct map_entry {
-	uint64_t addr;  /* a struct baddr; in memory also a node that has none yet (metadata/node.h) */
+	uint64_t
+	    addr; /* a struct baddr; in memory also a node that has none yet (metadata/node.h) */
 	uint32_t epoch; /* when the block was written */
 	uint32_t crc;   /* of the block, mixed with its address */
 };
@@ -141,8 +142,9 @@ struct superblock {
 	uint64_t log_next_segment; /* where the segment behind it lies, or BATCH_NO_SLAB */
 	uint32_t log_next_device;
 	uint32_t log_next_slab;
-	uint64_t durable_sequence; /* batches up to this one were durable; a bad one is corruption */
-	uint64_t table_digest;     /* of all pages of all slab tables, see space.h */
+	uint64_t
+	    durable_sequence;  /* batches up to this one were durable; a bad one is corruption */
+	uint64_t table_digest; /* of all pages of all slab tables, see space.h */
 	uint64_t written_s;
 	uint32_t flags;
 	uint32_t device_count;
@@ -194,7 +196,7 @@ enum slab_state {
 
 struct table_page {
 	uint32_t magic;
-	uint32_t crc; /* place: device uuid and page index */
+	uint32_t crc;        /* place: device uuid and page index */
 	uint64_t checkpoint; /* the version */
 	uint32_t index;
 	uint32_t version;
@@ -222,7 +224,7 @@ static inline uint32_t
 table_records_per_page(uint32_t slab_blocks)
 {
 	return (FORMAT_BLOCK_BYTES - (uint32_t)sizeof(struct table_page)) /
-	    slab_record_bytes(slab_blocks);
+	       slab_record_bytes(slab_blocks);
 }
 
 /* --- batch --- */
@@ -240,7 +242,7 @@ table_records_per_page(uint32_t slab_blocks)
 struct batch_header {
 	uint32_t magic;
 	uint32_t version;
-	uint32_t crc; /* place: pool uuid (first 8 bytes) xor the address of the header */
+	uint32_t crc;          /* place: pool uuid (first 8 bytes) xor the address of the header */
 	uint32_t previous_crc; /* crc of the header before it; 0: the first of a generation */
 	uint64_t generation;
 	uint64_t segment;

@@ -33,7 +33,7 @@ geometry_slab_blocks(uint64_t pool_bytes)
 	uint32_t slab_blocks = SLAB_BLOCKS_MAX;
 
 	while (slab_blocks > SLAB_BLOCKS_MIN &&
-	    pool_bytes / ((uint64_t)slab_blocks * FORMAT_BLOCK_BYTES) < 1000)
+	       pool_bytes / ((uint64_t)slab_blocks * FORMAT_BLOCK_BYTES) < 1000)
 		slab_blocks /= 2;
 	return slab_blocks;
 }
@@ -51,7 +51,7 @@ crc_of(const void *block, size_t size, size_t crc_offset, uint64_t place)
 	return crc32c(crc, bytes + crc_offset + sizeof(zero), size - crc_offset - sizeof(zero));
 }
 
-#define CRC_OF(structure, place)                                                                   \
+#define CRC_OF(structure, place) \
 	crc_of((structure), sizeof(*(structure)), offsetof(typeof(*(structure)), crc), (place))
 
 void

@@ -31,8 +31,8 @@ void device_set_encode(const struct device_set *set, void *block);
  * or feature that is not known), with the reason in @error.  label_decode also checks that the
  * geometry is possible on @device_bytes.
  */
-int label_decode(struct label *label, const void *block, uint64_t device_bytes,
-    struct error *error) must_check;
+int label_decode(
+    struct label *label, const void *block, uint64_t device_bytes, struct error *error) must_check;
 int superblock_decode(
     struct superblock *superblock, const void *block, struct error *error) must_check;
 int device_set_decode(struct device_set *set, const void *block, struct error *error) must_check;

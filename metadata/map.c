@@ -16,7 +16,8 @@ map_child(struct nodes *nodes, struct map_entry *entry, uint8_t level, struct ma
 	return node;
 }
 
-/* The leaf that holds @lba: NULL in *@leaf where there is none (@span: how far the hole reaches). */
+/* The leaf that holds @lba: NULL in *@leaf where there is none (@span: how far the hole reaches).
+ */
 enum map_result
 map_leaf(struct nodes *nodes, struct map *map, uint64_t lba, struct node **leaf, uint64_t *span,
     struct map_fault *fault)
@@ -103,8 +104,8 @@ map_run(struct nodes *nodes, struct map *map, uint64_t lba, uint64_t count, unsi
 /* --- preparing --- */
 
 enum map_result
-map_prepare_write(struct nodes *nodes, struct image *image, uint64_t lba, uint64_t count,
-    struct map_fault *fault)
+map_prepare_write(
+    struct nodes *nodes, struct image *image, uint64_t lba, uint64_t count, struct map_fault *fault)
 {
 	while (count > 0) {
 		struct node *leaf;
@@ -120,8 +121,8 @@ map_prepare_write(struct nodes *nodes, struct image *image, uint64_t lba, uint64
 }
 
 enum map_result
-map_prepare_zero(struct nodes *nodes, struct image *image, uint64_t lba, uint64_t count,
-    struct map_fault *fault)
+map_prepare_zero(
+    struct nodes *nodes, struct image *image, uint64_t lba, uint64_t count, struct map_fault *fault)
 {
 	struct node *leaf;
 	uint64_t span;
@@ -189,7 +190,7 @@ static void
 replace_block(struct catalog *catalog, struct image *image, struct map_entry *entry, uint64_t lba)
 {
 	if (entry->addr && entry->epoch > image_shared_epoch(image, lba))
-		space_mark_dead(catalog->nodes->space, (struct baddr) { entry->addr });
+		space_mark_dead(catalog->nodes->space, (struct baddr){ entry->addr });
 }
 
 void
@@ -209,7 +210,7 @@ map_write(struct catalog *catalog, struct image *image, uint64_t lba, uint32_t c
 			entry->epoch = catalog->epoch;
 			memcpy(&entry->crc, crcs, sizeof(entry->crc));
 			crcs += sizeof(entry->crc);
-			space_mark_live(catalog->nodes->space, (struct baddr) { entry->addr });
+			space_mark_live(catalog->nodes->space, (struct baddr){ entry->addr });
 		}
 		addr.n += n;
 		lba += n;

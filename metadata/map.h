@@ -2,8 +2,9 @@
 /*
  * The map of an image: a radix tree from block numbers (lba) to addresses.
  *
- * Nothing here waits.  A function that needs a node that is not in memory returns MAP_FAULT and says
- * which in struct map_fault; its caller loads it (node_insert) and asks again, as a page fault does.
+ * Nothing here waits.  A function that needs a node that is not in memory returns MAP_FAULT and
+ * says which in struct map_fault; its caller loads it (node_insert) and asks again, as a page fault
+ * does.
  *
  * Changes come in two steps: map_prepare_*() faults in whatever the change will walk, under a
  * node_pin; map_write()/map_zero() then cannot fail, however long it took in between.
@@ -18,7 +19,10 @@
 #include "metadata/node.h"
 #include "metadata/space.h"
 
-enum map_result { MAP_OK, MAP_FAULT };
+enum map_result {
+	MAP_OK,
+	MAP_FAULT
+};
 
 struct map_fault {
 	struct map_entry entry; /* the node's address and CRC */

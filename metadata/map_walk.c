@@ -25,8 +25,8 @@ descent_begin(struct descent *d, struct map *map, uint64_t lba)
 
 /* Down to @level, from the level above. */
 static enum map_result
-descent_step(struct nodes *nodes, struct descent *d, uint64_t lba, unsigned level,
-    struct map_fault *fault)
+descent_step(
+    struct nodes *nodes, struct descent *d, uint64_t lba, unsigned level, struct map_fault *fault)
 {
 	if (d->above) {
 		if (level + 1 == d->map->levels) {
@@ -57,8 +57,7 @@ is_hole(const struct descent *d)
 
 /* The leaf at the end of a descent; NULL in *@leaf where there is none. */
 static enum map_result
-descent_leaf(
-    struct nodes *nodes, struct descent *d, struct node **leaf, struct map_fault *fault)
+descent_leaf(struct nodes *nodes, struct descent *d, struct node **leaf, struct map_fault *fault)
 {
 	*leaf = NULL;
 	if (is_hole(d))
@@ -82,7 +81,7 @@ differing_run(const struct node *older, const struct node *newer, uint64_t *lba,
 	uint64_t leaf_end = min_u64(map_last_lba(*lba, 0) + 1, end);
 
 	*count = 0;
-	for (; *lba + *count < leaf_end; ) {
+	for (; *lba + *count < leaf_end;) {
 		unsigned i = map_index(*lba + *count, 0);
 		bool differs = addr_in(older, i) != addr_in(newer, i);
 		bool is_zero = addr_in(newer, i) == 0;
@@ -223,7 +222,7 @@ static bool
 shared_at(struct reaping *r, unsigned level)
 {
 	return node_same(r->nodes, r->x_at[level], r->older_at[level]) ||
-	    node_same(r->nodes, r->x_at[level], r->younger_at[level]);
+	       node_same(r->nodes, r->x_at[level], r->younger_at[level]);
 }
 
 /* The head, and its snapshots since, no longer map what the trim cut off. */
@@ -256,7 +255,7 @@ reap_leaf(struct reaping *r, struct map_fault *fault)
 
 		mapped += addr != 0;
 		if (own && addr && addr != addr_in(older, i) && addr != addr_in(younger, i))
-			space_mark_dead(r->nodes->space, (struct baddr) { addr });
+			space_mark_dead(r->nodes->space, (struct baddr){ addr });
 	}
 	count_trimmed(r, mapped);
 	return MAP_OK;

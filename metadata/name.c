@@ -45,8 +45,8 @@ name_parse(struct name *name, const char *text, struct error *error)
 	if (rc || *rest == '\0')
 		return rc;
 	if (*rest == '@')
-		return error_set(error, -EINVAL,
-		    "\"%.80s\": a snapshot is named pool/volume@snapshot", text);
+		return error_set(
+		    error, -EINVAL, "\"%.80s\": a snapshot is named pool/volume@snapshot", text);
 	rest++;
 	size_t volume_bytes = strcspn(rest, "@");
 
@@ -60,8 +60,8 @@ name_parse(struct name *name, const char *text, struct error *error)
 size_t
 name_format(const struct name *name, char text[NAME_TEXT_SIZE])
 {
-	int len = snprintf(text, NAME_TEXT_SIZE, "%s%s%s%s%s", name->pool, name->volume[0] ? "/" : "",
-	    name->volume, name->snapshot[0] ? "@" : "", name->snapshot);
+	int len = snprintf(text, NAME_TEXT_SIZE, "%s%s%s%s%s", name->pool,
+	    name->volume[0] ? "/" : "", name->volume, name->snapshot[0] ? "@" : "", name->snapshot);
 
 	return (size_t)len;
 }

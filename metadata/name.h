@@ -8,7 +8,7 @@
 
 #include "core/base/error.h"
 
-#define NAME_BYTES_MAX 128              /* without the terminating zero */
+#define NAME_BYTES_MAX 128             /* without the terminating zero */
 #define NAME_SIZE (NAME_BYTES_MAX + 1) /* with it */
 
 struct name {

@@ -65,7 +65,8 @@ add_chunk(struct nodes *nodes)
 	chunk->pages =
 	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	CHECK(chunk->pages != MAP_FAILED);
-	/* A hint only: a lookup touches one line of a random node, so TLB misses are what it costs. */
+	/* A hint only: a lookup touches one line of a random node, so TLB misses are what it costs.
+	 */
 	(void)madvise(chunk->pages, bytes, MADV_HUGEPAGE);
 	nodes->chunks =
 	    xrealloc(nodes->chunks, (nodes->chunk_count + 1) * sizeof(struct node_chunk *));
@@ -214,7 +215,7 @@ static bool
 evictable(const struct nodes *nodes, const struct node *node)
 {
 	return list_empty(&nodes->pins) ||
-	    node->last_used < list_first(&nodes->pins, struct node_pin, link)->stamp;
+	       node->last_used < list_first(&nodes->pins, struct node_pin, link)->stamp;
 }
 
 static void
@@ -394,12 +395,12 @@ kill_replaced(struct nodes *nodes, struct node *node)
 		struct node *old = node_at(nodes, addr);
 
 		if (old->state == NODE_CLEAN)
-			space_mark_dead(nodes->space, (struct baddr) { old->addr });
+			space_mark_dead(nodes->space, (struct baddr){ old->addr });
 		else
 			old->condemned = true;
 		unref(nodes, old);
 	} else if (addr) {
-		space_mark_dead(nodes->space, (struct baddr) { addr });
+		space_mark_dead(nodes->space, (struct baddr){ addr });
 	}
 }
 
@@ -407,7 +408,7 @@ void
 node_condemn(struct nodes *nodes, struct map_entry *entry)
 {
 	if (!(entry->addr & NODE_VIRTUAL)) {
-		space_mark_dead(nodes->space, (struct baddr) { entry->addr });
+		space_mark_dead(nodes->space, (struct baddr){ entry->addr });
 		return;
 	}
 	struct node *node = node_at(nodes, entry->addr);
@@ -415,7 +416,7 @@ node_condemn(struct nodes *nodes, struct map_entry *entry)
 	switch ((enum node_state)node->state) {
 	case NODE_CLEAN:
 		resolve(nodes, entry, node);
-		space_mark_dead(nodes->space, (struct baddr) { entry->addr });
+		space_mark_dead(nodes->space, (struct baddr){ entry->addr });
 		return;
 	case NODE_FROZEN:
 		node->condemned = true;

@@ -19,8 +19,8 @@
  * address is dead as soon as the new node is written.  `condemned`: a FROZEN node that the present
  * state does not need any more; it is written (the checkpoint needs it) but never counted live.
  *
- * Pins: whoever looks up a path and will change it after having waited holds a pin; no node that was
- * touched, made or copied since is evicted, so the change finds all of its path in memory.
+ * Pins: whoever looks up a path and will change it after having waited holds a pin; no node that
+ * was touched, made or copied since is evicted, so the change finds all of its path in memory.
  */
 #ifndef QUARRY_METADATA_NODE_H
 #define QUARRY_METADATA_NODE_H
@@ -76,7 +76,7 @@ struct nodes {
 	struct list frozen[MAP_LEVELS_MAX];
 	struct list pins; /* the oldest first */
 	uint64_t clock;
-	uint64_t budget;   /* nodes; exceeded only by what is pinned, dirty or frozen */
+	uint64_t budget; /* nodes; exceeded only by what is pinned, dirty or frozen */
 	uint64_t in_use;
 	uint64_t dirty_count;
 	uint64_t frozen_count;
@@ -95,7 +95,8 @@ struct node *node_find(struct nodes *nodes, struct map_entry *entry);
 /* Whether both entries point to the same node, whichever way they name it. */
 bool node_same(struct nodes *nodes, struct map_entry *a, struct map_entry *b);
 
-/* A virtual entry whose node has an address by now gets it; one whose node is DEAD becomes a hole. */
+/* A virtual entry whose node has an address by now gets it; one whose node is DEAD becomes a hole.
+ */
 void node_settle(struct nodes *nodes, struct map_entry *entry);
 
 /* Takes a block read from disk, whose CRC was checked, as the node of @entry (unless another load
@@ -127,8 +128,8 @@ void nodes_freeze(struct nodes *nodes);
 void nodes_freeze_tree(struct nodes *nodes, const struct map_entry *root);
 /* The next one to write, children before parents; NULL: none is left. */
 struct node *nodes_next_frozen(struct nodes *nodes);
-/* Writes @node as it goes to @addr into @block; it is CLEAN then, with `writing` set until the caller
- * clears it by node_written(). Returns the CRC (mixed with the address). */
+/* Writes @node as it goes to @addr into @block; it is CLEAN then, with `writing` set until the
+ * caller clears it by node_written(). Returns the CRC (mixed with the address). */
 uint32_t node_encode(struct nodes *nodes, struct node *node, struct baddr addr, void *block);
 void node_written(struct nodes *nodes, struct node *node);
 

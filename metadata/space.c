@@ -38,8 +38,8 @@ page_digest(uint32_t device, uint32_t page, uint64_t checkpoint)
 }
 
 void
-space_add_device(struct space *space, uint32_t index, const struct uuid *uuid,
-    uint64_t slabs_block, uint32_t slab_count)
+space_add_device(struct space *space, uint32_t index, const struct uuid *uuid, uint64_t slabs_block,
+    uint32_t slab_count)
 {
 	struct space_device *device = &space->devices[index];
 	uint32_t words = space->slab_blocks / 64;
@@ -87,16 +87,25 @@ mark_dirty(struct space *space, const struct slab *slab)
 static void
 leave_free(struct space *space, struct slab *slab)
 {
+	struct space_device *device = &space->devices[slab->device];
+
 	list_remove(&slab->link);
-	space->devices[slab->device].free_count--;
+	device->free_count--;
+	device->written_free_count -= slab->flags & SLAB_WRITTEN;
 	space->free_count--;
 }
 
 static void
 enter_free(struct space *space, struct slab *slab)
 {
-	list_push_back(&space->devices[slab->device].free, &slab->link);
-	space->devices[slab->device].free_count++;
+	struct space_device *device = &space->devices[slab->device];
+
+	if (slab->flags & SLAB_WRITTEN)
+		list_push_front(&device->free, &slab->link);
+	else
+		list_push_back(&device->free, &slab->link);
+	device->free_count++;
+	device->written_free_count += slab->flags & SLAB_WRITTEN;
 	space->free_count++;
 }
 
@@ -123,7 +132,6 @@ space_open_slab(struct space *space, struct slab *slab, uint64_t segment)
 	forget(space, slab);
 	slab->segment = segment;
 	slab->state = SLAB_OPEN;
-	slab->flags |= SLAB_WRITTEN;
 	table_set(&space->segments, segment, slab);
 	mark_dirty(space, slab);
 }
@@ -141,6 +149,7 @@ space_seal_slab(struct space *space, struct slab *slab, uint32_t age)
 {
 	CHECK(slab->state == SLAB_OPEN);
 	slab->state = SLAB_SEALED;
+	slab->flags |= SLAB_WRITTEN;
 	slab->age = age;
 	mark_dirty(space, slab);
 	look_empty(space, slab);
@@ -184,7 +193,7 @@ space_is_live(const struct space *space, struct baddr addr)
 	const struct slab *slab = space_find(space, baddr_segment(addr));
 
 	return slab && baddr_slot(addr) < space->slab_blocks &&
-	    bitmap_test(slab->live_bits, baddr_slot(addr));
+	       bitmap_test(slab->live_bits, baddr_slot(addr));
 }
 
 void
@@ -196,8 +205,8 @@ space_collect_empty(struct space *space)
 }
 
 void
-space_release(struct space *space, void (*released)(void *context, struct slab *slab),
-    void *context)
+space_release(
+    struct space *space, void (*released)(void *context, struct slab *slab), void *context)
 {
 	list_for_each_safe(node, &space->empty) {
 		struct slab *slab = container_of(node, struct slab, link);
@@ -255,6 +264,29 @@ space_pick(struct space *space, uint32_t after_device, uint64_t reserve)
 	return best;
 }
 
+struct slab *
+space_pick_unwritten(struct space *space, uint32_t device_index)
+{
+	struct space_device *device = &space->devices[device_index];
+	struct slab *slab;
+
+	if (device->free_count == device->written_free_count)
+		return NULL;
+	slab = list_last(&device->free, struct slab, link);
+	return slab->readers == 0 ? slab : NULL;
+}
+
+void
+space_slab_given_back(struct space *space, struct slab *slab)
+{
+	if (slab->state != SLAB_FREE || list_empty(&slab->link))
+		return;
+	leave_free(space, slab);
+	slab->flags &= (uint8_t)~SLAB_WRITTEN;
+	enter_free(space, slab);
+	mark_dirty(space, slab);
+}
+
 void
 space_reserve(struct space *space, struct slab *slab)
 {
@@ -292,8 +324,8 @@ page_crc(const struct space_device *device, uint32_t page, void *block)
 }
 
 void
-space_encode_page(struct space *space, uint32_t device_index, uint32_t page, uint64_t checkpoint,
-    void *block)
+space_encode_page(
+    struct space *space, uint32_t device_index, uint32_t page, uint64_t checkpoint, void *block)
 {
 	struct space_device *device = &space->devices[device_index];
 	uint32_t per_page = table_records_per_page(space->slab_blocks);
@@ -305,7 +337,8 @@ space_encode_page(struct space *space, uint32_t device_index, uint32_t page, uin
 	header->version = FORMAT_VERSION;
 	header->checkpoint = checkpoint;
 	header->index = page;
-	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->slab_count; i++) {
+	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->slab_count;
+	     i++) {
 		const struct slab *slab = &device->slabs[i];
 		struct slab_record record = {
 			.segment = slab->segment,
@@ -351,14 +384,16 @@ take_record(struct space *space, struct slab *slab, const uint8_t *at, struct er
 	if ((record.state == SLAB_FREE) != (record.segment == 0) || record.segment >> 47)
 		return error_set(error, -EUCLEAN, "slab %u of device %u has the wrong segment %llu",
 		    slab->index, slab->device, (unsigned long long)record.segment);
-	slab->flags = record.flags;
+	leave_free(space, slab);
+	slab->flags = record.flags & SLAB_WRITTEN;
 	slab->age = record.age;
-	if (record.state == SLAB_FREE)
+	if (record.state == SLAB_FREE) {
+		enter_free(space, slab);
 		return 0;
+	}
 	if (space_find(space, record.segment))
 		return error_set(error, -EUCLEAN, "segment %llu lies on two slabs",
 		    (unsigned long long)record.segment);
-	leave_free(space, slab);
 	slab->state = record.state;
 	slab->segment = record.segment;
 	memcpy(slab->live_bits, at + sizeof(record), space->slab_blocks / 8);
@@ -398,7 +433,8 @@ space_decode_page(struct space *space, uint32_t device_index, uint32_t page, uin
 	}
 	if (!best)
 		return error_set(error, -EUCLEAN,
-		    "slab table page %u of device %u is damaged in both places", page, device_index);
+		    "slab table page %u of device %u is damaged in both places", page,
+		    device_index);
 	space->table_digest -= page_digest(device_index, page, device->page_checkpoint[page]);
 	device->page_checkpoint[page] = best_checkpoint;
 	space->table_digest += page_digest(device_index, page, best_checkpoint);
@@ -408,7 +444,8 @@ space_decode_page(struct space *space, uint32_t device_index, uint32_t page, uin
 	else
 		bitmap_clear(device->page_dirty, page);
 	best += sizeof(struct table_page);
-	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->slab_count; i++) {
+	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->slab_count;
+	     i++) {
 		int rc = take_record(space, &device->slabs[i], best, error);
 
 		if (rc)
@@ -448,5 +485,5 @@ space_invariant(const struct space *space)
 		free_slabs += device_free;
 	}
 	return live == space->live_blocks && free_slabs == space->free_count &&
-	    with_segment == space->segments.count;
+	       with_segment == space->segments.count;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Space: the slabs of all devices, which segment of the log lies on which, and which slots of it are
- * live.
+ * Space: the slabs of all devices, which segment of the log lies on which, and which slots of it
+ * are live.
  *
  * Life of a slab:  FREE -> OPEN (the log writes to it) -> SEALED -> (all dead) EMPTY -> FREE
  *
@@ -44,6 +44,7 @@ struct space_device {
 	uint64_t slabs_block;
 	uint32_t slab_count;
 	uint32_t free_count;
+	uint32_t written_free_count; /* of those: with SLAB_WRITTEN, first in the list */
 	struct slab *slabs;
 	uint64_t *bits; /* the memory of all live_bits */
 	struct list free;
@@ -84,7 +85,7 @@ space_offset_bytes(const struct space *space, const struct slab *slab, uint32_t 
 {
 	return (space->devices[slab->device].slabs_block +
 		   (uint64_t)slab->index * space->slab_blocks + slot) *
-	    FORMAT_BLOCK_BYTES;
+	       FORMAT_BLOCK_BYTES;
 }
 
 /* Opens @slab for @segment: all slots dead.  What it was before (in a replay) is forgotten. */
@@ -98,23 +99,27 @@ bool space_is_live(const struct space *space, struct baddr addr);
 /* At a checkpoint's cut: what is all dead now is released when this checkpoint is durable. */
 void space_collect_empty(struct space *space);
 /* Calls @released for each such slab after it became FREE. */
-void space_release(struct space *space, void (*released)(void *context, struct slab *slab),
-    void *context);
+void space_release(
+    struct space *space, void (*released)(void *context, struct slab *slab), void *context);
 
 /* The next slab to open: on the device after @after_device that has most of its share free; NULL if
  * fewer than @reserve slabs would be left.  It stays FREE until it is opened. */
 struct slab *space_pick(struct space *space, uint32_t after_device, uint64_t reserve);
-/* Takes @slab off the free list (it is named as the next) / puts it back. */
+/* A free slab of @device that was not written to since it was given back; NULL: none. */
+struct slab *space_pick_unwritten(struct space *space, uint32_t device);
+/* Takes @slab off the free list (somebody has plans for it) / puts it back, perhaps written now. */
 void space_reserve(struct space *space, struct slab *slab);
 void space_unreserve(struct space *space, struct slab *slab);
+/* Space of @slab was given back to the device: a first write to it is one again. */
+void space_slab_given_back(struct space *space, struct slab *slab);
 
 /* --- table pages --- */
 
 /* Block number of the place to which dirty page @page goes next. */
 uint64_t space_page_block(const struct space_device *device, uint32_t page);
 /* Writes page @page as of now into @block; marks it clean and its other place current. */
-void space_encode_page(struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint,
-    void *block);
+void space_encode_page(
+    struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint, void *block);
 /* Takes the newer valid one of both places that is not newer than @checkpoint.  -EUCLEAN: neither.
  * Records are checked; slabs get their states, segments are found. */
 int space_decode_page(struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint,

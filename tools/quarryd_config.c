@@ -15,7 +15,6 @@
 
 enum {
 	CONFIG_BYTES_MAX = 1 << 20,
-	REACTORS_DEFAULT_MAX = 4,
 };
 
 #define NODE_CACHE_BYTES_DEFAULT_MIN (64 * MIB)
@@ -164,7 +163,7 @@ static const struct setting {
 	    set_node_cache },
 	{ "buffer-memory", false, "SIZE", "memory for data in flight (default: 256MiB)",
 	    set_buffer_memory },
-	{ "reactors", false, "N", "threads that do the work (default: one a core, at most 4)",
+	{ "reactors", false, "N", "threads that do the work (default: 1)",
 	    set_reactors },
 	{ "cache", false, "direct|kernel", "whether devices are used past the kernel's page cache",
 	    set_cache },
@@ -473,14 +472,14 @@ void
 daemon_config_init(struct daemon_config *config)
 {
 	char path[ADMIN_SOCKET_PATH_SIZE];
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
 	memset(config, 0, sizeof(*config));
 	admin_socket_default(path);
 	config->socket_path = xstrdup(path);
 	config->node_cache_bytes = quarter_of_memory();
 	config->buffer_memory_bytes = BUFFER_MEMORY_BYTES_DEFAULT;
-	config->reactors = cores < 1 ? 1 : (uint32_t)min_u64((uint64_t)cores, REACTORS_DEFAULT_MAX);
+	/* One serves a pool best: requests between reactors are messages, which cost (measured). */
+	config->reactors = 1;
 	config->log_level = DIAG_INFO;
 }
 

@@ -58,7 +58,8 @@ diag_print(enum diag_level level, const char *format, ...)
 	if (n > 0)
 		len = min_u64(len + (size_t)n, sizeof(line) - 2);
 	line[len++] = '\n';
-	/* One write a line, so that lines of several threads do not mix; nowhere to report a failure. */
+	/* One write a line, so that lines of several threads do not mix; nowhere to report a
+	 * failure. */
 	if (write(STDERR_FILENO, line, len) < 0)
 		return;
 }

@@ -83,8 +83,8 @@ list_splice_back(struct list *to, struct list *from)
 #define list_last(l, type, member) container_of((l)->prev, type, member)
 
 #define list_for_each(pos, l) for (struct list *pos = (l)->next; pos != (l); pos = pos->next)
-#define list_for_each_safe(pos, l)                                                                 \
-	for (struct list *pos = (l)->next, *pos##_next = pos->next; pos != (l);                    \
+#define list_for_each_safe(pos, l)                                              \
+	for (struct list *pos = (l)->next, *pos##_next = pos->next; pos != (l); \
 	     pos = pos##_next, pos##_next = pos->next)
 
 #endif

@@ -33,7 +33,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "on-disk structures are
 
 void noreturn_fn check_failed(const char *condition, const char *file, int line);
 
-#define CHECK(condition)                                                                           \
+#define CHECK(condition) \
 	(likely(condition) ? (void)0 : check_failed(#condition, __FILE__, __LINE__))
 
 /* Walks and recounts: only where speed does not matter (debug, simulation, fuzzing). */
