@@ -53,6 +53,17 @@ load_finish(struct node_load *load, int error)
 	waiters_wake(&waiters, error);
 }
 
+/* On disk every entry of a node is a hole or an address. */
+static bool
+node_plausible(const struct map_entry *entries)
+{
+	uint64_t bits = 0;
+
+	for (unsigned i = 0; i < MAP_FANOUT; i++)
+		bits |= entries[i].addr;
+	return !(bits & NODE_VIRTUAL);
+}
+
 static void
 load_done(struct device_io *io)
 {
@@ -65,7 +76,7 @@ load_done(struct device_io *io)
 	if (!error) {
 		crc = crc32c(0, load->block, FORMAT_BLOCK_BYTES) ^
 		      baddr_crc_mix((struct baddr){ load->entry.addr });
-		if (crc != load->entry.crc) {
+		if (crc != load->entry.crc || !node_plausible(load->block)) {
 			pool->checksum_errors++;
 			error = -EIO;
 		}

@@ -22,11 +22,45 @@ state_name(const struct pool *pool)
 	return "closing";
 }
 
-static void
-report_image(const struct pool *pool, const struct volume_record *volume,
-    const struct image *snapshot, struct admin_image_report *out)
+/* Leaves that one report may look at, so that it stays quick. */
+#define REPORT_LEAVES_MAX 16384u
+
+/* What deleting @image alone would free; false: not known without reading from the devices. */
+static bool
+count_unique(struct pool *pool, struct image *image, unsigned *leaves, uint64_t *blocks)
 {
-	const struct image *image = snapshot ? snapshot : volume->head;
+	struct map *others[MAP_UNIQUE_OTHERS_MAX];
+	unsigned count = 0;
+
+	if (!image->parent && image->children == 0) {
+		*blocks = image->mapped_blocks;
+		return true;
+	}
+	if (image->parent && image->parent->cursor > 0)
+		return false; /* being freed: what it shares changes hands just now */
+	if (image->parent)
+		others[count++] = &image->parent->map;
+	if (image->children == 1) {
+		others[count++] = &catalog_only_child(&pool->catalog, image)->map;
+	} else if (image->children > 1) {
+		if (image->children > MAP_UNIQUE_OTHERS_MAX - 1 || pool->catalog.image_count > 1000)
+			return false;
+		list_for_each(node, &pool->catalog.images) {
+			struct image *child = container_of(node, struct image, link);
+
+			if (child->parent == image)
+				others[count++] = &child->map;
+		}
+	}
+	return map_count_unique(&pool->nodes, &image->map, others, count, leaves, blocks);
+}
+
+static void
+report_image(struct pool *pool, const struct volume_record *volume, struct image *snapshot,
+    unsigned *leaves, struct admin_image_report *out)
+{
+	struct image *image = snapshot ? snapshot : volume->head;
+	uint64_t unique_blocks;
 
 	out->kind = snapshot ? ADMIN_IMAGE_SNAPSHOT : ADMIN_IMAGE_VOLUME;
 	snprintf(out->name.pool, sizeof(out->name.pool), "%s", pool->name);
@@ -36,6 +70,9 @@ report_image(const struct pool *pool, const struct volume_record *volume,
 	out->uuid = volume->uuid;
 	out->size_bytes = snapshot ? snapshot->size_bytes : volume->size_bytes;
 	out->used_bytes = image->mapped_blocks * FORMAT_BLOCK_BYTES;
+	out->unique_known = count_unique(pool, image, leaves, &unique_blocks);
+	if (out->unique_known)
+		out->unique_bytes = unique_blocks * FORMAT_BLOCK_BYTES;
 	out->created_s = snapshot ? snapshot->created_s : volume->created_s;
 	out->readonly = snapshot || volume->flags & CATALOG_READONLY;
 	out->clients = volume_clients(pool, snapshot ? NULL : volume->runtime, snapshot);
@@ -52,8 +89,9 @@ report_image(const struct pool *pool, const struct volume_record *volume,
 }
 
 static void
-report_images(const struct pool *pool, struct admin_pool_report *report)
+report_images(struct pool *pool, struct admin_pool_report *report)
 {
+	unsigned leaves = REPORT_LEAVES_MAX;
 	size_t n = 0;
 
 	report->images = xcalloc(
@@ -61,10 +99,10 @@ report_images(const struct pool *pool, struct admin_pool_report *report)
 	list_for_each(node, &pool->catalog.volumes) {
 		const struct volume_record *volume = container_of(node, struct volume_record, link);
 
-		report_image(pool, volume, NULL, &report->images[n++]);
+		report_image(pool, volume, NULL, &leaves, &report->images[n++]);
 		list_for_each(inner, &volume->snapshots) {
 			report_image(pool, volume, container_of(inner, struct image, volume_link),
-			    &report->images[n++]);
+			    &leaves, &report->images[n++]);
 		}
 	}
 	report->image_count = n;

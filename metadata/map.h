@@ -79,6 +79,14 @@ enum map_result map_diff(struct nodes *nodes, struct map *older, struct map *new
 enum map_result map_reap(struct catalog *catalog, struct image *image, unsigned nodes_max,
     bool *finished, struct map_fault *fault) must_check;
 
+/*
+ * Counts the blocks of @map that none of the @count other trees has.  Looks only at what is in
+ * memory and at no more than *@nodes_max leaves (counted down): false: not known.
+ */
+#define MAP_UNIQUE_OTHERS_MAX 5u
+bool map_count_unique(struct nodes *nodes, struct map *map, struct map *const *others,
+    unsigned count, unsigned *nodes_max, uint64_t *unique_blocks) must_check;
+
 /* Which deleted image to reap next; NULL: none can be. */
 struct image *map_reap_next(const struct catalog *catalog);
 

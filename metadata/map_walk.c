@@ -139,6 +139,86 @@ map_diff(struct nodes *nodes, struct map *older, struct map *newer, uint64_t *lb
 	return MAP_OK;
 }
 
+/* --- what only one image has --- */
+
+static bool
+in_any(struct descent *others, unsigned count, struct nodes *nodes, const struct descent *x)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (node_same(nodes, x->entry, others[i].entry))
+			return true;
+	return false;
+}
+
+static bool
+count_leaf(struct nodes *nodes, struct descent *x, struct descent *others, unsigned count,
+    uint64_t *unique_blocks)
+{
+	struct node *leaves[MAP_UNIQUE_OTHERS_MAX];
+	struct map_fault fault;
+	struct node *leaf;
+
+	if (descent_leaf(nodes, x, &leaf, &fault) == MAP_FAULT)
+		return false;
+	for (unsigned i = 0; i < count; i++)
+		if (descent_leaf(nodes, &others[i], &leaves[i], &fault) == MAP_FAULT)
+			return false;
+	for (unsigned slot = 0; slot < MAP_FANOUT; slot++) {
+		uint64_t addr = leaf->entries[slot].addr;
+		bool unique = addr != 0;
+
+		for (unsigned i = 0; i < count && unique; i++)
+			unique = addr != addr_in(leaves[i], slot);
+		*unique_blocks += unique;
+	}
+	return true;
+}
+
+bool
+map_count_unique(struct nodes *nodes, struct map *map, struct map *const *others, unsigned count,
+    unsigned *nodes_max, uint64_t *unique_blocks)
+{
+	uint64_t end = map->levels ? map_capacity(map->levels) : 0;
+	uint64_t lba = 0;
+
+	CHECK(count <= MAP_UNIQUE_OTHERS_MAX);
+	*unique_blocks = 0;
+	while (lba < end) {
+		struct descent x, y[MAP_UNIQUE_OTHERS_MAX];
+		struct map_fault fault;
+		unsigned level = MAP_LEVELS_MAX;
+		bool counted = false;
+
+		if ((*nodes_max)-- == 0) {
+			*nodes_max = 0;
+			return false;
+		}
+		descent_begin(&x, map, lba);
+		for (unsigned i = 0; i < count; i++)
+			descent_begin(&y[i], others[i], lba);
+		while (!counted) {
+			level--;
+			for (unsigned i = 0; i < count; i++)
+				if (descent_step(nodes, &y[i], lba, level, &fault) == MAP_FAULT)
+					return false;
+			if (level >= map->levels)
+				continue;
+			if (descent_step(nodes, &x, lba, level, &fault) == MAP_FAULT)
+				return false;
+			if (is_hole(&x) || in_any(y, count, nodes, &x)) {
+				lba = map_last_lba(lba, level) + 1;
+				counted = true;
+			} else if (level == 0) {
+				if (!count_leaf(nodes, &x, y, count, unique_blocks))
+					return false;
+				lba = map_last_lba(lba, 0) + 1;
+				counted = true;
+			}
+		}
+	}
+	return true;
+}
+
 /* --- reaping --- */
 
 struct image *
