@@ -38,7 +38,7 @@ TEST_SUPPORT_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(TEST_SRCS),$
 
 # What Debian 12 packages are needed for what; a package here is what `make deps…` installs.
 DEPS_BUILD := gcc make pkg-config libc6-dev liburing-dev libisal-dev libjansson-dev libyaml-dev libblkid-dev
-DEPS_TEST := $(DEPS_BUILD) libcmocka-dev fio libnbd-bin python3 python3-libnbd qemu-utils e2fsprogs \
+DEPS_TEST := $(DEPS_BUILD) libcmocka-dev fio libnbd-bin python3 python3-libnbd qemu-utils e2fsprogs fdisk \
 	nbdkit util-linux fuse3 clang clang-format libclang-rt-14-dev shellcheck
 DEPS_TIDY := clang-tidy
 DEPS_BENCH := $(DEPS_BUILD) fio python3 qemu-utils nbd-server nbdkit libnbd-bin

@@ -19,8 +19,8 @@ EXPORT = b"tank/v"
 
 def connect(path):
     sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(20)
     sock.connect(path)
+    sock.settimeout(20)
     return sock
 
 
@@ -38,7 +38,7 @@ def send_quietly(sock, data):
     """Sends what the server takes; it may close at any time."""
     try:
         sock.sendall(data)
-        sock.settimeout(0.2)
+        sock.settimeout(0.05)
         while sock.recv(65536):
             pass
     except (OSError, EOFError):

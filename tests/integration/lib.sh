@@ -219,7 +219,8 @@ run_one() {
         trap 'echo "# line $LINENO: $BASH_COMMAND"' ERR
         set -x
         "test_$CURRENT"
-    ) || rc=$?
+    )
+    rc=$? # no "|| rc=$?" there: it would make set -e void inside
     if [ $rc != 0 ]; then
         echo "not ok $TEST_FILE: ${CURRENT//_/ }"
         failed=1

@@ -11,17 +11,17 @@
 bad_arguments() {
     cat <<'TABLE'
 2 | usage|command        | frobnicate
-2 | usage|command|verb   | pool
-2 | usage|command|verb   | pool frobnicate
+2 | create.*import       | pool
+2 | frobnicate.*create   | pool frobnicate
 2 | usage|argument|DEVICE | pool create
 2 | usage|argument|DEVICE | pool create tank2
 2 | usage|argument|SIZE  | volume create tank/x
-2 | usage|argument       | volume create tank/x 1G 2G
+2 | usage|too m          | volume create tank/x 1G 2G
 2 | option|--frobnicate  | list --frobnicate
 2 | option|-Q            | list -Q
 2 | socket|value|needs   | list --socket
 2 | column               | list -o nosuchcolumn
-2 | name                 | pool create -bad d0.img --size 1G
+2 | name|option          | pool create -bad d0.img --size 1G
 2 | name                 | pool create a/b d0.img --size 1G
 2 | name                 | pool create a@b d0.img --size 1G
 2 | pool/volume          | volume create tank 1G
@@ -37,7 +37,7 @@ bad_arguments() {
 2 | snapshot             | clone tank/v tank/c
 2 | snapshot             | rollback --yes tank/v
 2 | size|number          | volume create tank/x ten
-2 | size|number          | volume create tank/x -1G
+2 | size|number|option   | volume create tank/x -1G
 2 | size|number|unit     | volume create tank/x 10X
 2 | size|number|0        | volume create tank/x 0
 2 | size|large|range     | volume create tank/x 99999999999999999999999
@@ -60,17 +60,16 @@ bad_arguments() {
 1 | nosuch               | pool destroy --yes nosuch
 1 | nosuch               | list nosuch
 1 | exist                | volume create tank/v 1G
-1 | exist                | snapshot create tank/v@s
+1 | exist|already        | snapshot create tank/v@s
 1 | exist                | volume rename tank/w tank/v
 1 | exist                | clone tank/v@s tank/v
 1 | nosuch.img           | pool create tank2 nosuch.img
 1 | nosuch.img           | pool import nosuch.img
-1 | exist                | pool create tank d9.img --size 64M
+1 | exist|already        | pool create tank d9.img --size 64M
 1 | small                | pool create tiny tiny.img --size 4096
 1 | smaller|shrink|force | volume resize tank/v 1M
 1 | snapshot             | volume delete --yes tank/v
 1 | volume               | pool destroy --yes tank
-1 | yes                  | volume delete tank/w
 TABLE
 }
 
@@ -217,7 +216,7 @@ frobnicate|--frobnicate
 listen|--listen
 gopher|--listen gopher://localhost
 port|--listen nbd://127.0.0.1:99999
-config|--config /nonexistent/quarryd.yaml
+/nonexistent/quarryd.yaml|--config /nonexistent/quarryd.yaml
 size|--node-cache lots
 TABLE
 }

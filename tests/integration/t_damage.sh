@@ -39,13 +39,30 @@ prepare() {
     quarry snapshot create tank/v@s
     qemu-io -f raw -c 'write -P 18 8M 16M' "$(uri v)" >/dev/null
     stop_daemon
-    cp --sparse=always "${POOL_FILES[0]}" pristine.img
+    local i
+    for i in "${!POOL_FILES[@]}"; do cp --sparse=always "${POOL_FILES[$i]}" "pristine$i.img"; done
+}
+
+# Undoes damage, and what an import has written since.
+restore() {
+    local i
+    for i in "${!POOL_FILES[@]}"; do cp --sparse=always "pristine$i.img" "${POOL_FILES[$i]}"; done
 }
 
 content_is_right() {
+    content_as_read || true
+    refuses grep -i -E 'failed|error' io.out
+}
+
+content_is_right_or_an_error() {
+    content_as_read || true
+    refuses grep -i 'verification failed' io.out
+}
+
+content_as_read() {
     qemu-io -r -f raw -c 'read -P 17 0 8M' -c 'read -P 18 8M 16M' -c 'read -P 0 24M 104M' "$(uri v)" >io.out
     qemu-io -r -f raw -c 'read -P 17 0 16M' -c 'read -P 0 16M 112M' "$(uri v@s)" >>io.out
-    refuses grep -i -E 'failed|error' io.out
+    [ "$(wc -l <io.out)" -ge 5 ]
 }
 
 # With this damage, import has to work, tell of it in the log, and serve what was there.
@@ -57,7 +74,7 @@ survives() {
     grep -q -i -E "$what" quarryd.log || fail "the log does not name the damaged $what"
     grep -q -F disk0.img quarryd.log || fail "the log does not name the damaged device"
     stop_daemon
-    cp --sparse=always pristine.img "${POOL_FILES[0]}"
+    restore
 }
 
 # With this damage, import has to fail and say why.
@@ -67,7 +84,7 @@ is_refused() {
     fails_with 1 "$what" quarry pool import "${POOL_FILES[@]}"
     quarry list >/dev/null
     stop_daemon
-    cp --sparse=always pristine.img "${POOL_FILES[0]}"
+    restore
 }
 
 test_the_places_are_where_this_test_thinks() {
@@ -137,15 +154,13 @@ test_random_flips_in_the_metadata_never_give_wrong_data() {
         flip "${POOL_FILES[0]}" $at
         start_daemon
         if quarry pool import "${POOL_FILES[@]}" 2>refusal; then
-            content_is_right
+            content_is_right_or_an_error
         else
             [ -s refusal ] || fail "refused without a reason: byte $at"
             refused=$((refused + 1))
         fi
         stop_daemon
-        cp --sparse=always pristine.img "${POOL_FILES[0]}"
-        # the other device goes on from where both were
-        cp --sparse=always pristine1.img "${POOL_FILES[1]}" 2>/dev/null || cp --sparse=always "${POOL_FILES[1]}" pristine1.img
+        restore
     done
     echo "# $refused of $i refused"
 }
@@ -217,7 +232,7 @@ import sys
 places = {}
 with open(sys.argv[1], "r+b") as file:
     end = file.seek(0, 2)
-    for offset in range(1 << 16, min(end, 64 << 20), 4096):
+    for offset in range(1 << 16, end, 4096):
         file.seek(offset)
         block = file.read(4096)
         if block and block == block[:1] * 4096 and 1 <= block[0] <= 64:

@@ -236,7 +236,7 @@ for i in range(1, 21):
 assert last > 20, last
 PYTHON
     # all or none
-    fails_with 1 'exist' quarry snapshot create tank/first@new tank/second@g1
+    fails_with 1 'exist|already' quarry snapshot create tank/first@new tank/second@g1
     refuses nbdinfo "$(uri first@new)"
 }
 
