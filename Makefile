@@ -140,6 +140,18 @@ run: deps
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tools/demo.sh
 
+# --- the simulator: --wrap shows it what the log applies, and makes UUIDs follow from the seed ---
+
+SIM_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/sim/*.c))
+SEEDS ?= 2000
+
+$(BUILD)/quarry-sim: $(SIM_OBJS) $(BUILD)/libquarry.a
+	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start -o $@ $^ $(LDLIBS)
+
+.PHONY: sim
+sim: $(BUILD)/quarry-sim
+	$< --seeds $(SEEDS)
+
 # --- installation ---
 
 MAN_PAGES = $(wildcard docs/man/*.1 docs/man/*.5 docs/man/*.8)

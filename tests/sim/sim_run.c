@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The lives of a pool.
+ *
+ * A life begins with pool_create() or pool_import() and ends with pool_stop() or a crash, which may
+ * come at any event: while the pool is made, opened, at work or closed.  After each import the disks
+ * are compared with the model; the last life ends with nothing left.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "tests/sim/sim.h"
+
+#define STALL_NS (15ull * 1000 * 1000 * 1000)
+#define STALL_STEPS 3000000u
+
+struct sim *the_sim;
+
+/* --- events --- */
+
+static void
+crash(struct sim *sim)
+{
+	static const enum memory_crash modes[] = { MEMORY_CRASH_KILL, MEMORY_CRASH_NONE,
+		MEMORY_CRASH_WRITES, MEMORY_CRASH_SECTORS };
+	struct history *h = &sim->history;
+	enum memory_crash mode;
+	unsigned i;
+
+	do {
+		i = (unsigned)random_below(&sim->crash_random, 4);
+	} while (!(sim->weather.crash_modes >> i & 1));
+	mode = modes[i];
+	if (sim->online) {
+		history_capture(sim, sim->pool);
+		h->required = mode == MEMORY_CRASH_KILL ? max_u64(h->promised, h->acked) : h->promised;
+	} else if (mode != MEMORY_CRASH_KILL) {
+		h->required = h->promised;
+	}
+	sim_trace(sim, "crash %u (promised %llu, answered %llu, applied %llu, required %llu)", mode,
+	    (unsigned long long)h->promised, (unsigned long long)h->acked,
+	    (unsigned long long)h->present->sequence, (unsigned long long)h->required);
+	for (uint32_t d = 0; d < sim->weather.device_count; d++)
+		memory_device_crash(sim->devices[d], random_next(&sim->crash_random), mode);
+	sim->stats.crashes++;
+	sim->crashed = true;
+	sim->crash_in = 0;
+	sim->online = false;
+	sim->stopping = false;
+	sim->pool = NULL;
+	work_forget(sim);
+}
+
+void
+sim_step(struct sim *sim)
+{
+	uint64_t deadline_ns;
+
+	sim->events++;
+	if (sim->crash_in && --sim->crash_in == 0) {
+		crash(sim);
+		return;
+	}
+	reactor_run_turn(sim->reactor, sim->now_ns);
+	deadline_ns = reactor_next_deadline_ns(sim->reactor);
+	if (deadline_ns != UINT64_MAX)
+		sim->now_ns = max_u64(sim->now_ns, deadline_ns);
+}
+
+void
+sim_run_until(struct sim *sim, bool (*done)(struct sim *sim))
+{
+	uint64_t steps = 0;
+	uint64_t progress_ns = sim->progress_ns;
+
+	while (!sim->crashed && !done(sim)) {
+		sim_step(sim);
+		if (sim->crashed || done(sim))
+			return;
+		if (progress_ns != sim->progress_ns)
+			steps = 0;
+		progress_ns = sim->progress_ns;
+		if (list_empty(&sim->reactor->ready) && list_empty(&sim->reactor->turn_end) &&
+		    reactor_next_deadline_ns(sim->reactor) == UINT64_MAX)
+			sim_fail(sim, "nothing will ever happen again");
+		if (sim->now_ns > sim->progress_ns + STALL_NS)
+			sim_fail(sim, "no progress for %llu s",
+			    (unsigned long long)(STALL_NS / 1000000000));
+		if (++steps > STALL_STEPS)
+			sim_fail(sim, "no progress in %u events", STALL_STEPS);
+	}
+}
+
+static void
+boot(struct sim *sim)
+{
+	struct memory_device_options options = {
+		.delay_ns_max = sim->weather.delay_ns_max,
+		.prepare_space = sim->weather.prepare_space,
+		.gives_back = sim->weather.gives_back,
+	};
+
+	sim->crashed = false;
+	sim->crash_in = 0;
+	sim->reactor = xcalloc(1, sizeof(*sim->reactor));
+	reactor_init(sim->reactor);
+	reactor_set_current(sim->reactor);
+	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "disk%u", d);
+		options.seed = random_next(&sim->crash_random) | 1;
+		sim->devices[d] =
+		    memory_device_open(sim->disks[d], sim->reactor, name, &options);
+	}
+}
+
+/* --- opening --- */
+
+struct opening {
+	struct pool_start start;
+	bool done;
+};
+
+static struct opening *opening;
+
+static void
+opened(struct pool_start *start)
+{
+	struct opening *o = container_of(start, struct opening, start);
+	struct sim *sim = the_sim;
+
+	o->done = true;
+	sim->progress_ns = sim->now_ns;
+	if (start->error.code)
+		return;
+	sim->pool = start->pool;
+	if (sim->pool->state != POOL_ONLINE)
+		sim_fail(sim, "the pool opens, but is not online: %s", sim->pool->state_reason);
+	sim->online = true;
+	if (sim->history.recovering) {
+		sim->stats.imports++;
+		history_recovered(sim, sim->pool);
+	} else {
+		sim->history.base->sequence = sim->pool->log.applied_sequence;
+		sim->history.present->sequence = sim->pool->log.applied_sequence;
+		sim->history.promised = sim->pool->log.applied_sequence;
+		sim->history.acked = sim->pool->log.applied_sequence;
+	}
+	sim->history.unfinished_create = false;
+	walk_pool(sim, "after opening");
+}
+
+static bool
+is_opened(struct sim *sim)
+{
+	(void)sim;
+	return opening->done;
+}
+
+static uint64_t
+no_clock(void)
+{
+	return 1700000000;
+}
+
+static void
+plan_crash(struct sim *sim, uint64_t one_in, uint64_t within)
+{
+	sim->crash_in =
+	    random_one_in(&sim->crash_random, one_in) ? 1 + random_below(&sim->crash_random, within) : 0;
+}
+
+/* True: the pool is online; false: a crash came, or there is no pool (of an unfinished create). */
+static bool
+open_pool(struct sim *sim, bool create)
+{
+	struct pool_config config = {
+		.reactor = sim->reactor,
+		.node_cache_bytes = sim->weather.node_cache_bytes,
+		.clock_s = no_clock,
+	};
+
+	opening = xcalloc(1, sizeof(*opening));
+	opening->start.done = opened;
+	sim->progress_ns = sim->now_ns;
+	sim->history.recovering = !create;
+	sim->history.started = false;
+	sim_trace(sim, "%s", create ? "create" : "import");
+	if (create) {
+		sim->history.unfinished_create = true;
+		pool_create(&config, "p", sim->devices, sim->weather.device_count,
+		    sim->weather.slab_blocks, &opening->start);
+	} else {
+		struct device *devices[SIM_DEVICES_MAX];
+		uint32_t first = (uint32_t)random_below(&sim->random, sim->weather.device_count);
+
+		for (uint32_t d = 0; d < sim->weather.device_count; d++)
+			devices[d] = sim->devices[(first + d) % sim->weather.device_count];
+		pool_import(&config, devices, sim->weather.device_count, &opening->start);
+	}
+	sim_run_until(sim, is_opened);
+	if (sim->crashed)
+		return false;
+	sim->crash_in = 0;
+	if (opening->start.error.code) {
+		if (!sim->history.unfinished_create || create)
+			sim_fail(sim, "%s fails: %s", create ? "create" : "import",
+			    opening->start.error.text);
+		sim_trace(sim, "no pool: %s", opening->start.error.text);
+		return false;
+	}
+	return true;
+}
+
+static void
+reopen(struct sim *sim)
+{
+	for (;;) {
+		boot(sim);
+		plan_crash(sim, 4, 400);
+		if (open_pool(sim, false))
+			break;
+		if (sim->crashed)
+			continue;
+		/* An unfinished create left no pool; its devices were closed. */
+		boot(sim);
+		if (open_pool(sim, true))
+			break;
+	}
+	work_open_all(sim);
+}
+
+/* --- closing --- */
+
+struct closing {
+	struct pool_stop stop;
+	bool done;
+};
+
+static struct closing *closing;
+
+static void
+stopped(struct pool_stop *stop)
+{
+	struct closing *c = container_of(stop, struct closing, stop);
+	struct sim *sim = the_sim;
+
+	c->done = true;
+	sim->progress_ns = sim->now_ns;
+	if (stop->error)
+		sim_fail(sim, "the pool's end fails: %s", strerror(-stop->error));
+	history_promise(sim, sim->history.present->sequence);
+	sim->online = false;
+	sim->pool = NULL;
+}
+
+static bool
+is_stopped(struct sim *sim)
+{
+	return closing->done && sim->io_count == 0 && sim->admin_count == 0;
+}
+
+static void
+stop(struct sim *sim)
+{
+	closing = xcalloc(1, sizeof(*closing));
+	closing->stop.done = stopped;
+	sim_trace(sim, "stop");
+	sim->stopping = true;
+	sim->progress_ns = sim->now_ns;
+	list_for_each(node, &sim->admins) {
+		container_of(node, struct sim_admin, link)->must_succeed = false;
+	}
+	pool_stop(sim->pool, &closing->stop);
+	sim_run_until(sim, is_stopped);
+	if (sim->crashed)
+		return;
+	sim->stopping = false;
+	sim->crash_in = 0;
+	work_close_all(sim);
+	for (unsigned i = 0; i < 4; i++)
+		sim_step(sim);
+	if (reactor_next_deadline_ns(sim->reactor) != UINT64_MAX)
+		sim_fail(sim, "a timer is armed after the end of the pool");
+}
+
+/* --- quiet --- */
+
+static bool
+is_quiet(struct sim *sim)
+{
+	const struct pool *pool = sim->pool;
+
+	return sim->io_count == 0 && sim->admin_count == 0 && log_idle(pool) &&
+	    pool->checkpoint.phase == CHECKPOINT_IDLE && reaper_idle(pool) &&
+	    !task_queued(&pool->reaper.step) && !pool->reaper.waiting &&
+	    !node_loads_pending(pool) && housekeeping_idle(pool);
+}
+
+static struct waiter checkpoint_waiter;
+static bool checkpoint_is_done;
+
+static void
+checkpoint_woken(struct waiter *waiter, int error)
+{
+	(void)waiter;
+	if (error)
+		sim_fail(the_sim, "a checkpoint fails: %s", the_sim->pool->state_reason);
+	checkpoint_is_done = true;
+}
+
+static bool
+checkpoint_done(struct sim *sim)
+{
+	return checkpoint_is_done && is_quiet(sim);
+}
+
+static void
+quiesce(struct sim *sim)
+{
+	sim->progress_ns = sim->now_ns;
+	sim_run_until(sim, is_quiet);
+	if (sim->crashed)
+		return;
+	waiter_init(&checkpoint_waiter, checkpoint_woken);
+	checkpoint_is_done = false;
+	sim->progress_ns = sim->now_ns;
+	checkpoint_start(sim->pool, &checkpoint_waiter);
+	sim_run_until(sim, checkpoint_done);
+}
+
+static void
+check_quiet(struct sim *sim, const char *when)
+{
+	work_drain(sim);
+	if (sim->crashed)
+		return;
+	quiesce(sim);
+	if (!sim->crashed)
+		walk_pool(sim, when);
+}
+
+/* A bit rots under a block that is in use: EIO, and the right bytes once it is mended. */
+static void
+rot(struct sim *sim)
+{
+	uint64_t volume_id, lba, offset_bytes;
+	unsigned disk;
+	unsigned bit = (unsigned)random_below(&sim->random, 8);
+
+	if (!walk_find_block(sim, &sim->random, &volume_id, &lba, &disk, &offset_bytes))
+		return;
+	offset_bytes += random_below(&sim->random, BLOCK_BYTES);
+	memory_disk_flip_bit(memory_device_disk(pool_device(sim->pool, disk)), offset_bytes, bit);
+	work_read_block(sim, volume_id, lba, true);
+	if (sim->crashed) {
+		sim_fail(sim, "a crash while a bit is flipped");
+	}
+	memory_disk_flip_bit(memory_device_disk(pool_device(sim->pool, disk)), offset_bytes, bit);
+	work_read_block(sim, volume_id, lba, false);
+}
+
+static void
+live(struct sim *sim)
+{
+	if (random_one_in(&sim->crash_random, 4))
+		plan_crash(sim, 1, 100000);
+	else
+		plan_crash(sim, 1, 40ull * sim->weather.ops);
+	work(sim, sim->weather.ops);
+	if (sim->crashed)
+		return;
+	if (random_one_in(&sim->random, 2)) {
+		check_quiet(sim, "at rest");
+		if (!sim->crashed && random_one_in(&sim->random, 3)) {
+			sim->crash_in = 0;
+			rot(sim);
+			work_verify(sim, 2);
+		}
+		if (!sim->crashed)
+			work(sim, sim->weather.ops / 4);
+	}
+	if (!sim->crashed)
+		stop(sim);
+}
+
+static void
+last_life(struct sim *sim)
+{
+	uint64_t most;
+
+	work_verify(sim, 1);
+	check_quiet(sim, "before everything is deleted");
+	work_delete_all(sim);
+	for (unsigned i = 0; i < 3; i++)
+		check_quiet(sim, "after everything was deleted");
+	if (!list_empty(&sim->pool->catalog.images) || !list_empty(&sim->pool->catalog.deleted))
+		sim_fail(sim, "images are left after everything was deleted");
+	if (sim->pool->space.live_blocks > 8)
+		sim_fail(sim, "%llu blocks are live after everything was deleted",
+		    (unsigned long long)sim->pool->space.live_blocks);
+	most = sim->pool->space.slab_count - sim->pool->space.free_count;
+	if (most > 8)
+		sim_fail(sim, "%llu slabs are taken after everything was deleted",
+		    (unsigned long long)most);
+	stop(sim);
+	boot(sim);
+	open_pool(sim, false);
+	stop(sim);
+}
+
+void
+sim_run(struct sim *sim)
+{
+	the_sim = sim;
+	list_init(&sim->handles);
+	list_init(&sim->ios);
+	list_init(&sim->admins);
+	sim->random.state = mix64(sim->seed ^ 0x5ea5);
+	sim->crash_random.state = mix64(sim->seed ^ 0xc4a5);
+	work_draw(sim);
+	history_begin(&sim->history);
+	for (uint32_t d = 0; d < sim->weather.device_count; d++)
+		sim->disks[d] = memory_disk_create(sim->weather.device_bytes[d]);
+	boot(sim);
+	plan_crash(sim, 6, 60);
+	if (!open_pool(sim, true))
+		reopen(sim);
+	for (unsigned i = 0; i < sim->weather.lives; i++) {
+		live(sim);
+		reopen(sim);
+		if (random_one_in(&sim->random, 2))
+			work_verify(sim, 4);
+	}
+	sim->crash_in = 0;
+	last_life(sim);
+}
+
+/* --- telling --- */
+
+void
+sim_trace(struct sim *sim, const char *format, ...)
+{
+	char line[300];
+	va_list args;
+	int len;
+
+	va_start(args, format);
+	len = vsnprintf(line, sizeof(line), format, args);
+	va_end(args);
+	for (int i = 0; i + 8 <= len; i += 8) {
+		uint64_t word;
+
+		memcpy(&word, line + i, 8);
+		sim->hash = mix64(sim->hash ^ word);
+	}
+	sim->hash = mix64(sim->hash + (uint64_t)len + sim->now_ns);
+	if (sim->trace)
+		printf("%10.3f ms %6llu  %s\n", (double)sim->now_ns / 1e6,
+		    (unsigned long long)sim->events, line);
+}
+
+static void
+dump(const struct sim *sim)
+{
+	const struct pool *pool = sim->pool;
+
+	printf("  at event %llu, %.3f ms; %u requests and %u administrative ones in flight\n",
+	    (unsigned long long)sim->events, (double)sim->now_ns / 1e6, sim->io_count,
+	    sim->admin_count);
+	for (uint32_t d = 0; d < sim->weather.device_count && !sim->crashed && sim->pool; d++)
+		printf("  disk%u: %u in flight\n", d, memory_device_in_flight(sim->devices[d]));
+	if (!pool)
+		return;
+	printf("  pool: state %d (%s), checkpoint %llu in phase %d%s, %llu of %llu slabs free (%llu held "
+	       "back)\n",
+	    pool->state, pool->state_reason, (unsigned long long)pool->checkpoint_number,
+	    pool->checkpoint.phase, pool->checkpoint.again ? " and again" : "",
+	    (unsigned long long)pool->space.free_count, (unsigned long long)pool->space.slab_count,
+	    (unsigned long long)pool->reserve_slabs);
+	printf("  log: sequence %llu, applied %llu, durable %llu, %u in flight%s%s%s; slot %u%s\n",
+	    (unsigned long long)pool->log.sequence, (unsigned long long)pool->log.applied_sequence,
+	    (unsigned long long)pool->log.durable_sequence, pool->log.in_flight,
+	    pool->log.open ? ", one open" : "",
+	    list_empty(&pool->log.waiters) ? "" : ", waiters",
+	    list_empty(&pool->log.flush_waiters) ? "" : ", flush waiters", pool->log.slot,
+	    pool->log.next_slab ? "" : ", no next slab");
+	printf("  nodes: %llu in use of %llu, %llu dirty, %llu frozen (at most %llu)\n",
+	    (unsigned long long)pool->nodes.in_use, (unsigned long long)pool->nodes.budget,
+	    (unsigned long long)pool->nodes.dirty_count,
+	    (unsigned long long)pool->nodes.frozen_count,
+	    (unsigned long long)pool->dirty_nodes_max);
+	printf("  reaper: %s%s%s; %llu requests in flight; %llu loads\n",
+	    reaper_idle(pool) ? "idle" : "busy", pool->reaper.waiting ? ", waiting" : "",
+	    pool->reaper.stuck ? ", stuck" : "", (unsigned long long)pool->requests_in_flight,
+	    (unsigned long long)pool->loads.count);
+	unsigned n = 0;
+	list_for_each(node, &sim->ios) {
+		const struct sim_io *s = container_of(node, struct sim_io, link);
+
+		if (n++ < 5)
+			printf("  request %llu: op %u, %llu+%llu of volume %llu\n",
+			    (unsigned long long)s->number, s->io.op,
+			    (unsigned long long)s->io.offset_bytes,
+			    (unsigned long long)s->io.len_bytes,
+			    (unsigned long long)s->handle->volume_id);
+	}
+}
+
+void
+sim_fail(struct sim *sim, const char *format, ...)
+{
+	va_list args;
+
+	printf("seed %llu: ", (unsigned long long)sim->seed);
+	va_start(args, format);
+	vprintf(format, args);
+	va_end(args);
+	printf("\n");
+	dump(sim);
+	fflush(stdout);
+	_Exit(1);
+}
