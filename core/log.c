@@ -443,6 +443,7 @@ batch_done(struct device_io *io)
 	apply_in_order(pool);
 	log_pump(pool);
 	waiters_wake(&pool->log.waiters, 0);
+	reaper_kick(pool); /* a large trim, perhaps */
 	checkpoint_consider(pool);
 }
 

@@ -126,6 +126,9 @@ record_apply(struct sim *sim, struct model *model, const struct record *record, 
 				if (live)
 					work_op_applied(sim, record->sequence, &entry->ops[n]);
 				model_apply_op(sim, model, &entry->ops[n]);
+				volume = model_by_id(model, entry->ops[n].op.volume);
+				if (live && entry->ops[n].op.type == CATALOG_OP_ROLLBACK)
+					work_note_range(sim, volume, 0, UINT64_MAX);
 			}
 			continue;
 		}

@@ -366,9 +366,9 @@ static void
 live(struct sim *sim)
 {
 	if (random_one_in(&sim->crash_random, 4))
-		plan_crash(sim, 1, 100000);
+		plan_crash(sim, 1, 1000000);
 	else
-		plan_crash(sim, 1, 40ull * sim->weather.ops);
+		plan_crash(sim, 1, 4ull * sim->weather.ops);
 	work(sim, sim->weather.ops);
 	if (sim->crashed)
 		return;

@@ -50,7 +50,7 @@ work_draw(struct sim *sim)
 	static const uint32_t slab_blocks[] = { 64, 64, 128, 256 };
 	static const uint64_t delays_ns[] = { 1000, 100 * 1000, 2000 * 1000 };
 	static const unsigned depths[] = { 1, 4, 16, 64 };
-	static const uint64_t sizes[] = { 2, 8, 32, 256, 600 };
+	static const uint64_t sizes[] = { 2, 4, 8, 8, 32, 32, 256, 600 };
 	static const uint64_t spreads[] = { 4, 64, 1024, 8192 };
 	struct weather *w = &sim->weather;
 
@@ -363,7 +363,7 @@ work_note_range(
 		    s->handle->snapshot_id)
 			continue;
 		for (uint64_t at = max_u64(lba, s->lba);
-		     at < min_u64(lba + count, s->lba + s->count); at++)
+		     at < s->lba + s->count && at - lba < count; at++)
 			add_alternative(s, at, model_get(&volume->image, at));
 	}
 }
@@ -767,7 +767,7 @@ static void
 draw_range(struct sim *sim, uint64_t size_bytes, uint64_t blocks_max, uint64_t *offset_bytes,
     uint64_t *len_bytes)
 {
-	uint64_t count = 1 + draw(sim, one_in(sim, 2) ? min_u64(blocks_max, 4) : blocks_max);
+	uint64_t count = 1 + draw(sim, one_in(sim, 4) ? blocks_max : min_u64(blocks_max, 4));
 
 	*offset_bytes = draw_block(sim, size_bytes) * BLOCK_BYTES;
 	*len_bytes = count * BLOCK_BYTES;
@@ -869,7 +869,9 @@ submit_status(struct sim *sim, struct sim_handle *handle, const struct model_vol
 static void
 read_something(struct sim *sim, struct sim_handle *handle, const struct model_volume *volume)
 {
-	const struct model_snapshot *snapshot = one_in(sim, 3) ? draw_snapshot(sim, volume) : NULL;
+	/* A handle on a snapshot would be in the administrator's way. */
+	const struct model_snapshot *snapshot =
+	    sim->admin_count == 0 && one_in(sim, 3) ? draw_snapshot(sim, volume) : NULL;
 	uint64_t size_bytes = snapshot ? snapshot->size_bytes : volume->size_bytes;
 	uint64_t offset_bytes, len_bytes;
 
