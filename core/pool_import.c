@@ -518,7 +518,9 @@ begin_replay(struct import *m)
 		m->slab = &pool->space.devices[s->log_device].slabs[s->log_slab];
 		space_open_slab(&pool->space, m->slab, s->log_segment);
 	}
-	m->phase = IMPORT_SEGMENT;
+	/* A segment that was full at the checkpoint has nothing to read. */
+	m->read_slot = m->slot;
+	m->phase = m->slot < pool->space.slab_blocks ? IMPORT_SEGMENT : IMPORT_BATCH;
 }
 
 static void

@@ -45,7 +45,7 @@ run_seed(uint64_t seed, bool trace, struct outcome *outcome)
 
 	sim->seed = seed;
 	sim->trace = trace;
-	diag_set_level(trace ? DIAG_DEBUG : (enum diag_level)0);
+	diag_set_level(trace ? DIAG_DEBUG : DIAG_ERROR);
 	sim_run(sim);
 	outcome->hash = sim->hash;
 	outcome->events = sim->events;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/base/diag.h"
 #include "tests/sim/sim.h"
 
 #define STALL_NS (15ull * 1000 * 1000 * 1000)
@@ -354,7 +355,9 @@ rot(struct sim *sim)
 		return;
 	offset_bytes += random_below(&sim->random, BLOCK_BYTES);
 	memory_disk_flip_bit(memory_device_disk(pool_device(sim->pool, disk)), offset_bytes, bit);
+	diag_set_level((enum diag_level)0);
 	work_read_block(sim, volume_id, lba, true);
+	diag_set_level(sim->trace ? DIAG_DEBUG : DIAG_ERROR);
 	if (sim->crashed) {
 		sim_fail(sim, "a crash while a bit is flipped");
 	}

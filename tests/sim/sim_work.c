@@ -599,7 +599,8 @@ judge_change(struct sim *sim, const struct sim_io *s)
 			last = max_u64(last, s->seen[i]);
 			first = min_u64(first, s->seen[i]);
 		}
-		if (seen && first != last &&
+		/* Whose zeroes they were cannot be told. */
+		if (seen && first != last && !s->zeroes &&
 		    s->count <= min_u64(LOG_PIECE_BLOCKS, sim->weather.slab_blocks - 2))
 			sim_fail(sim, "write %llu of %llu blocks was torn over batches %llu to %llu",
 			    (unsigned long long)s->number, (unsigned long long)s->count,
