@@ -337,6 +337,8 @@ servers_create(struct daemon *daemon)
 	struct nbd_server_config nbd_config = {
 		.reactors = daemon->reactor_list,
 		.reactor_count = daemon->reactor_count,
+		.exports = config->exports,
+		.export_count = config->export_count,
 		.buffer_bytes =
 		    max_u64(config->buffer_memory_bytes / config->reactors, 2 * BUFFER_BYTES_MAX),
 	};

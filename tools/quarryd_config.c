@@ -45,6 +45,20 @@ set_import(struct daemon_config *config, const char *value, struct error *error)
 	return 0;
 }
 
+static int
+set_export(struct daemon_config *config, const char *value, struct error *error)
+{
+	if (value[value[0] == '!'] == '\0')
+		return error_set(error, -EINVAL,
+		    "\"%.40s\" is no pattern: name volumes as in tank/vm1 or tank/*, with ! before "
+		    "it to hide them",
+		    value);
+	config->exports =
+	    xrealloc(config->exports, (config->export_count + 1) * sizeof(*config->exports));
+	config->exports[config->export_count++] = xstrdup(value);
+	return 0;
+}
+
 static void
 replace(char **text, const char *value)
 {
@@ -156,6 +170,9 @@ static const struct setting {
 	    set_listen },
 	{ "import", true, "DEVICE", "import the pools on these devices at start; may be repeated",
 	    set_import },
+	{ "export", true, "PATTERN",
+	    "offer these names over NBD (default: all); !PATTERN hides; may be repeated",
+	    set_export },
 	{ "socket", false, "PATH", "the socket of the quarry command", set_socket },
 	{ "socket-group", false, "GROUP", "this group's members may use it, too",
 	    set_socket_group },
@@ -163,8 +180,7 @@ static const struct setting {
 	    set_node_cache },
 	{ "buffer-memory", false, "SIZE", "memory for data in flight (default: 256MiB)",
 	    set_buffer_memory },
-	{ "reactors", false, "N", "threads that do the work (default: 1)",
-	    set_reactors },
+	{ "reactors", false, "N", "threads that do the work (default: 1)", set_reactors },
 	{ "cache", false, "direct|kernel", "whether devices are used past the kernel's page cache",
 	    set_cache },
 	{ "log-level", false, "LEVEL", "error, warning, info or debug", set_log_level },
@@ -516,6 +532,9 @@ daemon_config_fini(struct daemon_config *config)
 		free(config->listen[i].uri);
 	for (size_t i = 0; i < config->import_count; i++)
 		free(config->import[i]);
+	for (size_t i = 0; i < config->export_count; i++)
+		free(config->exports[i]);
+	free(config->exports);
 	free(config->listen);
 	free(config->import);
 	free(config->config_path);

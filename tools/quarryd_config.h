@@ -39,6 +39,8 @@ struct daemon_config {
 	size_t listen_count;
 	char **import;
 	size_t import_count;
+	char **exports; /* patterns, see nbd_server.h */
+	size_t export_count;
 	uint64_t node_cache_bytes;
 	uint64_t buffer_memory_bytes;
 	uint32_t reactors;

@@ -8,6 +8,7 @@
  */
 #include "frontends/nbd/nbd_server.h"
 
+#include <fnmatch.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -25,6 +26,23 @@ or_default(uint64_t value, uint64_t value_default)
 
 static void home_stop(struct task *task);
 static void home_stopped(struct task *task);
+
+bool
+nbd_server_offers(const struct nbd_server_config *config, const char *name)
+{
+	/* What nothing matches is hidden if the list says what is offered, and offered if it only
+	 * says what is hidden. */
+	bool offered = config->export_count == 0 || config->exports[0][0] == '!';
+
+	for (size_t i = 0; i < config->export_count; i++) {
+		const char *pattern = config->exports[i];
+		bool hides = *pattern == '!';
+
+		if (fnmatch(pattern + hides, name, 0) == 0)
+			offered = !hides;
+	}
+	return offered;
+}
 
 int
 nbd_server_create(const struct nbd_server_config *config, struct nbd_server **out)

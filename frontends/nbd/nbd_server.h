@@ -20,6 +20,11 @@ struct nbd_server_config {
 	struct target *target;
 	struct reactor_uring **reactors; /* copied; [0] accepts */
 	size_t reactor_count;
+	/* Which names are offered: shell patterns (fnmatch(3), * matches / too), the last that
+	 * matches decides; one with ! before it hides.  None: everything.  The caller's; they stay
+	 * valid. */
+	char *const *exports;
+	size_t export_count;
 	/* limits; 0: the default */
 	uint32_t connections_max;   /* 1024, of the server */
 	uint32_t requests_max;      /* 256, in flight per connection */
@@ -51,6 +56,9 @@ void nbd_server_stop(struct nbd_server *server, struct task *done);
 /* After a stop, or if no listener was ever made.  The reactors no longer run, or the caller is on
  * the first one and the stop is done. */
 void nbd_server_free(struct nbd_server *server);
+
+/* Whether @name ("pool/volume") is offered; see nbd_server_config. */
+bool nbd_server_offers(const struct nbd_server_config *config, const char *name);
 
 /* From any thread. */
 uint32_t nbd_server_connection_count(const struct nbd_server *server);

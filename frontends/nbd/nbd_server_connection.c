@@ -493,6 +493,26 @@ send_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
 
 static void connection_event(struct nbd_connection *c, enum nbd_event event);
 
+static bool
+is_offered(const struct nbd_connection *c, const struct name *name)
+{
+	char text[NAME_TEXT_SIZE];
+
+	name_format(name, text);
+	return nbd_server_offers(&c->home->server->config, text);
+}
+
+static void
+drop_hidden(const struct nbd_connection *c, struct target_names *names)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < names->count; i++)
+		if (is_offered(c, &names->names[i]))
+			names->names[kept++] = names->names[i];
+	names->count = kept;
+}
+
 static void
 names_done(struct target_names *names)
 {
@@ -505,6 +525,7 @@ names_done(struct target_names *names)
 		connection_finish(c);
 		return;
 	}
+	drop_hidden(c, names);
 	event = nbd_session_names(&c->session, 0, names->names, names->count);
 	free(names->names);
 	connection_event(c, event);
@@ -532,6 +553,10 @@ open_done(struct target_open *open)
 	enum nbd_event event;
 
 	c->asking = false;
+	if (!open->error && !is_offered(c, &open->name)) {
+		volume_close(open->volume);
+		open->error = -ENOENT;
+	}
 	if (c->phase != CONNECTION_LIVE) {
 		if (!open->error)
 			volume_close(open->volume);
