@@ -59,9 +59,10 @@ all: $(BUILD)/quarryd $(BUILD)/quarry
 help:
 	@echo 'make                 build $(BUILD)/quarryd and $(BUILD)/quarry'
 	@echo 'make run             install what is missing, build, start a demo pool and say what to try'
-	@echo 'make check           install what the tests need, build, and run lint, unit and integration tests'
+	@echo 'make check           install what the tests need, build, and run lint and all tests'
 	@echo 'make unit            the unit tests alone'
 	@echo 'make integration     the integration tests alone; TESTS="nbd crash" chooses some'
+	@echo 'make sim             the simulator; SEEDS=n'
 	@echo 'make lint            layers, licence lines, formatting, shell scripts'
 	@echo 'make tidy            clang-tidy (minutes)'
 	@echo 'make bench           compare with other servers on this machine (under 10 minutes)'
@@ -116,7 +117,7 @@ check: deps-test
 	@BUILD=$(BUILD) tests/check.sh
 
 .PHONY: test-programs
-test-programs: $(TEST_BINS)
+test-programs: $(TEST_BINS) $(BUILD)/quarry-sim
 
 unit: $(TEST_BINS)
 	@BUILD=$(BUILD) tests/check.sh unit

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs the tests and counts them: tests/check.sh [lint] [unit] [integration [NAME…]]; all three by
-# default.  The last line is always "N passed, N failed".  A test program that dies counts as a
+# Runs the tests and counts them: tests/check.sh [lint | unit | sim | integration [NAME…]], all of
+# them by default.  The last line is always "N passed, N failed".  A test program that dies counts as a
 # failure even if it had not said so, and so does one that ran no test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ failures=()
 count() {
     local file=$1 name=$2 rc=$3 ok bad skip
     ok=$(grep -c -E "$4" "$file" || true)
-    bad=$(grep -c -E "$5" "$file" || true)
+    bad=$(grep -E "$5" "$file" | sort -u | wc -l || true) # cmocka says each twice
     skip=$(grep -c -E "$6" "$file" || true)
     if [ "$rc" != 0 ] && [ "$bad" = 0 ]; then
         echo "not ok - $name: exit status $rc"
@@ -32,7 +32,7 @@ count() {
     passed=$((passed + ok))
     failed=$((failed + bad))
     skipped=$((skipped + skip))
-    while read -r line; do failures+=("$name: $line"); done < <(grep -E "$5" "$file" || true)
+    while read -r line; do failures+=("$name: $line"); done < <(grep -E "$5" "$file" | sort -u || true)
 }
 
 # Runs a command with its output shown and kept in $log; its status is left in $rc.
@@ -61,6 +61,16 @@ run_unit() {
     done
 }
 
+# All seeds are one test: the first that fails is said, and how to replay it.
+run_sim() {
+    local seeds=${SEEDS:-200}
+    [ "$BUILD" = build ] || [ -n "${SEEDS:-}" ] || seeds=40
+    echo "== simulator, $seeds seeds"
+    watch timeout --kill-after=5 900 "$BUILD/quarry-sim" --seeds "$seeds"
+    if [ "$rc" = 0 ]; then echo "ok sim: $seeds seeds"; else echo "not ok sim: status $rc"; fi | tee -a "$log"
+    count "$log" sim "$rc" '^ok sim' '^not ok sim' '^skip '
+}
+
 run_integration() {
     echo "== integration"
     watch tests/integration/run.sh "$@"
@@ -72,13 +82,15 @@ case ${1:-all} in
 all)
     run_lint
     run_unit
+    run_sim
     run_integration
     ;;
 lint) run_lint ;;
 unit) run_unit ;;
+sim) run_sim ;;
 integration) run_integration "${@:2}" ;;
 *)
-    echo "usage: $0 [lint | unit | integration [NAME…]]" >&2
+    echo "usage: $0 [lint | unit | sim | integration [NAME…]]" >&2
     exit 2
     ;;
 esac

@@ -47,4 +47,24 @@ test_a_second_demo_says_that_there_is_one() {
     stop_demo
 }
 
+# The tour of README.md, as it stands there but for the places of its files.  A daemon has to be up
+# before the next line, as it is when a person types.
+test_the_tour_of_the_readme() {
+    {
+        echo 'up() { pid=$!; '"$PYTHON $HERE/ready.py $SOCK"' $pid; }'
+        echo 'trap "kill \$(jobs -p) 2>/dev/null; true" EXIT'
+        echo 'down() { kill -TERM $pid; wait $pid; }'
+        sed -n '/^## Five minutes/,/^A virtual machine/s/^    //p' "$ROOT/README.md" |
+            sed -e ':join' -e '/\\$/{N;s/\\\n *//;b join' -e '}' |
+            sed -e '/^make$/d' -e "s|/var/tmp/|$T/|g" -e "s|/tmp/quarry.sock|$SOCK|g" -e "s|/tmp/nbd.sock|$NBD_SOCK|g" \
+                -e "s|fs\\.img|$T/fs.img|g" -e "s|build/quarry|$BUILD/quarry|g" \
+                -e 's/ &$/ \&\nup/' -e 's/^\(.*--import.*\)$/down\n\1 \&\nup/'
+        echo "$BUILD/quarry list | grep -q tank/test"
+        echo down
+    } >tour.sh
+    [ "$(grep -c quarry tour.sh)" -ge 14 ] || fail "the tour is short: $(cat tour.sh)"
+    expect 2 "$(grep -c '^up$' tour.sh)" "daemons that are started"
+    (cd "$ROOT" && bash -ex "$T/tour.sh" >"$T/tour.out" 2>&1) || fail "the tour fails: $(tail -n 5 tour.out)"
+}
+
 run_tests
