@@ -19,8 +19,8 @@ test_bad_files(void **state)
 		const char *error;
 	} cases[] = {
 		{ "socket-path: /a\n",
-		    "q.yaml:1: there is no key \"socket-path\"; there are: listen, import, socket, "
-		    "socket-group, node-cache, buffer-memory, reactors, cache, log-level" },
+		    "q.yaml:1: there is no key \"socket-path\"; there are: listen, import, export, "
+		    "socket, socket-group, node-cache, buffer-memory, reactors, cache, log-level" },
 		{ "# head\n\nnode-cache: 10X\n", "q.yaml:3: node-cache: \"10X\" is not a size: the "
 						 "units are K, M, G, T, P and E (or "
 						 "KiB, MiB …)" },
@@ -29,6 +29,9 @@ test_bad_files(void **state)
 					"10G" },
 		{ "node-cache: 1M\n",
 		    "q.yaml:1: node-cache: \"1M\" is too small; at least 4MiB are needed" },
+		{ "export: ['!']\n",
+		    "q.yaml:1: export: \"!\" is no pattern: name volumes as in tank/vm1 "
+		    "or tank/*, with ! before it to hide them" },
 		{ "node-cache:\n", "q.yaml:1: node-cache: the value is missing: SIZE" },
 		{ "node-cache: [1G]\n", "q.yaml:1: node-cache: a SIZE is wanted here, not a list" },
 		{ "buffer-memory: 1M\n",
@@ -110,6 +113,35 @@ test_garbage_files(void **state)
 }
 
 static void
+test_exports_say_what_is_offered(void **state)
+{
+	static const struct {
+		char *patterns[3];
+		const char *name;
+		bool offered;
+	} cases[] = {
+		{ { NULL }, "tank/a", true },
+		{ { "tank/a" }, "tank/a", true },
+		{ { "tank/a" }, "tank/a@s", false },
+		{ { "tank/*" }, "tank/a@s", true },
+		{ { "tank/*" }, "pond/a", false },
+		{ { "!tank/s*" }, "tank/a", true },
+		{ { "!tank/s*" }, "tank/s1", false },
+		{ { "*", "!*@*" }, "tank/a@s", false },
+		{ { "*", "!tank/*", "tank/b" }, "tank/b", true },
+		{ { "*", "!tank/*", "tank/b" }, "tank/c", false },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct nbd_server_config config = { .exports = cases[i].patterns };
+
+		while (config.export_count < 3 && cases[i].patterns[config.export_count])
+			config.export_count++;
+		assert_int_equal(nbd_server_offers(&config, cases[i].name), cases[i].offered);
+	}
+}
+
+static void
 test_good_file(void **state)
 {
 	static const char text[] = "# all keys\n"
@@ -118,6 +150,7 @@ test_good_file(void **state)
 				   "  - nbd://[::1]\n"
 				   "  - nbd+unix:///?socket=/run/a%20b.sock\n"
 				   "import: [/dev/sdb, 'disk 1.img']\n"
+				   "export: ['tank/*', '!tank/secret*']\n"
 				   "socket: /tmp/q.sock\n"
 				   "socket-group: disk\n"
 				   "node-cache: 4MiB\n"
@@ -140,6 +173,8 @@ test_good_file(void **state)
 	assert_string_equal(config.listen[2].path, "/run/a b.sock");
 	assert_int_equal(config.import_count, 2);
 	assert_string_equal(config.import[1], "disk 1.img");
+	assert_int_equal(config.export_count, 2);
+	assert_string_equal(config.exports[1], "!tank/secret*");
 	assert_string_equal(config.socket_path, "/tmp/q.sock");
 	assert_string_equal(config.socket_group, "disk");
 	assert_int_equal(config.node_cache_bytes, 4 * MIB);
@@ -358,6 +393,7 @@ main(void)
 		cmocka_unit_test(test_bad_files),
 		cmocka_unit_test(test_garbage_files),
 		cmocka_unit_test(test_good_file),
+		cmocka_unit_test(test_exports_say_what_is_offered),
 		cmocka_unit_test(test_empty_files),
 		cmocka_unit_test(test_bad_flags),
 		cmocka_unit_test(test_flags_and_file),
