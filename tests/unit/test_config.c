@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 /* The programs' parts are in no library. */
+#include "frontends/nbd/nbd_server.h"
 #include "tools/quarryd_config.c"
 #include "tools/quarryd_listen.c"
 
