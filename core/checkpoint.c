@@ -569,6 +569,7 @@ checkpoint_step(struct pool *pool)
 			if (!write_table(pool))
 				return;
 			c->phase = CHECKPOINT_FLUSH;
+			reaper_kick(pool); /* it had to rest */
 			return start_flush(pool);
 		case CHECKPOINT_FLUSH:
 			c->superblock.table_digest = pool->space.table_digest;

@@ -193,21 +193,6 @@ detach_all(struct pool *pool)
 		volume_detach(pool, list_first(&pool->handles, struct volume, link));
 }
 
-static void
-pause_all(struct pool *pool)
-{
-	list_for_each(node, &pool->catalog.volumes) {
-		struct volume_record *record = container_of(node, struct volume_record, link);
-		struct volume_runtime *runtime = record->runtime;
-
-		if (!runtime)
-			continue;
-		/* What was held back is refused when it is looked at again. */
-		if (runtime->paused)
-			volume_resume(pool, runtime);
-	}
-}
-
 static bool
 is_quiet(const struct pool *pool)
 {
@@ -241,11 +226,11 @@ stop_step(struct stopping *s)
 		switch (s->phase) {
 		case STOP_PAUSE:
 			detach_all(pool);
-			pause_all(pool);
 			s->phase = STOP_DRAIN;
 			continue;
 		case STOP_DRAIN:
-			/* Everything under way ends by itself; nothing new begins. */
+			/* Everything under way ends by itself, and whoever paused a volume resumes it
+			 * (what was held back is refused then); nothing new begins. */
 			if (!is_quiet(pool)) {
 				reactor_timer_start(pool->reactor, &s->poll, 1000 * 1000);
 				return;

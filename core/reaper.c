@@ -17,6 +17,12 @@ unpin(struct pool *pool)
 	nodes_evict(&pool->nodes);
 }
 
+static bool
+must_rest(const struct pool *pool)
+{
+	return pool->checkpoint.phase >= CHECKPOINT_NODES && pool->checkpoint.phase <= CHECKPOINT_TABLE;
+}
+
 static void
 reaper_step(struct task *task)
 {
@@ -27,6 +33,10 @@ reaper_step(struct task *task)
 	enum map_result result;
 	bool finished;
 
+	if (must_rest(pool)) {
+		unpin(pool); /* the checkpoint kicks it */
+		return;
+	}
 	if (!image || pool->state != POOL_ONLINE) {
 		unpin(pool);
 		/* What became empty is free when the next checkpoint is durable. */
