@@ -52,7 +52,7 @@ test_a_second_demo_says_that_there_is_one() {
 test_the_tour_of_the_readme() {
     {
         echo 'up() { pid=$!; '"$PYTHON $HERE/ready.py $SOCK"' $pid; }'
-        echo 'trap "kill \$(jobs -p) 2>/dev/null; true" EXIT'
+        echo 'trap "kill \$(jobs -p) 2>/dev/null || true" EXIT'
         echo 'down() { kill -TERM $pid; wait $pid; }'
         sed -n '/^## Five minutes/,/^A virtual machine/s/^    //p' "$ROOT/README.md" |
             sed -e ':join' -e '/\\$/{N;s/\\\n *//;b join' -e '}' |
