@@ -204,7 +204,8 @@ apply_catalog(struct catalog *catalog, const struct batch_piece *piece,
 
 int
 batch_apply(struct catalog *catalog, const struct batch_header *header,
-    const void *(*block)(void *context, uint32_t index), void *context, uint64_t live_checkpoint)
+    const void *(*block)(void *context, uint32_t index), void *context,
+    uint64_t replayed_checkpoint)
 {
 	struct batch_reader reader;
 	struct batch_piece piece;
@@ -227,11 +228,7 @@ batch_apply(struct catalog *catalog, const struct batch_header *header,
 				map_zero(catalog, image, piece.lba, piece.blocks);
 			break;
 		case BATCH_NODE:
-			for (uint32_t i = 0;
-			     live_checkpoint && piece.lba == live_checkpoint && i < piece.blocks;
-			     i++)
-				space_mark_live(
-				    catalog->nodes->space, (struct baddr){ piece.addr.n + i });
+			/* The checkpoint's table knows which of them are live. */
 			break;
 		case BATCH_CATALOG:
 			rc = apply_catalog(catalog, &piece, block, context);

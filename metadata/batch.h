@@ -75,12 +75,14 @@ enum map_result batch_prepare(
     struct catalog *catalog, const struct batch_piece *piece, struct map_fault *fault) must_check;
 
 /*
- * Applies a batch.  @data: its blocks (only those of CATALOG entries are read).  @live_checkpoint:
- * in a replay, the checkpoint whose nodes are live; at run time 0, as whoever wrote them said so.
- * -EUCLEAN: an entry that makes no sense.
+ * Applies a batch.  @data: its blocks (only those of CATALOG entries are read).
+ * @replayed_checkpoint: at run time 0; in a replay the one that it began from.  NODE entries change
+ * nothing: at run time whoever wrote them said what is live; in a replay the slab table shows it,
+ * as it was written behind them, and may know some of them dead again. -EUCLEAN: an entry that
+ * makes no sense.
  */
 int batch_apply(struct catalog *catalog, const struct batch_header *header,
     const void *(*block)(void *context, uint32_t index), void *context,
-    uint64_t live_checkpoint) must_check;
+    uint64_t replayed_checkpoint) must_check;
 
 #endif

@@ -129,7 +129,13 @@ space_open_slab(struct space *space, struct slab *slab, uint64_t segment)
 	CHECK(segment != 0);
 	if (slab->state == SLAB_FREE && !list_empty(&slab->link))
 		leave_free(space, slab);
-	forget(space, slab);
+	if (slab->segment == segment) {
+		/* A replay: what the table says of it is of the cut or newer, and stays. */
+		list_remove(&slab->link);
+		slab->releasing = false;
+	} else {
+		forget(space, slab);
+	}
 	slab->segment = segment;
 	slab->state = SLAB_OPEN;
 	table_set(&space->segments, segment, slab);

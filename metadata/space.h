@@ -88,7 +88,8 @@ space_offset_bytes(const struct space *space, const struct slab *slab, uint32_t 
 	       FORMAT_BLOCK_BYTES;
 }
 
-/* Opens @slab for @segment: all slots dead.  What it was before (in a replay) is forgotten. */
+/* Opens @slab for @segment: all slots dead.  In a replay a slab may be another segment's, which is
+ * forgotten, or this one's already: then what the table says of its slots stays. */
 void space_open_slab(struct space *space, struct slab *slab, uint64_t segment);
 void space_seal_slab(struct space *space, struct slab *slab, uint32_t age);
 
