@@ -6,9 +6,11 @@
  *   quarry-sim [--seeds N] [--start S] [--seconds T] [--keep-going]
  */
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -117,6 +119,11 @@ main(int argc, char **argv)
 	double seconds = 1e9, began = now_s();
 	int option;
 
+	/* Seeds are short: memory is kept, and pages are no larger than what is touched of them. */
+	(void)mallopt(M_MMAP_THRESHOLD, 1 << 30);
+	(void)mallopt(M_TRIM_THRESHOLD, 1 << 30);
+	(void)mallopt(M_TOP_PAD, 16 << 20);
+	(void)prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (option) {
 		case 's':

@@ -394,7 +394,7 @@ last_life(struct sim *sim)
 {
 	uint64_t most;
 
-	work_verify(sim, 1);
+	work_verify(sim, random_one_in(&sim->random, 4) ? 1 : 6);
 	check_quiet(sim, "before everything is deleted");
 	work_delete_all(sim);
 	for (unsigned i = 0; i < 3; i++)

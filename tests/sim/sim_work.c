@@ -50,7 +50,7 @@ work_draw(struct sim *sim)
 	static const uint32_t slab_blocks[] = { 64, 64, 128, 256 };
 	static const uint64_t delays_ns[] = { 1000, 100 * 1000, 2000 * 1000 };
 	static const unsigned depths[] = { 1, 4, 16, 64 };
-	static const uint64_t sizes[] = { 2, 4, 8, 8, 32, 32, 256, 600 };
+	static const uint64_t sizes[] = { 2, 2, 4, 4, 8, 8, 16, 32, 64, 600 };
 	static const uint64_t spreads[] = { 4, 64, 1024, 8192 };
 	struct weather *w = &sim->weather;
 
@@ -884,7 +884,7 @@ read_something(struct sim *sim, struct sim_handle *handle, const struct model_vo
 		snapshot = NULL;
 	}
 	size_bytes = snapshot ? snapshot->size_bytes : volume->size_bytes;
-	draw_range(sim, size_bytes, sim->weather.blocks_max * 2, &offset_bytes, &len_bytes);
+	draw_range(sim, size_bytes, sim->weather.blocks_max, &offset_bytes, &len_bytes);
 	submit_read(sim, handle, snapshot ? &snapshot->image : &volume->image, offset_bytes,
 	    len_bytes, false);
 }
