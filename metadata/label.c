@@ -85,7 +85,8 @@ label_decode(struct label *label, const void *block, uint64_t device_bytes, stru
 	    memchr(label->pool_name, '\0', sizeof(label->pool_name)) == NULL)
 		return error_set(error, -EUCLEAN, "the label holds impossible values");
 	geometry_of(&geometry, label->size_bytes, label->slab_blocks);
-	if (geometry.slab_count != label->slab_count || geometry.slabs_block != label->slabs_block)
+	if (geometry.slab_count == 0 || geometry.slab_count != label->slab_count ||
+	    geometry.slabs_block != label->slabs_block)
 		return error_set(error, -EUCLEAN, "the label's geometry is impossible");
 	if (label->size_bytes > device_bytes)
 		return error_set(error, -EUCLEAN,
@@ -120,7 +121,9 @@ superblock_decode(struct superblock *superblock, const void *block, struct error
 		    superblock->version, FORMAT_VERSION);
 	if (superblock->catalog_levels > MAP_LEVELS_MAX || superblock->epoch == 0 ||
 	    superblock->device_count == 0 || superblock->device_count > POOL_DEVICES_MAX ||
-	    superblock->next_segment >> 47)
+	    superblock->next_segment == 0 || superblock->next_segment >> 47 ||
+	    superblock->next_id == 0 || superblock->catalog_root.addr >> 63 ||
+	    (superblock->catalog_levels == 0 && superblock->catalog_root.addr))
 		return error_set(error, -EUCLEAN, "the superblock holds impossible values");
 	return 0;
 }
