@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Label, superblock, device set: round trips, damage of every bit, impossible values, geometry. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "core/base/crc32c.h"
+#include "metadata/label.h"
+
+#define DEVICE_BYTES (64 * MIB + 12345)
+
+static uint8_t block[FORMAT_BLOCK_BYTES];
+
+static struct label
+good_label(void)
+{
+	struct label label = {
+		.features_compat = 5, /* unknown ones are nobody's business */
+		.features_ro_compat = 9,
+		.pool_uuid = uuid_new(),
+		.device_uuid = uuid_new(),
+		.device_index = 3,
+		.slab_blocks = SLAB_BLOCKS_MIN,
+		.size_bytes = DEVICE_BYTES,
+		.created_s = 1234567,
+		.pool_name = "tank",
+	};
+	struct geometry geometry;
+
+	geometry_of(&geometry, label.size_bytes, label.slab_blocks);
+	label.slab_count = geometry.slab_count;
+	label.slabs_block = geometry.slabs_block;
+	return label;
+}
+
+static struct superblock
+good_superblock(void)
+{
+	struct superblock superblock = {
+		.pool_uuid = uuid_new(),
+		.checkpoint = 77,
+		.generation = 3,
+		.next_segment = 1000,
+		.next_id = 12,
+		.catalog_root = { baddr_make(999, 63).n, 2, 0x1234 },
+		.catalog_levels = 1,
+		.epoch = 5,
+		.log_segment = 999,
+		.log_sequence = 4444,
+		.durable_sequence = 4443,
+		.table_digest = 0x0123456789abcdef,
+		.device_count = 2,
+	};
+
+	return superblock;
+}
+
+static struct device_set
+good_device_set(void)
+{
+	struct device_set set = {
+		.pool_uuid = uuid_new(),
+		.generation = 8,
+		.count = 2,
+		.devices = { { .uuid = uuid_new(), .state = DEVICE_STATE_ONLINE },
+		    { .uuid = uuid_new(), .index = 1, .state = DEVICE_STATE_ONLINE } },
+	};
+
+	return set;
+}
+
+/* --- round trips --- */
+
+static void
+test_label_round_trip(void **state)
+{
+	struct label label = good_label(), out;
+	struct error error;
+
+	label_encode(&label, block);
+	assert_int_equal(label_decode(&out, block, DEVICE_BYTES, &error), 0);
+	assert_memory_equal(out.magic, LABEL_MAGIC, 8);
+	assert_int_equal(out.version, FORMAT_VERSION);
+	assert_memory_equal(&out.features_compat, &label.features_compat,
+	    sizeof(label) - offsetof(struct label, features_compat));
+	/* A device that has grown is still this one. */
+	assert_int_equal(label_decode(&out, block, DEVICE_BYTES + GIB, &error), 0);
+}
+
+static void
+test_superblock_round_trip(void **state)
+{
+	struct superblock superblock = good_superblock(), out;
+	struct error error;
+
+	memset(block, 0xff, sizeof(block));
+	superblock_encode(&superblock, block);
+	assert_int_equal(superblock_decode(&out, block, &error), 0);
+	assert_memory_equal(&out.pool_uuid, &superblock.pool_uuid,
+	    sizeof(out) - offsetof(struct superblock, pool_uuid));
+	for (size_t i = sizeof(out); i < sizeof(block); i++)
+		assert_int_equal(block[i], 0);
+}
+
+static void
+test_device_set_round_trip(void **state)
+{
+	struct device_set set = good_device_set(), out;
+	struct error error;
+
+	device_set_encode(&set, block);
+	assert_int_equal(device_set_decode(&out, block, &error), 0);
+	assert_memory_equal(
+	    &out.pool_uuid, &set.pool_uuid, sizeof(out) - offsetof(struct device_set, pool_uuid));
+}
+
+/* --- every bit --- */
+
+static int
+decode_label(struct error *error)
+{
+	struct label out;
+
+	return label_decode(&out, block, DEVICE_BYTES, error);
+}
+
+static int
+decode_superblock(struct error *error)
+{
+	struct superblock out;
+
+	return superblock_decode(&out, block, error);
+}
+
+static int
+decode_device_set(struct error *error)
+{
+	struct device_set out;
+
+	return device_set_decode(&out, block, error);
+}
+
+static void
+flip_every_bit(int (*decode)(struct error *error), size_t bytes, const char *noun)
+{
+	struct error error;
+
+	assert_int_equal(decode(&error), 0);
+	for (size_t bit = 0; bit < 8 * bytes; bit++) {
+		bool in_magic = bit < 64;
+
+		block[bit / 8] ^= (uint8_t)(1 << bit % 8);
+		memset(&error, 0, sizeof(error));
+		if (decode(&error) != (in_magic ? -ENODATA : -EUCLEAN))
+			fail_msg("bit %zu: %d %s", bit, error.code, error.text);
+		if (!strstr(error.text, noun) ||
+		    (!in_magic && !strstr(error.text, "damaged (checksum)")))
+			fail_msg("bit %zu: %s", bit, error.text);
+		block[bit / 8] ^= (uint8_t)(1 << bit % 8);
+	}
+	assert_int_equal(decode(&error), 0);
+}
+
+static void
+test_every_flipped_bit_of_a_label_is_found(void **state)
+{
+	struct label label = good_label();
+
+	label_encode(&label, block);
+	flip_every_bit(decode_label, sizeof(label), "label");
+}
+
+static void
+test_every_flipped_bit_of_a_superblock_is_found(void **state)
+{
+	struct superblock superblock = good_superblock();
+
+	superblock_encode(&superblock, block);
+	flip_every_bit(decode_superblock, sizeof(superblock), "superblock");
+}
+
+static void
+test_every_flipped_bit_of_a_device_set_is_found(void **state)
+{
+	struct device_set set = good_device_set();
+
+	device_set_encode(&set, block);
+	flip_every_bit(decode_device_set, sizeof(set), "device set");
+}
+
+static void
+test_empty_blocks_are_nothing_rather_than_damaged(void **state)
+{
+	struct error error;
+
+	memset(block, 0, sizeof(block));
+	assert_int_equal(decode_label(&error), -ENODATA);
+	assert_int_equal(decode_superblock(&error), -ENODATA);
+	assert_int_equal(decode_device_set(&error), -ENODATA);
+}
+
+/* --- values that cannot be, with a right checksum --- */
+
+/* The checksum as format.h describes it: begun with the place, its own field zero. */
+static void
+reseal(size_t bytes, size_t crc_offset, uint64_t place)
+{
+	uint32_t crc = 0;
+
+	memset(block + crc_offset, 0, sizeof(crc));
+	crc = crc32c(crc32c(0, &place, sizeof(place)), block, bytes);
+	memcpy(block + crc_offset, &crc, sizeof(crc));
+}
+
+static void
+assert_label(struct label *label, int code, const char *text)
+{
+	struct error error = { 0 };
+
+	label_encode(label, block);
+	assert_int_equal(decode_label(&error), code);
+	assert_non_null(strstr(error.text, text));
+}
+
+static void
+test_label_of_another_version_or_feature_is_not_supported(void **state)
+{
+	struct label label = good_label();
+	struct error error = { 0 };
+
+	label.features_incompat = 1ull << 63;
+	assert_label(&label, -ENOTSUP, "features 8000000000000000");
+	label = good_label();
+	label_encode(&label, block);
+	((struct label *)block)->version = FORMAT_VERSION + 1;
+	reseal(sizeof(label), offsetof(struct label, crc), FORMAT_LABEL_BLOCK);
+	assert_int_equal(decode_label(&error), -ENOTSUP);
+	assert_non_null(strstr(error.text, "format version 2"));
+}
+
+static void
+test_label_with_impossible_values_is_refused(void **state)
+{
+	static const uint32_t slab_blocks[] = { 0, 1, SLAB_BLOCKS_MIN / 2, SLAB_BLOCKS_MIN + 1,
+		SLAB_BLOCKS_MAX * 2, 96, UINT32_MAX };
+	struct label label;
+
+	for (size_t i = 0; i < ARRAY_SIZE(slab_blocks); i++) {
+		label = good_label();
+		label.slab_blocks = slab_blocks[i];
+		assert_label(&label, -EUCLEAN, "impossible");
+	}
+	label = good_label();
+	label.device_index = POOL_DEVICES_MAX;
+	assert_label(&label, -EUCLEAN, "impossible");
+	label = good_label();
+	memset(label.pool_name, 'x', sizeof(label.pool_name));
+	assert_label(&label, -EUCLEAN, "impossible");
+}
+
+static void
+test_label_with_impossible_geometry_is_refused(void **state)
+{
+	struct label label = good_label();
+
+	label.slab_count++;
+	assert_label(&label, -EUCLEAN, "geometry is impossible");
+	label = good_label();
+	label.slabs_block += 256;
+	assert_label(&label, -EUCLEAN, "geometry is impossible");
+	label = good_label();
+	label.slab_blocks *= 2;
+	assert_label(&label, -EUCLEAN, "geometry is impossible");
+	label = good_label();
+	label.size_bytes += 10 * MIB;
+	assert_label(&label, -EUCLEAN, "geometry is impossible");
+	/* So small that there is no slab at all: nothing contradicts, and yet. */
+	label = good_label();
+	label.size_bytes = 0;
+	label.slab_count = 0;
+	label.slabs_block = 0;
+	assert_label(&label, -EUCLEAN, "geometry is impossible");
+}
+
+static void
+test_label_of_a_device_that_shrank_says_both_sizes(void **state)
+{
+	struct label label = good_label(), out;
+	struct error error;
+
+	label_encode(&label, block);
+	assert_int_equal(label_decode(&out, block, DEVICE_BYTES - 1, &error), -EUCLEAN);
+	assert_non_null(strstr(error.text, "67121208"));
+	assert_non_null(strstr(error.text, "67121209"));
+}
+
+static void
+test_superblock_with_impossible_values_is_refused(void **state)
+{
+	struct superblock bad[9];
+	struct error error;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		bad[i] = good_superblock();
+	bad[0].catalog_levels = MAP_LEVELS_MAX + 1;
+	bad[1].epoch = 0;
+	bad[2].device_count = 0;
+	bad[3].device_count = POOL_DEVICES_MAX + 1;
+	bad[4].next_segment = 1ull << 47;
+	bad[5].catalog_root.addr |= 1ull << 63; /* not on disk */
+	bad[6].catalog_levels = 0;              /* with a root */
+	bad[7].next_segment = 0;
+	bad[8].next_id = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		superblock_encode(&bad[i], block);
+		if (decode_superblock(&error) != -EUCLEAN)
+			fail_msg("case %zu is taken", i);
+		assert_non_null(strstr(error.text, "impossible"));
+	}
+}
+
+static void
+test_superblock_of_another_version_is_not_supported(void **state)
+{
+	struct superblock superblock = good_superblock();
+	struct error error;
+
+	superblock_encode(&superblock, block);
+	((struct superblock *)block)->version = 2;
+	reseal(sizeof(superblock), offsetof(struct superblock, crc), superblock.checkpoint);
+	assert_int_equal(decode_superblock(&error), -ENOTSUP);
+}
+
+static void
+test_device_set_with_impossible_values_is_refused(void **state)
+{
+	struct device_set bad[3] = { good_device_set(), good_device_set(), good_device_set() };
+	struct error error;
+
+	bad[0].count = 0;
+	bad[1].count = POOL_DEVICES_MAX + 1;
+	bad[2].devices[1].index = POOL_DEVICES_MAX;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		device_set_encode(&bad[i], block);
+		assert_int_equal(decode_device_set(&error), -EUCLEAN);
+		assert_non_null(strstr(error.text, "impossible"));
+	}
+}
+
+/* --- geometry --- */
+
+static void
+check_geometry(uint64_t size_bytes, uint32_t slab_blocks)
+{
+	uint64_t blocks = size_bytes / FORMAT_BLOCK_BYTES;
+	struct geometry g;
+
+	geometry_of(&g, size_bytes, slab_blocks);
+	if (g.slab_count == 0) {
+		/* Only where there is no room: a slab, the tail, and a MiB and its share of table.
+		 */
+		assert_true(blocks < slab_blocks + 256 + 2 * 256);
+		return;
+	}
+	uint64_t slabs_end = g.slabs_block + (uint64_t)g.slab_count * slab_blocks;
+	uint64_t pages = div_round_up(g.slab_count, table_records_per_page(slab_blocks));
+
+	assert_true(g.tail_block == blocks - 256);
+	assert_true(slabs_end <= g.tail_block);
+	assert_true(g.slabs_block >= FORMAT_TABLE_BLOCK + 2 * pages);
+	assert_int_equal(g.slabs_block % 256, 0);
+	/* No slab was forgotten, and the table wastes little. */
+	assert_true(slabs_end + slab_blocks > g.tail_block);
+	assert_true(g.slabs_block <= 256 + FORMAT_TABLE_BLOCK + 2 * pages + 2 + pages / 16);
+}
+
+static void
+test_geometry_never_overlaps_and_wastes_little(void **state)
+{
+	for (uint32_t slab_blocks = SLAB_BLOCKS_MIN; slab_blocks <= SLAB_BLOCKS_MAX;
+	     slab_blocks *= 2) {
+		for (uint64_t size = 0; size < 40 * MIB; size += 37 * KIB)
+			check_geometry(size, slab_blocks);
+		for (uint64_t size = MIB;
+		     size < 4096 * TIB && size / MIB < slab_blocks * 1000000ull;
+		     size += size / 7 + 4097)
+			check_geometry(size, slab_blocks);
+	}
+}
+
+static void
+test_table_page_holds_its_records(void **state)
+{
+	for (uint32_t slab_blocks = SLAB_BLOCKS_MIN; slab_blocks <= SLAB_BLOCKS_MAX;
+	     slab_blocks *= 2) {
+		uint32_t used =
+		    (uint32_t)sizeof(struct table_page) +
+		    table_records_per_page(slab_blocks) * slab_record_bytes(slab_blocks);
+
+		assert_in_range(used, FORMAT_BLOCK_BYTES - slab_record_bytes(slab_blocks) + 1,
+		    FORMAT_BLOCK_BYTES);
+	}
+}
+
+static void
+test_slabs_grow_with_the_pool(void **state)
+{
+	uint32_t last = 0;
+
+	assert_int_equal(geometry_slab_blocks(0), SLAB_BLOCKS_MIN);
+	assert_int_equal(geometry_slab_blocks(UINT64_MAX), SLAB_BLOCKS_MAX);
+	assert_int_equal(geometry_slab_blocks(16 * GIB), SLAB_BLOCKS_MAX);
+	for (uint64_t size = MIB; size < TIB; size += size / 3) {
+		uint32_t slab_blocks = geometry_slab_blocks(size);
+		uint64_t slabs = size / (slab_blocks * (uint64_t)FORMAT_BLOCK_BYTES);
+
+		assert_true(slab_blocks >= last);
+		assert_int_equal(slab_blocks & (slab_blocks - 1), 0);
+		assert_true(slabs >= 1000 || slab_blocks == SLAB_BLOCKS_MIN);
+		assert_true(slabs < 2001 || slab_blocks == SLAB_BLOCKS_MAX);
+		last = slab_blocks;
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_label_round_trip),
+		cmocka_unit_test(test_superblock_round_trip),
+		cmocka_unit_test(test_device_set_round_trip),
+		cmocka_unit_test(test_every_flipped_bit_of_a_label_is_found),
+		cmocka_unit_test(test_every_flipped_bit_of_a_superblock_is_found),
+		cmocka_unit_test(test_every_flipped_bit_of_a_device_set_is_found),
+		cmocka_unit_test(test_empty_blocks_are_nothing_rather_than_damaged),
+		cmocka_unit_test(test_label_of_another_version_or_feature_is_not_supported),
+		cmocka_unit_test(test_label_with_impossible_values_is_refused),
+		cmocka_unit_test(test_label_with_impossible_geometry_is_refused),
+		cmocka_unit_test(test_label_of_a_device_that_shrank_says_both_sizes),
+		cmocka_unit_test(test_superblock_with_impossible_values_is_refused),
+		cmocka_unit_test(test_superblock_of_another_version_is_not_supported),
+		cmocka_unit_test(test_device_set_with_impossible_values_is_refused),
+		cmocka_unit_test(test_geometry_never_overlaps_and_wastes_little),
+		cmocka_unit_test(test_table_page_holds_its_records),
+		cmocka_unit_test(test_slabs_grow_with_the_pool),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
