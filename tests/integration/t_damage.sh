@@ -34,7 +34,7 @@ tail_of() {
 # A pool with known content, not running.
 prepare() {
     start_with_pool 256M "${1:-1}"
-    quarry volume create tank/v 128M
+    quarry volume create tank/v 48M
     qemu-io -f raw -c 'write -P 17 0 16M' "$(uri v)" >/dev/null
     quarry snapshot create tank/v@s
     qemu-io -f raw -c 'write -P 18 8M 16M' "$(uri v)" >/dev/null
@@ -60,8 +60,8 @@ content_is_right_or_an_error() {
 }
 
 content_as_read() {
-    qemu-io -r -f raw -c 'read -P 17 0 8M' -c 'read -P 18 8M 16M' -c 'read -P 0 24M 104M' "$(uri v)" >io.out
-    qemu-io -r -f raw -c 'read -P 17 0 16M' -c 'read -P 0 16M 112M' "$(uri v@s)" >>io.out
+    qemu-io -r -f raw -c 'read -P 17 0 8M' -c 'read -P 18 8M 16M' -c 'read -P 0 24M 24M' "$(uri v)" >io.out
+    qemu-io -r -f raw -c 'read -P 17 0 16M' -c 'read -P 0 16M 32M' "$(uri v@s)" >>io.out
     [ "$(wc -l <io.out)" -ge 5 ]
 }
 
