@@ -160,8 +160,11 @@ discard_done(struct device_io *io)
 	discard->slab->readers--;
 	if (!io->error)
 		space_slab_given_back(&pool->space, discard->slab);
+	struct slab *slab = discard->slab;
+
 	free(discard);
 	discard_next(pool);
+	log_slab_unread(pool, slab);
 }
 
 static void

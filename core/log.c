@@ -77,6 +77,13 @@ log_idle(const struct pool *pool)
 	       list_empty(&log->flush_waiters);
 }
 
+void
+log_slab_unread(struct pool *pool, const struct slab *slab)
+{
+	if (slab->readers == 0 && slab->state == SLAB_FREE)
+		waiters_wake(&pool->log.waiters, 0);
+}
+
 bool
 log_has_room(const struct pool *pool)
 {
@@ -274,8 +281,8 @@ log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t ent
 			close_batch(pool);
 		if (slots_free(pool, log->slot) < blocks + 1 || should_leave_segment(pool)) {
 			choose_next(pool);
-			if (!log->next_slab)
-				return -ENOSPC;
+			if (!log->next_slab) /* free ones that are read or discarded come soon */
+				return pool->space.free_count > 0 ? -EAGAIN : -ENOSPC;
 			if (log->next_named)
 				switch_segment(pool);
 			/* else the batch that is opened now names it, and the loop comes here again

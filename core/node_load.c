@@ -89,7 +89,10 @@ load_done(struct device_io *io)
 	} else {
 		node_insert(&pool->nodes, &load->entry, load->level, load->block);
 	}
+	const struct slab *slab = load->slab;
+
 	load_finish(load, error ? -EIO : 0);
+	log_slab_unread(pool, slab);
 }
 
 static void

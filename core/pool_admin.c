@@ -332,6 +332,8 @@ check(struct admin_operation *a)
 		rc = catalog_check(&a->pool->catalog, &a->ops[i], &a->request->error);
 	if (rc)
 		a->paused = NULL;
+	else
+		a->pool->admin = a;
 	return rc;
 }
 
@@ -419,18 +421,35 @@ append(struct admin_operation *a)
 static void
 detach_volume(struct admin_operation *a)
 {
-	struct volume_record *volume = a->paused->record;
-
 	list_for_each_safe(node, &a->pool->handles) {
 		struct volume *handle = container_of(node, struct volume, link);
 
 		if (handle->runtime == a->paused)
 			volume_detach(a->pool, handle);
 	}
-	volume->runtime = NULL;
-	volume_resume(a->pool, a->paused);
+}
+
+/* The volume is gone, its record with it. */
+static void
+free_runtime(struct admin_operation *a)
+{
+	volume_resume(a->pool, a->paused); /* what was held back is refused */
 	free(a->paused);
 	a->paused = NULL;
+}
+
+bool
+pool_admin_deletes(const struct pool *pool, const struct volume_record *volume,
+    const struct image *snapshot)
+{
+	const struct admin_operation *a = pool->admin;
+
+	for (unsigned i = 0; a && i < a->op_count; i++)
+		if ((a->ops[i].type == CATALOG_OP_VOLUME_DELETE && a->ops[i].volume == volume->id) ||
+		    (snapshot && a->ops[i].type == CATALOG_OP_SNAPSHOT_DELETE &&
+			a->ops[i].image == snapshot->id))
+			return true;
+	return false;
 }
 
 static void
@@ -506,6 +525,7 @@ finish(struct admin_operation *a)
 	if (a->paused && a->paused->paused)
 		volume_resume(pool, a->paused);
 	update_handles(a);
+	pool->admin = NULL;
 	free(a->ops);
 	free(a);
 	pool->admin_busy = false;
@@ -565,6 +585,8 @@ admin_step(struct admin_operation *a)
 				return;
 			continue;
 		case ADMIN_APPLIED:
+			if (a->ops[0].type == CATALOG_OP_VOLUME_DELETE)
+				free_runtime(a);
 			a->phase = ADMIN_FLUSH;
 			a->flush.sequence = pool->log.applied_sequence;
 			a->flush.done = flushed;

@@ -37,6 +37,7 @@ enum import_phase {
 	IMPORT_SEGMENT,
 	IMPORT_BATCH,
 	IMPORT_BEGIN,
+	IMPORT_MEND,
 	IMPORT_DONE,
 };
 
@@ -70,7 +71,11 @@ struct import {
 
 	struct superblock superblock;
 	bool superblock_found;
-	unsigned place; /* of the twins: 0 head, 1 tail */
+	unsigned place;             /* of the twins: 0 head, 1 tail */
+	uint64_t checkpoints[2][2]; /* of the present device, by place and slot; 0: not valid */
+	bool slot_seen[2];          /* a valid superblock was found there, on some device */
+	bool label_damaged[POOL_DEVICES_MAX]; /* one of the two copies */
+	struct block_writer writer;
 	uint32_t page;
 
 	uint64_t catalog_index;
@@ -206,6 +211,7 @@ take_label(struct pool_label *op)
 		pool->devices[index].label = op->label;
 		m->devices[m->device] = device;
 		m->sizes_bytes[m->device] = op->label.size_bytes;
+		m->label_damaged[m->device] = op->second;
 		m->device++;
 	}
 	import_step(m);
@@ -213,26 +219,55 @@ take_label(struct pool_label *op)
 
 /* --- superblocks --- */
 
-static void
-look_at_superblock(struct import *m, struct device *device, const uint8_t *block, unsigned slot)
+/* The checkpoint of the superblock in @block; 0: none that is valid. */
+static uint64_t
+look_at_superblock(struct import *m, const uint8_t *block)
 {
 	struct superblock superblock;
 	struct error error;
-	int rc = superblock_decode(&superblock, block, &error);
 
-	if (rc == -ENODATA)
-		return;
-	if (rc == 0 && !uuid_equal(&superblock.pool_uuid, &m->pool->uuid))
-		return; /* of a pool that was here before */
-	if (rc) {
-		diag_warning("%s: superblock %u%s: %s; another copy serves", device->name, slot,
-		    m->place ? " (at the end)" : "", error.text);
-		return;
-	}
+	if (superblock_decode(&superblock, block, &error) ||
+	    !uuid_equal(&superblock.pool_uuid, &m->pool->uuid))
+		return 0;
 	if (!m->superblock_found || superblock.checkpoint > m->superblock.checkpoint) {
 		m->superblock = superblock;
 		m->superblock_found = true;
 	}
+	return superblock.checkpoint;
+}
+
+static const char *
+place_name(unsigned place)
+{
+	return place == 0 ? "at the head" : "at the end";
+}
+
+/* Twins are written together: one without the other was damaged. */
+static void
+compare_twins(struct import *m, const struct device *device)
+{
+	for (unsigned slot = 0; slot < 2; slot++) {
+		for (unsigned place = 0; place < 2; place++) {
+			if (m->checkpoints[place][slot] == 0 && m->checkpoints[!place][slot] != 0)
+				diag_warning("%s: superblock %u %s is damaged; its twin %s serves",
+				    device->name, slot, place_name(place), place_name(!place));
+			if (m->checkpoints[place][slot] != 0)
+				m->slot_seen[slot] = true;
+		}
+	}
+}
+
+static void
+check_label_copy(struct import *m, const struct device *device)
+{
+	struct label label;
+	struct error error;
+
+	if (label_decode(&label, m->blocks, device->size_bytes, &error) == 0)
+		return;
+	diag_warning("%s: the label's copy at the end is damaged (%s); the first serves",
+	    device->name, error.text);
+	m->label_damaged[m->device] = true;
 }
 
 static void
@@ -240,22 +275,27 @@ superblocks_read(struct block_reader *reader)
 {
 	struct import *m = container_of(reader, struct import, reader);
 	struct device *device = m->devices[m->device];
+	const uint8_t *block = m->blocks;
 
+	for (unsigned slot = 0; slot < 2; slot++) {
+		block += FORMAT_BLOCK_BYTES;
+		m->checkpoints[m->place][slot] = reader->error ? 0 : look_at_superblock(m, block);
+	}
 	if (reader->error)
-		diag_warning(
-		    "%s: superblocks are unreadable: %s", device->name, strerror(-reader->error));
-	else
-		for (unsigned slot = 0; slot < 2; slot++)
-			look_at_superblock(
-			    m, device, m->blocks + slot * (size_t)FORMAT_BLOCK_BYTES, slot);
+		diag_warning("%s: label and superblocks %s are unreadable: %s", device->name,
+		    place_name(m->place), strerror(-reader->error));
+	else if (m->place == 1)
+		check_label_copy(m, device);
 	m->place++;
 	if (m->place == 2) {
+		compare_twins(m, device);
 		m->place = 0;
 		m->device++;
 	}
 	import_step(m);
 }
 
+/* A label and the two superblocks behind it. */
 static void
 read_superblocks(struct import *m)
 {
@@ -264,9 +304,12 @@ read_superblocks(struct import *m)
 	uint64_t tail =
 	    m->sizes_bytes[m->device] / FORMAT_BLOCK_BYTES - FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
 
+	static_assert(FORMAT_SUPERBLOCK_BLOCK == FORMAT_LABEL_BLOCK + 1 &&
+			  FORMAT_TAIL_SUPERBLOCK_BLOCK == FORMAT_TAIL_LABEL_BLOCK + 1,
+	    "superblocks lie behind the label");
 	m->reader.done = superblocks_read;
 	block_reader_start(&m->reader, device,
-	    m->place ? tail + FORMAT_TAIL_SUPERBLOCK_BLOCK : FORMAT_SUPERBLOCK_BLOCK, 2, m->blocks);
+	    m->place ? tail + FORMAT_TAIL_LABEL_BLOCK : FORMAT_LABEL_BLOCK, 3, m->blocks);
 }
 
 /* All labels and superblocks are known: is the pool complete? */
@@ -502,6 +545,12 @@ begin_replay(struct import *m)
 	m->next_device = s->log_next_device;
 	m->next_slab = s->log_next_slab;
 	m->slab = space_find(&pool->space, s->log_segment);
+	if (s->checkpoint > 1 && !m->slot_seen[(s->checkpoint + 1) % 2]) {
+		open_readonly(
+		    m, "the other superblock is damaged in all places, and may have been newer");
+		m->phase = IMPORT_BEGIN;
+		return;
+	}
 	if (pool->space.table_digest != s->table_digest) {
 		open_readonly(m, "a page of the slab table is older than the superblock");
 		m->phase = IMPORT_BEGIN;
@@ -735,7 +784,8 @@ begin_generation(struct import *m)
 	struct pool *pool = m->pool;
 	struct log *log = &pool->log;
 
-	m->phase = IMPORT_DONE;
+	m->phase = IMPORT_MEND;
+	m->device = 0;
 	if (m->pinned) {
 		node_pin_end(&pool->nodes, &m->pin);
 		m->pinned = false;
@@ -756,6 +806,47 @@ begin_generation(struct import *m)
 	waiter_init(&m->wait, checkpoint_done);
 	checkpoint_start(pool, &m->wait);
 	return true;
+}
+
+static void
+label_mended(struct block_writer *writer)
+{
+	struct import *m = container_of(writer, struct import, writer);
+
+	if (writer->error)
+		diag_warning("%s: the damaged label could not be written again: %s",
+		    m->devices[m->device]->name, strerror(-writer->error));
+	m->device++;
+	import_step(m);
+}
+
+/* Writes the labels of devices that lost one again; true: a wait began. */
+static bool
+mend_labels(struct import *m)
+{
+	struct pool *pool = m->pool;
+
+	for (; m->device < m->device_count; m->device++) {
+		struct device *device = m->devices[m->device];
+		struct geometry geometry;
+		uint32_t index = 0;
+
+		if (!m->label_damaged[m->device] || pool->state != POOL_STARTING)
+			continue;
+		while (pool->devices[index].device != device)
+			index++;
+		label_encode(&pool->devices[index].label, m->blocks);
+		geometry_of(
+		    &geometry, pool->devices[index].label.size_bytes, pool->space.slab_blocks);
+		m->writer.count = 0;
+		m->writer.done = label_mended;
+		block_writer_add(&m->writer, FORMAT_LABEL_BLOCK, m->blocks);
+		block_writer_add(
+		    &m->writer, geometry.tail_block + FORMAT_TAIL_LABEL_BLOCK, m->blocks);
+		block_writer_start(&m->writer, device);
+		return true;
+	}
+	return false;
 }
 
 static void
@@ -835,6 +926,11 @@ import_step(struct import *m)
 			if (begin_generation(m))
 				return;
 			continue;
+		case IMPORT_MEND:
+			if (mend_labels(m))
+				return;
+			m->phase = IMPORT_DONE;
+			continue;
 		case IMPORT_DONE:
 			/* Not from inside a device's completion: devices may be closed. */
 			if (!m->ending) {
@@ -859,7 +955,7 @@ pool_import(const struct pool_config *config, struct device **devices, uint32_t 
 	m->device_count = device_count;
 	memcpy(m->given, devices, device_count * sizeof(struct device *));
 	m->label_read.block = xalloc_pages(FORMAT_BLOCK_BYTES);
-	m->blocks = xalloc_pages(2 * (size_t)FORMAT_BLOCK_BYTES);
+	m->blocks = xalloc_pages(3 * (size_t)FORMAT_BLOCK_BYTES);
 	m->reads = xcalloc(CATALOG_READS, sizeof(*m->reads));
 	for (unsigned i = 0; i < CATALOG_READS; i++)
 		m->reads[i].block = xalloc_pages(FORMAT_BLOCK_BYTES);

@@ -335,7 +335,7 @@ struct pool {
 	uint64_t requests_in_flight;
 	struct list admin_queue; /* struct admin_request_state */
 	bool admin_busy;
-	void *scratch;             /* the admin operation under way */
+	struct admin_operation *admin; /* the one under way that passed its checks; NULL: none */
 	uint64_t (*clock_s)(void); /* the time of day, for records */
 	uint64_t checksum_errors;
 	uint64_t blocks_written; /* by clients */
@@ -379,6 +379,8 @@ void log_kick(struct pool *pool);
 /* Durable up to @flush->sequence (at most applied_sequence). */
 void log_flush_start(struct pool *pool, struct log_flush *flush);
 bool log_idle(const struct pool *pool);
+/* A reader of @slab is through: the log may have waited for that. */
+void log_slab_unread(struct pool *pool, const struct slab *slab);
 /* Whether clients' writes may go on: enough slabs are left. */
 bool log_has_room(const struct pool *pool);
 

@@ -4,7 +4,7 @@
  * request share.  A request holds nothing of the volume but its count in runtime->in_flight, its
  * pin, and its block lock; request_finish() gives all of it back.
  */
-#include "core/pool_internal.h"
+#include "core/pool_admin.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -289,6 +289,8 @@ volume_open(
 		if (!snapshot)
 			return NULL;
 	}
+	if (pool_admin_deletes(pool, record, snapshot))
+		return NULL;
 	*error = 0;
 	volume = xcalloc(1, sizeof(*volume));
 	volume->pool = pool;

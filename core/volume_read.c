@@ -81,9 +81,13 @@ run_done(struct device_io *io)
 	} else if (!request->error) {
 		verify(request, run);
 	}
-	list_push_front(&request->pool->unused_runs, &run->link);
+	struct pool *pool = request->pool;
+	const struct slab *slab = run->slab;
+
+	list_push_front(&pool->unused_runs, &run->link);
 	if (--request->runs_left == 0)
 		request->step(request);
+	log_slab_unread(pool, slab);
 }
 
 /* The length of the run of blocks that lie side by side from entry @first on. */

@@ -206,7 +206,10 @@ void
 space_collect_empty(struct space *space)
 {
 	list_for_each(node, &space->empty) {
-		container_of(node, struct slab, link)->releasing = true;
+		struct slab *slab = container_of(node, struct slab, link);
+
+		slab->releasing = true;
+		mark_dirty(space, slab); /* its table says already that they are free */
 	}
 }
 
@@ -222,7 +225,6 @@ space_release(
 		CHECK(slab->state == SLAB_SEALED && slab->live == 0);
 		forget(space, slab);
 		slab->state = SLAB_FREE;
-		mark_dirty(space, slab);
 		enter_free(space, slab);
 		if (released)
 			released(context, slab);
@@ -347,8 +349,8 @@ space_encode_page(
 	     i++) {
 		const struct slab *slab = &device->slabs[i];
 		struct slab_record record = {
-			.segment = slab->segment,
-			.state = slab->state,
+			.segment = slab->releasing ? 0 : slab->segment,
+			.state = slab->releasing ? SLAB_FREE : slab->state,
 			.flags = slab->flags,
 			.age = slab->age,
 		};

@@ -319,10 +319,15 @@ work_op_applied(struct sim *sim, uint64_t sequence, const struct record_op *op)
 	}
 	if (!found)
 		sim_fail(sim, "a catalog operation of type %u that nobody asked for", op->op.type);
-	if (op->op.type != CATALOG_OP_VOLUME_DELETE)
+	if (op->op.type != CATALOG_OP_VOLUME_DELETE && op->op.type != CATALOG_OP_SNAPSHOT_DELETE)
 		return;
 	list_for_each(node, &sim->handles) {
 		struct sim_handle *handle = container_of(node, struct sim_handle, link);
+
+		if (handle->snapshot_id &&
+		    (handle->volume_id == op->op.volume || handle->snapshot_id == op->op.image))
+			sim_fail(sim, "snapshot %llu is deleted while it is open",
+			    (unsigned long long)handle->snapshot_id);
 
 		if (handle->volume_id == op->op.volume)
 			handle->gone = true;
@@ -419,6 +424,11 @@ handle_open(
 	}
 	handle->volume_id = volume->id;
 	handle->snapshot_id = snapshot ? snapshot->id : 0;
+	/* A handle on a snapshot is in the administrator's way, until he has checked. */
+	list_for_each(node, &sim->admins) {
+		if (snapshot)
+			container_of(node, struct sim_admin, link)->must_succeed = false;
+	}
 	if (volume_info(handle->volume)->size_bytes !=
 		(snapshot ? snapshot->size_bytes : volume->size_bytes))
 		sim_fail(sim, "%s@%s has the wrong size", name.volume, name.snapshot);
@@ -870,9 +880,7 @@ submit_status(struct sim *sim, struct sim_handle *handle, const struct model_vol
 static void
 read_something(struct sim *sim, struct sim_handle *handle, const struct model_volume *volume)
 {
-	/* A handle on a snapshot would be in the administrator's way. */
-	const struct model_snapshot *snapshot =
-	    sim->admin_count == 0 && one_in(sim, 3) ? draw_snapshot(sim, volume) : NULL;
+	const struct model_snapshot *snapshot = one_in(sim, 3) ? draw_snapshot(sim, volume) : NULL;
 	uint64_t size_bytes = snapshot ? snapshot->size_bytes : volume->size_bytes;
 	uint64_t offset_bytes, len_bytes;
 
