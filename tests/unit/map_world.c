@@ -423,7 +423,8 @@ world_background(struct world *w)
 			world_checkpoint_end(w, true);
 		return;
 	case 3:
-		(void)world_reap(w, 1 + (unsigned)world_random(w, 8));
+		if (!w->cutting)
+			(void)world_reap(w, 1 + (unsigned)world_random(w, 8));
 		return;
 	case 4:
 		nodes_evict(&w->nodes);
@@ -439,6 +440,7 @@ world_reap(struct world *w, unsigned nodes_max)
 	struct node_pin pin;
 	bool finished;
 
+	assert_false(w->cutting);
 	if (!image)
 		return false;
 	node_pin_begin(&w->nodes, &pin);

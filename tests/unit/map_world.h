@@ -108,7 +108,11 @@ bool world_checkpoint_node(struct world *w);
 void world_checkpoint_end(struct world *w, bool durable);
 void world_checkpoint(struct world *w);
 
-/* False: nothing is left to reap. */
+/*
+ * False: nothing is left to reap.  Not between the cut and the end of a checkpoint: the table would
+ * show what the walk freed, the records a cursor before it, and recovery would give away nodes that
+ * the walk needs when it is repeated.
+ */
 bool world_reap(struct world *w, unsigned nodes_max);
 
 void world_crash(struct world *w);

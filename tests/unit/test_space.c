@@ -1,0 +1,608 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Slabs, segments and live slots; table pages with their two places. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "core/base/crc32c.h"
+#include "metadata/space.h"
+
+#define SLAB_BLOCKS 64u
+#define SLABS 400u /* several pages */
+
+static const struct uuid device_uuid = { { 1, 2, 3 } };
+
+struct disk {
+	uint8_t pages[8][2][FORMAT_BLOCK_BYTES];
+};
+
+static struct space space;
+static struct disk disk;
+
+static void
+begin(void)
+{
+	space_init(&space, SLAB_BLOCKS);
+	space_add_device(&space, 0, &device_uuid, 512, SLABS);
+}
+
+static int
+setup(void **state)
+{
+	begin();
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	space_fini(&space);
+	return 0;
+}
+
+static struct slab *
+open_slab(uint64_t segment)
+{
+	struct slab *slab = space_pick(&space, 0, 0);
+
+	assert_non_null(slab);
+	space_open_slab(&space, slab, segment);
+	return slab;
+}
+
+/* --- slabs --- */
+
+static void
+test_new_device_is_all_free(void **state)
+{
+	assert_int_equal(space.slab_count, SLABS);
+	assert_int_equal(space.free_count, SLABS);
+	assert_int_equal(space.live_blocks, 0);
+	assert_null(space_find(&space, 1));
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_open_slab_is_found_by_its_segment(void **state)
+{
+	struct slab *slab = open_slab(7);
+
+	assert_ptr_equal(space_find(&space, 7), slab);
+	assert_int_equal(slab->state, SLAB_OPEN);
+	assert_int_equal(space.free_count, SLABS - 1);
+	assert_ptr_not_equal(space_pick(&space, 0, 0), slab);
+	assert_int_equal(space_offset_bytes(&space, slab, 3),
+	    (512ull + slab->index * SLAB_BLOCKS + 3) * FORMAT_BLOCK_BYTES);
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_marking_twice_is_marking_once(void **state)
+{
+	struct slab *slab = open_slab(7);
+	struct baddr addr = baddr_make(7, 63);
+
+	assert_false(space_is_live(&space, addr));
+	for (unsigned i = 0; i < 2; i++) {
+		space_mark_live(&space, addr);
+		assert_true(space_is_live(&space, addr));
+		assert_int_equal(slab->live, 1);
+		assert_int_equal(space.live_blocks, 1);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		space_mark_dead(&space, addr);
+		assert_false(space_is_live(&space, addr));
+		assert_int_equal(slab->live, 0);
+		assert_int_equal(space.live_blocks, 0);
+	}
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_dead_addresses_that_lie_nowhere_are_ignored(void **state)
+{
+	open_slab(7);
+	space_mark_live(&space, baddr_make(7, 0));
+	space_mark_dead(&space, baddr_make(8, 0));
+	space_mark_dead(&space, baddr_make(7, SLAB_BLOCKS));
+	assert_false(space_is_live(&space, baddr_make(7, SLAB_BLOCKS)));
+	assert_false(space_is_live(&space, baddr_make(8, 0)));
+	assert_int_equal(space.live_blocks, 1);
+}
+
+static unsigned released_count;
+static struct slab *released_slab;
+
+static void
+released(void *context, struct slab *slab)
+{
+	assert_ptr_equal(context, &space);
+	assert_int_equal(slab->state, SLAB_FREE);
+	released_slab = slab;
+	released_count++;
+}
+
+static unsigned
+release(void)
+{
+	released_count = 0;
+	space_release(&space, released, &space);
+	assert_true(space_invariant(&space));
+	return released_count;
+}
+
+static void
+test_slab_is_free_when_the_checkpoint_that_saw_it_empty_is_durable(void **state)
+{
+	struct slab *slab = open_slab(7);
+
+	space_mark_live(&space, baddr_make(7, 1));
+	space_mark_dead(&space, baddr_make(7, 1));
+	assert_true(list_empty(&space.empty)); /* open slabs are never empty */
+	space_collect_empty(&space);
+	space_seal_slab(&space, slab, 5);
+	assert_false(list_empty(&space.empty));
+	assert_int_equal(release(), 0); /* the cut had not seen it */
+	space_collect_empty(&space);
+	assert_int_equal(release(), 1);
+	assert_ptr_equal(released_slab, slab);
+	assert_null(space_find(&space, 7));
+	assert_int_equal(space.free_count, SLABS);
+	assert_true(slab->flags & SLAB_WRITTEN);
+	assert_int_equal(release(), 0);
+}
+
+static void
+test_last_dead_block_empties_a_sealed_slab(void **state)
+{
+	struct slab *slab = open_slab(7);
+
+	for (uint32_t slot = 1; slot < SLAB_BLOCKS; slot++)
+		space_mark_live(&space, baddr_make(7, slot));
+	space_seal_slab(&space, slab, 5);
+	for (uint32_t slot = 1; slot < SLAB_BLOCKS; slot++) {
+		assert_true(list_empty(&space.empty));
+		space_mark_dead(&space, baddr_make(7, slot));
+	}
+	space_collect_empty(&space);
+	assert_int_equal(release(), 1);
+}
+
+static void
+test_slab_that_comes_back_to_life_is_not_released(void **state)
+{
+	struct slab *slab = open_slab(7);
+
+	space_seal_slab(&space, slab, 5);
+	space_collect_empty(&space);
+	space_mark_live(&space, baddr_make(7, 9));
+	assert_int_equal(release(), 0);
+	assert_ptr_equal(space_find(&space, 7), slab);
+	/* Empty again: for the next cut only. */
+	space_mark_dead(&space, baddr_make(7, 9));
+	assert_int_equal(release(), 0);
+	space_collect_empty(&space);
+	assert_int_equal(release(), 1);
+}
+
+static void
+test_opening_forgets_another_segment_but_keeps_the_same(void **state)
+{
+	struct slab *slab = open_slab(7);
+
+	space_mark_live(&space, baddr_make(7, 9));
+	space_seal_slab(&space, slab, 1);
+	space_open_slab(&space, slab, 7); /* a replay comes to it */
+	assert_true(space_is_live(&space, baddr_make(7, 9)));
+	assert_int_equal(slab->state, SLAB_OPEN);
+	assert_true(space_invariant(&space));
+	space_mark_dead(&space, baddr_make(7, 9));
+	space_seal_slab(&space, slab, 1);
+	assert_false(list_empty(&space.empty));
+	space_open_slab(&space, slab, 7);
+	assert_true(list_empty(&space.empty));
+	space_mark_live(&space, baddr_make(7, 9));
+	space_open_slab(&space, slab, 8);
+	assert_null(space_find(&space, 7));
+	assert_int_equal(slab->live, 0);
+	assert_int_equal(space.live_blocks, 0);
+	assert_true(space_invariant(&space));
+}
+
+/* --- choosing --- */
+
+static void
+test_pick_keeps_the_reserve(void **state)
+{
+	for (uint32_t i = 0; i < SLABS - 10; i++) {
+		struct slab *slab = space_pick(&space, 0, 10);
+
+		assert_non_null(slab);
+		space_open_slab(&space, slab, i + 1);
+	}
+	assert_null(space_pick(&space, 0, 10));
+	assert_non_null(space_pick(&space, 0, 9));
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_pick_passes_over_slabs_that_are_being_read(void **state)
+{
+	struct slab *first = space_pick(&space, 0, 0);
+
+	first->readers = 1;
+	assert_ptr_not_equal(space_pick(&space, 0, 0), first);
+	for (uint32_t i = 0; i < SLABS; i++)
+		space.devices[0].slabs[i].readers = 1;
+	assert_null(space_pick(&space, 0, 0));
+	assert_null(space_pick_unwritten(&space, 0));
+}
+
+static void
+test_devices_take_turns_and_fill_up_together(void **state)
+{
+	struct uuid other = { { 9 } };
+	uint32_t last = 0;
+
+	space_add_device(&space, 1, &other, 512, 2 * SLABS);
+	for (uint64_t i = 0; i < 3 * SLABS - 6; i++) {
+		struct slab *slab = space_pick(&space, last, 0);
+
+		last = slab->device;
+		space_open_slab(&space, slab, i + 1);
+		const struct space_device *a = &space.devices[0], *b = &space.devices[1];
+
+		assert_in_range(
+		    64 + a->free_count * 64 / a->slab_count - b->free_count * 64 / b->slab_count,
+		    62, 66);
+	}
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_written_slabs_are_taken_first(void **state)
+{
+	struct slab *slab = open_slab(7);
+
+	assert_non_null(space_pick_unwritten(&space, 0));
+	space_seal_slab(&space, slab, 1);
+	space_collect_empty(&space);
+	release();
+	assert_int_equal(space.devices[0].written_free_count, 1);
+	assert_ptr_equal(space_pick(&space, 0, 0), slab);
+	assert_ptr_not_equal(space_pick_unwritten(&space, 0), slab);
+	space_slab_given_back(&space, slab);
+	assert_int_equal(space.devices[0].written_free_count, 0);
+	assert_ptr_not_equal(space_pick(&space, 0, 0), slab);
+	assert_ptr_equal(space_pick_unwritten(&space, 0), slab);
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_reserved_slab_is_not_picked(void **state)
+{
+	struct slab *slab = space_pick(&space, 0, 0);
+
+	space_reserve(&space, slab);
+	assert_int_equal(space.free_count, SLABS - 1);
+	assert_ptr_not_equal(space_pick(&space, 0, 0), slab);
+	space_slab_given_back(&space, slab); /* not while somebody has plans */
+	assert_true(space_invariant(&space));
+	slab->flags |= SLAB_WRITTEN;
+	space_unreserve(&space, slab);
+	assert_int_equal(space.free_count, SLABS);
+	assert_ptr_equal(space_pick(&space, 0, 0), slab);
+	assert_true(space_invariant(&space));
+}
+
+/* --- table pages --- */
+
+static bool
+is_dirty(uint32_t page)
+{
+	return bitmap_test(space.devices[0].page_dirty, page);
+}
+
+/* Writes the dirty pages, as a checkpoint does; returns how many. */
+static unsigned
+write_pages(uint64_t checkpoint)
+{
+	unsigned written = 0;
+
+	for (uint32_t page = 0; page < space.devices[0].page_count; page++) {
+		if (!is_dirty(page))
+			continue;
+		uint64_t block = space_page_block(&space.devices[0], page);
+
+		assert_int_equal((block - FORMAT_TABLE_BLOCK) / 2, page);
+		space_encode_page(&space, 0, page, checkpoint,
+		    disk.pages[page][block - FORMAT_TABLE_BLOCK - 2 * page]);
+		assert_false(is_dirty(page));
+		written++;
+	}
+	return written;
+}
+
+static int
+read_pages(uint64_t checkpoint, struct error *error)
+{
+	space_fini(&space);
+	begin();
+	for (uint32_t page = 0; page < space.devices[0].page_count; page++) {
+		int rc = space_decode_page(
+		    &space, 0, page, checkpoint, disk.pages[page][0], disk.pages[page][1], error);
+
+		if (rc)
+			return rc;
+	}
+	assert_true(space_invariant(&space));
+	return 0;
+}
+
+static void
+test_pages_round_trip(void **state)
+{
+	struct error error;
+	uint64_t seed = 1, digest;
+
+	memset(&disk, 0, sizeof(disk));
+	for (uint64_t segment = 1; segment < SLABS - 20; segment++) {
+		struct slab *slab = open_slab(segment);
+
+		for (unsigned i = 0; i < segment % 40; i++)
+			space_mark_live(&space, baddr_make(segment, mix64(seed++) % SLAB_BLOCKS));
+		if (segment % 7)
+			space_seal_slab(&space, slab, (uint32_t)segment);
+	}
+	assert_int_equal(write_pages(1), space.devices[0].page_count);
+	digest = space.table_digest;
+	static struct slab before[SLABS];
+	static uint64_t bits[SLABS];
+	static bool in_list[SLABS];
+	uint64_t live = space.live_blocks, free_count = space.free_count;
+
+	memcpy(before, space.devices[0].slabs, SLABS * sizeof(*before));
+	for (uint32_t i = 0; i < SLABS; i++)
+		in_list[i] = !list_empty(&space.devices[0].slabs[i].link);
+	memcpy(bits, space.devices[0].bits, SLABS * sizeof(*bits));
+	assert_int_equal(read_pages(1, &error), 0);
+	assert_true(space.table_digest == digest);
+	assert_int_equal(space.live_blocks, live);
+	assert_int_equal(space.free_count, free_count);
+	assert_memory_equal(bits, space.devices[0].bits, SLABS * sizeof(*bits));
+	for (uint32_t i = 0; i < SLABS; i++) {
+		const struct slab *slab = &space.devices[0].slabs[i];
+
+		assert_int_equal(slab->segment, before[i].segment);
+		assert_int_equal(slab->state, before[i].state);
+		assert_int_equal(slab->flags, before[i].flags);
+		assert_int_equal(slab->age, before[i].age);
+		assert_int_equal(!list_empty(&slab->link), in_list[i]);
+	}
+	for (uint32_t page = 0; page < space.devices[0].page_count; page++)
+		assert_false(is_dirty(page));
+}
+
+static void
+test_only_changed_pages_are_dirty(void **state)
+{
+	uint32_t per_page = table_records_per_page(SLAB_BLOCKS);
+	struct slab *slab = &space.devices[0].slabs[per_page + 1];
+
+	assert_true(space.devices[0].page_count > 2);
+	write_pages(1);
+	space_open_slab(&space, slab, 3);
+	assert_true(is_dirty(1));
+	assert_int_equal(write_pages(2), 1);
+	space_mark_live(&space, baddr_make(3, 1));
+	assert_int_equal(write_pages(3), 1);
+	space_mark_live(&space, baddr_make(3, 1));
+	assert_int_equal(write_pages(4), 0);
+	space_mark_dead(&space, baddr_make(3, 1));
+	assert_int_equal(write_pages(5), 1);
+	space_seal_slab(&space, slab, 1);
+	assert_int_equal(write_pages(6), 1);
+	space_collect_empty(&space);
+	assert_int_equal(release(), 1);
+	assert_int_equal(write_pages(7), 1);
+	space_slab_given_back(&space, slab);
+	assert_int_equal(write_pages(8), 1);
+}
+
+/* Versions 1 and 2 of page 0 in its two places; segment 3 came with version 2. */
+static void
+write_two_versions(void)
+{
+	memset(&disk, 0, sizeof(disk));
+	space_open_slab(&space, &space.devices[0].slabs[0], 2);
+	write_pages(1);
+	space_open_slab(&space, &space.devices[0].slabs[1], 3);
+	assert_int_equal(write_pages(2), 1);
+}
+
+static void
+test_newest_place_that_is_not_newer_than_the_checkpoint_serves(void **state)
+{
+	struct error error;
+	uint64_t digest_1, digest_2;
+
+	write_two_versions();
+	digest_2 = space.table_digest;
+	assert_int_equal(read_pages(2, &error), 0);
+	assert_non_null(space_find(&space, 3));
+	assert_true(space.table_digest == digest_2);
+	assert_false(is_dirty(0));
+	/* The checkpoint that wrote version 2 never came to be. */
+	assert_int_equal(read_pages(1, &error), 0);
+	assert_non_null(space_find(&space, 2));
+	assert_null(space_find(&space, 3));
+	digest_1 = space.table_digest;
+	assert_true(digest_1 != digest_2);
+	/* Its page must not be taken for a good one later: it is written over first. */
+	assert_true(is_dirty(0));
+	assert_int_equal(write_pages(2), 1);
+	assert_int_equal(read_pages(2, &error), 0);
+	assert_null(space_find(&space, 3));
+	assert_true(space.table_digest == digest_2);
+}
+
+static void
+test_next_version_goes_to_the_older_place(void **state)
+{
+	struct error error;
+
+	write_two_versions();
+	for (uint64_t checkpoint = 3; checkpoint < 8; checkpoint++) {
+		uint64_t block;
+
+		assert_int_equal(read_pages(checkpoint - 1, &error), 0);
+		block = space_page_block(&space.devices[0], 0);
+		space_open_slab(&space, &space.devices[0].slabs[checkpoint], 10 + checkpoint);
+		write_pages(checkpoint);
+		assert_int_equal(space_page_block(&space.devices[0], 0) ^ 1, block);
+		assert_int_equal(read_pages(checkpoint - 1, &error), 0);
+		assert_null(space_find(&space, 10 + checkpoint));
+	}
+}
+
+static void
+test_flipped_bit_makes_the_other_place_serve_and_shows_in_the_digest(void **state)
+{
+	struct error error;
+	uint64_t digest;
+	unsigned newer;
+
+	write_two_versions();
+	digest = space.table_digest;
+	newer = space.devices[0].page_place[0];
+	for (size_t bit = 0; bit < 8 * FORMAT_BLOCK_BYTES; bit += bit < 8 * 100 ? 1 : 61) {
+		disk.pages[0][newer][bit / 8] ^= (uint8_t)(1 << bit % 8);
+		assert_int_equal(read_pages(2, &error), 0);
+		assert_null(space_find(&space, 3));
+		assert_true(space.table_digest != digest);
+		disk.pages[0][newer][bit / 8] ^= (uint8_t)(1 << bit % 8);
+		/* In the older one it does no harm. */
+		disk.pages[0][!newer][bit / 8] ^= (uint8_t)(1 << bit % 8);
+		assert_int_equal(read_pages(2, &error), 0);
+		assert_true(space.table_digest == digest);
+		disk.pages[0][!newer][bit / 8] ^= (uint8_t)(1 << bit % 8);
+	}
+}
+
+static void
+test_damage_in_both_places_is_named(void **state)
+{
+	struct error error;
+
+	write_two_versions();
+	disk.pages[0][0][1000] ^= 1;
+	disk.pages[0][1][2000] ^= 1;
+	assert_int_equal(read_pages(2, &error), -EUCLEAN);
+	assert_string_equal(error.text, "slab table page 0 of device 0 is damaged in both places");
+}
+
+static void
+test_page_of_another_place_or_device_is_not_taken(void **state)
+{
+	const struct uuid other = { { 1, 2, 4 } };
+	struct error error;
+
+	memset(&disk, 0, sizeof(disk));
+	write_pages(1);
+	memcpy(disk.pages[1], disk.pages[0], sizeof(disk.pages[0]));
+	assert_int_equal(read_pages(1, &error), -EUCLEAN);
+	assert_non_null(strstr(error.text, "page 1 of device 0"));
+	space_fini(&space);
+	space_init(&space, SLAB_BLOCKS);
+	space_add_device(&space, 0, &other, 512, SLABS);
+	assert_int_equal(
+	    space_decode_page(&space, 0, 0, 1, disk.pages[0][0], disk.pages[0][1], &error),
+	    -EUCLEAN);
+}
+
+/* --- records that cannot be, with a right checksum --- */
+
+static struct slab_record *
+record_at(uint8_t *page, unsigned index)
+{
+	return (struct slab_record *)(page + sizeof(struct table_page) +
+				      index * slab_record_bytes(SLAB_BLOCKS));
+}
+
+static void
+reseal(uint8_t *page, uint32_t index)
+{
+	struct table_page *header = (struct table_page *)page;
+
+	header->crc = 0;
+	header->crc =
+	    crc32c(crc32c(index, &device_uuid, sizeof(device_uuid)), page, FORMAT_BLOCK_BYTES);
+}
+
+static void
+assert_record_refused(struct slab_record record, const char *text)
+{
+	struct error error = { 0 };
+	uint8_t *page;
+
+	space_fini(&space);
+	begin();
+	memset(&disk, 0, sizeof(disk));
+	space_open_slab(&space, &space.devices[0].slabs[0], 5);
+	write_pages(1);
+	page = disk.pages[0][space.devices[0].page_place[0]];
+	*record_at(page, 4) = record;
+	reseal(page, 0);
+	if (read_pages(1, &error) != -EUCLEAN)
+		fail_msg("taken: %s", text);
+	if (!strstr(error.text, text))
+		fail_msg("%s", error.text);
+}
+
+static void
+test_impossible_records_are_refused(void **state)
+{
+	typedef struct slab_record record;
+
+	assert_record_refused((record){ .state = 77, .segment = 9 }, "unknown state 77");
+	assert_record_refused((record){ .state = SLAB_PACKED, .segment = 9 }, "unknown state 3");
+	assert_record_refused((record){ .state = SLAB_FREE, .segment = 9 }, "wrong segment 9");
+	assert_record_refused((record){ .state = SLAB_SEALED }, "wrong segment 0");
+	assert_record_refused((record){ .state = SLAB_OPEN }, "wrong segment 0");
+	assert_record_refused(
+	    (record){ .state = SLAB_OPEN, .segment = 1ull << 47 }, "wrong segment");
+	assert_record_refused(
+	    (record){ .state = SLAB_SEALED, .segment = 5 }, "segment 5 lies on two slabs");
+}
+
+int
+main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_new_device_is_all_free),
+		TEST(test_open_slab_is_found_by_its_segment),
+		TEST(test_marking_twice_is_marking_once),
+		TEST(test_dead_addresses_that_lie_nowhere_are_ignored),
+		TEST(test_slab_is_free_when_the_checkpoint_that_saw_it_empty_is_durable),
+		TEST(test_last_dead_block_empties_a_sealed_slab),
+		TEST(test_slab_that_comes_back_to_life_is_not_released),
+		TEST(test_opening_forgets_another_segment_but_keeps_the_same),
+		TEST(test_pick_keeps_the_reserve),
+		TEST(test_pick_passes_over_slabs_that_are_being_read),
+		TEST(test_devices_take_turns_and_fill_up_together),
+		TEST(test_written_slabs_are_taken_first),
+		TEST(test_reserved_slab_is_not_picked),
+		TEST(test_pages_round_trip),
+		TEST(test_only_changed_pages_are_dirty),
+		TEST(test_newest_place_that_is_not_newer_than_the_checkpoint_serves),
+		TEST(test_next_version_goes_to_the_older_place),
+		TEST(test_flipped_bit_makes_the_other_place_serve_and_shows_in_the_digest),
+		TEST(test_damage_in_both_places_is_named),
+		TEST(test_page_of_another_place_or_device_is_not_taken),
+		TEST(test_impossible_records_are_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
