@@ -210,6 +210,7 @@ run_one() {
     SOCK=$T/admin.sock
     NBD_SOCK=$T/nbd.sock
     local started=$SECONDS rc=0
+    trap 'rm -rf "$T"; exit 143' TERM # the time is up
     (
         trap cleanup_test EXIT
         exec {trace}>"$T/trace"
