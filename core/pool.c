@@ -229,8 +229,8 @@ stop_step(struct stopping *s)
 			s->phase = STOP_DRAIN;
 			continue;
 		case STOP_DRAIN:
-			/* Everything under way ends by itself, and whoever paused a volume resumes it
-			 * (what was held back is refused then); nothing new begins. */
+			/* Everything under way ends by itself, and whoever paused a volume resumes
+			 * it (what was held back is refused then); nothing new begins. */
 			if (!is_quiet(pool)) {
 				reactor_timer_start(pool->reactor, &s->poll, 1000 * 1000);
 				return;

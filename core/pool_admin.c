@@ -439,13 +439,14 @@ free_runtime(struct admin_operation *a)
 }
 
 bool
-pool_admin_deletes(const struct pool *pool, const struct volume_record *volume,
-    const struct image *snapshot)
+pool_admin_deletes(
+    const struct pool *pool, const struct volume_record *volume, const struct image *snapshot)
 {
 	const struct admin_operation *a = pool->admin;
 
 	for (unsigned i = 0; a && i < a->op_count; i++)
-		if ((a->ops[i].type == CATALOG_OP_VOLUME_DELETE && a->ops[i].volume == volume->id) ||
+		if ((a->ops[i].type == CATALOG_OP_VOLUME_DELETE &&
+			a->ops[i].volume == volume->id) ||
 		    (snapshot && a->ops[i].type == CATALOG_OP_SNAPSHOT_DELETE &&
 			a->ops[i].image == snapshot->id))
 			return true;

@@ -10,9 +10,10 @@
 void pool_admin(
     struct pool *pool, struct admin_request *request, void (*done)(struct admin_request *request));
 
-/* Whether the operation under way deletes @volume, or @snapshot (unless NULL): nobody may open it. */
-bool pool_admin_deletes(const struct pool *pool, const struct volume_record *volume,
-    const struct image *snapshot);
+/* Whether the operation under way deletes @volume, or @snapshot (unless NULL): nobody may open it.
+ */
+bool pool_admin_deletes(
+    const struct pool *pool, const struct volume_record *volume, const struct image *snapshot);
 
 /* Fills @report, from malloc; at once. */
 void pool_report(struct pool *pool, struct admin_pool_report *report);

@@ -336,7 +336,7 @@ struct pool {
 	struct list admin_queue; /* struct admin_request_state */
 	bool admin_busy;
 	struct admin_operation *admin; /* the one under way that passed its checks; NULL: none */
-	uint64_t (*clock_s)(void); /* the time of day, for records */
+	uint64_t (*clock_s)(void);     /* the time of day, for records */
 	uint64_t checksum_errors;
 	uint64_t blocks_written; /* by clients */
 	uint64_t read_in_flight;

@@ -20,7 +20,8 @@ unpin(struct pool *pool)
 static bool
 must_rest(const struct pool *pool)
 {
-	return pool->checkpoint.phase >= CHECKPOINT_NODES && pool->checkpoint.phase <= CHECKPOINT_TABLE;
+	return pool->checkpoint.phase >= CHECKPOINT_NODES &&
+	       pool->checkpoint.phase <= CHECKPOINT_TABLE;
 }
 
 static void

@@ -192,6 +192,7 @@ share_map(struct catalog *catalog, struct image *image, const struct image *from
 	image->map = from->map;
 	node_share(catalog->nodes, &image->map.root);
 	image->mapped_blocks = from->mapped_blocks;
+	image->made_from = from->id;
 }
 
 struct image *
@@ -199,7 +200,7 @@ catalog_add_trimmed(struct catalog *catalog, struct image *from)
 {
 	struct image *image = new_image(catalog, catalog->next_id++, IMAGE_TRIMMED);
 
-	image->trimmed_from = from->id;
+	image->made_from = from->id;
 	image->size_bytes = from->size_bytes;
 	image->epoch = catalog->epoch;
 	set_parent(catalog, image, from->parent);
@@ -446,7 +447,7 @@ encode_image(const struct image *image, struct catalog_record *record)
 	record->epoch = image->epoch;
 	record->parent = image->parent ? image->parent->id : 0;
 	record->volume = image->volume ? image->volume->id : 0;
-	record->head = image->trimmed_from;
+	record->head = image->made_from;
 	record->size_bytes = image->size_bytes;
 	record->created_s = image->created_s;
 	record->root = image->cut.root;
@@ -510,7 +511,7 @@ decode_image(struct catalog *catalog, const struct catalog_record *record, struc
 	image->epoch = record->epoch;
 	image->parent_id = record->parent;
 	image->volume_id = record->volume;
-	image->trimmed_from = record->head;
+	image->made_from = record->head;
 	image->size_bytes = record->size_bytes;
 	image->created_s = record->created_s;
 	image->cursor = record->cursor;

@@ -32,8 +32,8 @@ struct image {
 	struct image *parent;
 	struct image *child_hint;     /* a child, if it still is one */
 	struct volume_record *volume; /* NULL: nobody's any more */
-	uint64_t trimmed_from;        /* TRIMMED: the id of the image that it was cut off */
-	uint32_t epoch; /* of a snapshot: blocks of this epoch and before may be its own */
+	uint64_t made_from; /* the id of the image that it was cut off, or began as; 0: none */
+	uint32_t epoch;     /* of a snapshot: blocks of this epoch and before may be its own */
 	uint32_t children;
 	uint8_t kind; /* enum image_kind */
 	bool deleted;

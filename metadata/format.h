@@ -308,7 +308,7 @@ struct catalog_record {
 	uint64_t id;
 	uint64_t parent; /* image: the older neighbour in the family tree; 0: none */
 	uint64_t volume; /* image: the volume that it belongs to; 0: none */
-	uint64_t head;   /* volume: its writable image; trimmed image: what it was cut off */
+	uint64_t head;   /* volume: its writable image; image: what it was cut off or began as */
 	uint64_t size_bytes;
 	uint64_t created_s;
 	struct map_entry root;

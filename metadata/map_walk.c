@@ -245,10 +245,11 @@ struct reaping {
 	struct catalog *catalog;
 	struct nodes *nodes;
 	struct image *image;
-	struct image *counted; /* a live head that still counts what was trimmed off it */
-	struct descent x;      /* the image itself */
-	struct descent older;  /* the parent that counts at this block */
-	struct descent begun;  /* a parent that is being reaped itself, and may need the node */
+	bool counts;          /* there are images that still count what was trimmed off them */
+	uint64_t counted;     /* blocks met */
+	struct descent x;     /* the image itself */
+	struct descent older; /* the parent that counts at this block */
+	struct descent begun; /* a parent that is being reaped itself, and may need the node */
 	struct descent younger;
 	/* the entries met on the way down, by level */
 	struct map_entry *x_at[MAP_LEVELS_MAX];
@@ -305,16 +306,50 @@ shared_at(struct reaping *r, unsigned level)
 	       node_same(r->nodes, r->x_at[level], r->younger_at[level]);
 }
 
-/* The head, and its snapshots since, no longer map what the trim cut off. */
-static void
-count_trimmed(struct reaping *r, uint64_t blocks)
+/*
+ * Whether @image still counts what @trimmed was cut off with: it is the image that was trimmed, or
+ * began as one that counted it.  Whoever began earlier than the trim never did.
+ */
+static bool
+counts_trimmed(
+    const struct catalog *catalog, const struct image *trimmed, const struct image *image)
 {
-	for (struct image *image = r->counted; image && blocks; image = image->parent) {
-		if (image != r->counted && image->id < r->image->id)
-			return;
-		image->mapped_blocks -= min_u64(blocks, image->mapped_blocks);
-		catalog_mark_dirty(r->catalog, image);
+	/* The trimmed image itself may be gone by now. */
+	while (image && image->id > trimmed->id && image->made_from) {
+		if (image->made_from == trimmed->made_from)
+			return true;
+		image = catalog_image(catalog, image->made_from);
 	}
+	return false;
+}
+
+/* Takes @blocks off what each live image counts that @trimmed was cut off; whether there are any.
+ */
+static bool
+uncount(struct catalog *catalog, const struct image *trimmed, uint64_t blocks)
+{
+	struct image *from = catalog_image(catalog, trimmed->made_from);
+	bool any = false;
+
+	if (from && !from->deleted) {
+		from->mapped_blocks -= min_u64(blocks, from->mapped_blocks);
+		catalog_mark_dirty(catalog, from);
+		any = true;
+	}
+	/* Images are listed by age. */
+	for (struct list *node = catalog->images.prev; node != &catalog->images;
+	     node = node->prev) {
+		struct image *image = container_of(node, struct image, link);
+
+		if (image->id < trimmed->id)
+			break;
+		if (image->deleted || image == from || !counts_trimmed(catalog, trimmed, image))
+			continue;
+		image->mapped_blocks -= min_u64(blocks, image->mapped_blocks);
+		catalog_mark_dirty(catalog, image);
+		any = true;
+	}
+	return any;
 }
 
 static enum map_result
@@ -337,7 +372,7 @@ reap_leaf(struct reaping *r, struct map_fault *fault)
 		if (own && addr && addr != addr_in(older, i) && addr != addr_in(younger, i))
 			space_mark_dead(r->nodes->space, (struct baddr){ addr });
 	}
-	count_trimmed(r, mapped);
+	r->counted += mapped;
 	return MAP_OK;
 }
 
@@ -354,51 +389,59 @@ leave_nodes(struct reaping *r, unsigned from_level, uint64_t lba_next)
 	}
 }
 
-enum map_result
-map_reap(struct catalog *catalog, struct image *image, unsigned nodes_max, bool *finished,
-    struct map_fault *fault)
+static enum map_result
+reap_some(struct reaping *r, unsigned nodes_max, struct map_fault *fault)
 {
-	struct reaping r = { .catalog = catalog, .nodes = catalog->nodes, .image = image };
+	struct image *image = r->image;
 	uint64_t end = map_capacity(image->map.levels);
 
-	CHECK(image->deleted && image->children <= 1);
-	*finished = false;
-	if (image->kind == IMAGE_TRIMMED) {
-		r.counted = catalog_image(catalog, image->trimmed_from);
-		if (r.counted && r.counted->deleted)
-			r.counted = NULL;
-	}
 	while (image->cursor < end && image->map.root.addr && nodes_max-- > 0) {
 		uint64_t lba = image->cursor;
 		unsigned level = image->map.levels;
 		bool skipped = false;
 
-		reap_begin(&r, lba);
+		reap_begin(r, lba);
 		/* The trees may be taller than this one. */
 		for (unsigned above = MAP_LEVELS_MAX; above-- > level;)
-			if (descent_step(r.nodes, &r.older, lba, above, fault) == MAP_FAULT ||
-			    descent_step(r.nodes, &r.begun, lba, above, fault) == MAP_FAULT ||
-			    descent_step(r.nodes, &r.younger, lba, above, fault) == MAP_FAULT)
+			if (descent_step(r->nodes, &r->older, lba, above, fault) == MAP_FAULT ||
+			    descent_step(r->nodes, &r->begun, lba, above, fault) == MAP_FAULT ||
+			    descent_step(r->nodes, &r->younger, lba, above, fault) == MAP_FAULT)
 				return MAP_FAULT;
 		while (level-- > 0 && !skipped) {
-			if (reap_step(&r, lba, level, fault) == MAP_FAULT)
+			if (reap_step(r, lba, level, fault) == MAP_FAULT)
 				return MAP_FAULT;
-			bool hole = is_hole(&r.x);
+			bool hole = is_hole(&r->x);
 
-			if (hole || (shared_at(&r, level) && !r.counted)) {
+			if (hole || (shared_at(r, level) && !r->counts)) {
 				image->cursor = map_last_lba(lba, level) + 1;
-				leave_nodes(&r, level + 1, image->cursor);
+				leave_nodes(r, level + 1, image->cursor);
 				skipped = true;
 			} else if (level == 0) {
-				if (reap_leaf(&r, fault) == MAP_FAULT)
+				if (reap_leaf(r, fault) == MAP_FAULT)
 					return MAP_FAULT;
 				image->cursor = map_last_lba(lba, 0) + 1;
-				leave_nodes(&r, 0, image->cursor);
+				leave_nodes(r, 0, image->cursor);
 				skipped = true;
 			}
 		}
-		catalog_mark_dirty(catalog, image);
+		catalog_mark_dirty(r->catalog, image);
 	}
-	*finished = image->cursor >= end || image->map.root.addr == 0;
 	return MAP_OK;
+}
+
+enum map_result
+map_reap(struct catalog *catalog, struct image *image, unsigned nodes_max, bool *finished,
+    struct map_fault *fault)
+{
+	struct reaping r = { .catalog = catalog, .nodes = catalog->nodes, .image = image };
+	enum map_result result;
+
+	CHECK(image->deleted && image->children <= 1);
+	r.counts = image->kind == IMAGE_TRIMMED && uncount(catalog, image, 0);
+	result = reap_some(&r, nodes_max, fault);
+	if (r.counts && r.counted)
+		uncount(catalog, image, r.counted);
+	*finished = result == MAP_OK &&
+		    (image->cursor >= map_capacity(image->map.levels) || image->map.root.addr == 0);
+	return result;
 }

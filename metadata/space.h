@@ -97,8 +97,8 @@ void space_mark_live(struct space *space, struct baddr addr);
 void space_mark_dead(struct space *space, struct baddr addr);
 bool space_is_live(const struct space *space, struct baddr addr);
 
-/* At a checkpoint's cut: what is all dead now is released when this checkpoint is durable; its table
- * has it as free, so that a recovery finds no less space than there was. */
+/* At a checkpoint's cut: what is all dead now is released when this checkpoint is durable; its
+ * table has it as free, so that a recovery finds no less space than there was. */
 void space_collect_empty(struct space *space);
 /* Calls @released for each such slab after it became FREE. */
 void space_release(

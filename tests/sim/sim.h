@@ -11,9 +11,9 @@
  *   sim_model.c     the reference: an array of blocks for each image
  *   sim_walk.c      reads the pool from the disks by itself: reachability, contents, counters
  *
- * How a crash is judged: `history.records` has each batch since the state that is surely durable, in
- * the order of the log, those in flight at the crash included.  Recovery says up to which batch it
- * came (it calls batch_apply() too); that must be no less than what was promised (flushes, FUA,
+ * How a crash is judged: `history.records` has each batch since the state that is surely durable,
+ * in the order of the log, those in flight at the crash included.  Recovery says up to which batch
+ * it came (it calls batch_apply() too); that must be no less than what was promised (flushes, FUA,
  * administration; after a process kill all that was answered), every batch that it takes must be
  * the one that was written, and the pool must then be equal, in every byte of every image, to the
  * model after that batch.  So what survives is a prefix across all volumes at once.
@@ -197,8 +197,8 @@ struct sim_io {
 	uint64_t acked_at_submit;
 	uint64_t lba; /* blocks that are touched */
 	uint64_t count;
-	uint64_t size_bytes;       /* of buffer */
-	uint64_t *seen;            /* WRITE: a sequence a block; TRIM, ZERO: [0], [1] edges, [2] rest */
+	uint64_t size_bytes; /* of buffer */
+	uint64_t *seen;      /* WRITE: a sequence a block; TRIM, ZERO: [0], [1] edges, [2] rest */
 	struct content **expected; /* READ: at submission, */
 	struct list alternatives;  /* and what came since */
 	struct volume_extent extents[64];
@@ -225,7 +225,7 @@ struct weather {
 	uint64_t delay_ns_max;
 	bool prepare_space;
 	bool gives_back;
-	unsigned depth;       /* requests in flight */
+	unsigned depth; /* requests in flight */
 	unsigned volumes_max;
 	unsigned lives;
 	unsigned ops;         /* per life */
@@ -242,7 +242,7 @@ struct sim {
 	bool trace;
 	uint64_t hash;
 	uint64_t events;
-	struct random random;      /* of the workload */
+	struct random random; /* of the workload */
 	struct random crash_random;
 	struct weather weather;
 	struct memory_disk *disks[SIM_DEVICES_MAX];
@@ -297,8 +297,8 @@ void work_entry_applied(struct sim *sim, uint64_t sequence, const struct record_
 void work_op_applied(struct sim *sim, uint64_t sequence, const struct record_op *op);
 /* Reads in flight on this volume see @content from now on. */
 void work_note_change(struct sim *sim, uint64_t volume_id, uint64_t lba, struct content *content);
-void work_note_range(struct sim *sim, const struct model_volume *volume, uint64_t lba,
-    uint64_t count);
+void work_note_range(
+    struct sim *sim, const struct model_volume *volume, uint64_t lba, uint64_t count);
 
 /* sim_walk.c */
 /* The disks hold a checkpoint and nothing happened since: everything is compared. */

@@ -6,8 +6,8 @@
  * batch takes effect, at run time and in a replay; log_start(), where a recovery has found its cut;
  * and uuid_new(), so that UUIDs follow from the seed.
  *
- * Recoveries that a crash ended: each has cut the log at some sequence under a generation of its own.
- * If its checkpoint became durable, the next recovery begins at that cut, and says so by the
+ * Recoveries that a crash ended: each has cut the log at some sequence under a generation of its
+ * own. If its checkpoint became durable, the next recovery begins at that cut, and says so by the
  * generation; if not, it may come to another cut.  No client's batch is written in between.
  */
 #include <stdlib.h>
@@ -79,8 +79,8 @@ record_make(struct sim *sim, const struct batch_header *header,
 	record->generation = header->generation;
 	record->sequence = header->sequence;
 	record->crc = header->crc;
-	record->entries = xcalloc(header->entry_bytes / sizeof(struct batch_entry) + 1,
-	    sizeof(*record->entries));
+	record->entries =
+	    xcalloc(header->entry_bytes / sizeof(struct batch_entry) + 1, sizeof(*record->entries));
 	batch_read_begin(&reader, header);
 	while ((rc = batch_read_next(&reader, &piece)) == 1) {
 		struct record_entry *entry = &record->entries[record->entry_count];
@@ -163,18 +163,19 @@ learn_ids(struct sim *sim, const struct catalog *catalog, struct record *record)
 			const struct volume_record *volume;
 			const struct image *image;
 
-			if (op->op.type == CATALOG_OP_VOLUME_CREATE || op->op.type == CATALOG_OP_CLONE)
+			if (op->op.type == CATALOG_OP_VOLUME_CREATE ||
+			    op->op.type == CATALOG_OP_CLONE)
 				volume = catalog_find_volume(catalog, op->op.name);
 			else if (op->op.type == CATALOG_OP_SNAPSHOT_CREATE ||
-			    op->op.type == CATALOG_OP_ROLLBACK)
+				 op->op.type == CATALOG_OP_ROLLBACK)
 				volume = catalog_volume(catalog, op->op.volume);
 			else
 				continue;
 			if (!volume)
 				sim_fail(sim, "a catalog operation left no volume");
 			image = op->op.type == CATALOG_OP_SNAPSHOT_CREATE
-			    ? catalog_find_snapshot(catalog, volume, op->op.name)
-			    : volume->head;
+				    ? catalog_find_snapshot(catalog, volume, op->op.name)
+				    : volume->head;
 			if (!image)
 				sim_fail(sim, "a catalog operation left no image");
 			op->volume_id = volume->id;
@@ -387,7 +388,8 @@ sync_ids(struct sim *sim, struct model *model, const struct catalog *catalog)
 			    catalog_find_snapshot(catalog, record, snapshot->name);
 
 			if (!image)
-				sim_fail(sim, "snapshot %s@%s is lost", volume->name, snapshot->name);
+				sim_fail(
+				    sim, "snapshot %s@%s is lost", volume->name, snapshot->name);
 			if (snapshot->id && snapshot->id != image->id)
 				sim_fail(sim, "snapshot %s@%s has another id", volume->name,
 				    snapshot->name);

@@ -76,7 +76,8 @@ run_apart(const char *program, uint64_t seed, struct outcome *outcome)
 		close(ends[0]);
 		alarm(SEED_SECONDS_MAX);
 		run_seed(seed, false, outcome);
-		_exit(write(ends[1], outcome, sizeof(*outcome)) == (ssize_t)sizeof(*outcome) ? 0 : 1);
+		_exit(
+		    write(ends[1], outcome, sizeof(*outcome)) == (ssize_t)sizeof(*outcome) ? 0 : 1);
 	}
 	close(ends[1]);
 	whole = read(ends[0], outcome, sizeof(*outcome)) == (ssize_t)sizeof(*outcome);
@@ -186,9 +187,10 @@ main(int argc, char **argv)
 		total.enospc += outcome.enospc;
 		total.bytes += outcome.bytes;
 	}
-	printf("%llu seeds from %llu on, %llu failed, %.1f a second; %llu events, %llu crashes, %llu "
-	       "imports, %llu requests (%llu without space), %llu administrative, %llu MiB; digest "
-	       "%016llx\n",
+	printf(
+	    "%llu seeds from %llu on, %llu failed, %.1f a second; %llu events, %llu crashes, %llu "
+	    "imports, %llu requests (%llu without space), %llu administrative, %llu MiB; digest "
+	    "%016llx\n",
 	    (unsigned long long)done, (unsigned long long)start, (unsigned long long)failed,
 	    (double)done / (now_s() - began), (unsigned long long)total.events,
 	    (unsigned long long)total.crashes, (unsigned long long)total.imports,

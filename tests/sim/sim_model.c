@@ -277,7 +277,8 @@ model_apply_op(struct sim *sim, struct model *model, const struct record_op *rec
 	const struct catalog_op *op = &record->op;
 	struct model_volume *volume = model_by_id(model, op->volume);
 	struct model_volume *owner = NULL;
-	struct model_snapshot *snapshot = op->image ? snapshot_by_id(model, op->image, &owner) : NULL;
+	struct model_snapshot *snapshot =
+	    op->image ? snapshot_by_id(model, op->image, &owner) : NULL;
 
 	switch ((enum catalog_op_type)op->type) {
 	case CATALOG_OP_VOLUME_CREATE:
@@ -346,6 +347,6 @@ model_apply_op(struct sim *sim, struct model *model, const struct record_op *rec
 		volume->head_id = record->image_id;
 		return;
 	}
-	sim_fail(sim, "a catalog operation of type %u on nothing: volume %llu, image %llu", op->type,
-	    (unsigned long long)op->volume, (unsigned long long)op->image);
+	sim_fail(sim, "a catalog operation of type %u on nothing: volume %llu, image %llu",
+	    op->type, (unsigned long long)op->volume, (unsigned long long)op->image);
 }

@@ -3,8 +3,8 @@
  * The lives of a pool.
  *
  * A life begins with pool_create() or pool_import() and ends with pool_stop() or a crash, which may
- * come at any event: while the pool is made, opened, at work or closed.  After each import the disks
- * are compared with the model; the last life ends with nothing left.
+ * come at any event: while the pool is made, opened, at work or closed.  After each import the
+ * disks are compared with the model; the last life ends with nothing left.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -35,7 +35,8 @@ crash(struct sim *sim)
 	mode = modes[i];
 	if (sim->online) {
 		history_capture(sim, sim->pool);
-		h->required = mode == MEMORY_CRASH_KILL ? max_u64(h->promised, h->acked) : h->promised;
+		h->required =
+		    mode == MEMORY_CRASH_KILL ? max_u64(h->promised, h->acked) : h->promised;
 	} else if (mode != MEMORY_CRASH_KILL) {
 		h->required = h->promised;
 	}
@@ -112,8 +113,7 @@ boot(struct sim *sim)
 
 		snprintf(name, sizeof(name), "disk%u", d);
 		options.seed = random_next(&sim->crash_random) | 1;
-		sim->devices[d] =
-		    memory_device_open(sim->disks[d], sim->reactor, name, &options);
+		sim->devices[d] = memory_device_open(sim->disks[d], sim->reactor, name, &options);
 	}
 }
 
@@ -169,8 +169,9 @@ no_clock(void)
 static void
 plan_crash(struct sim *sim, uint64_t one_in, uint64_t within)
 {
-	sim->crash_in =
-	    random_one_in(&sim->crash_random, one_in) ? 1 + random_below(&sim->crash_random, within) : 0;
+	sim->crash_in = random_one_in(&sim->crash_random, one_in)
+			    ? 1 + random_below(&sim->crash_random, within)
+			    : 0;
 }
 
 /* True: the pool is online; false: a crash came, or there is no pool (of an unfinished create). */
@@ -295,9 +296,9 @@ is_quiet(struct sim *sim)
 	const struct pool *pool = sim->pool;
 
 	return sim->io_count == 0 && sim->admin_count == 0 && log_idle(pool) &&
-	    pool->checkpoint.phase == CHECKPOINT_IDLE && reaper_idle(pool) &&
-	    !task_queued(&pool->reaper.step) && !pool->reaper.waiting &&
-	    !node_loads_pending(pool) && housekeeping_idle(pool);
+	       pool->checkpoint.phase == CHECKPOINT_IDLE && reaper_idle(pool) &&
+	       !task_queued(&pool->reaper.step) && !pool->reaper.waiting &&
+	       !node_loads_pending(pool) && housekeeping_idle(pool);
 }
 
 static struct waiter checkpoint_waiter;
@@ -477,7 +478,8 @@ dump(const struct sim *sim)
 		printf("  disk%u: %u in flight\n", d, memory_device_in_flight(sim->devices[d]));
 	if (!pool)
 		return;
-	printf("  pool: state %d (%s), checkpoint %llu in phase %d%s, %llu of %llu slabs free (%llu held "
+	printf("  pool: state %d (%s), checkpoint %llu in phase %d%s, %llu of %llu slabs free "
+	       "(%llu held "
 	       "back)\n",
 	    pool->state, pool->state_reason, (unsigned long long)pool->checkpoint_number,
 	    pool->checkpoint.phase, pool->checkpoint.again ? " and again" : "",
@@ -486,8 +488,7 @@ dump(const struct sim *sim)
 	printf("  log: sequence %llu, applied %llu, durable %llu, %u in flight%s%s%s; slot %u%s\n",
 	    (unsigned long long)pool->log.sequence, (unsigned long long)pool->log.applied_sequence,
 	    (unsigned long long)pool->log.durable_sequence, pool->log.in_flight,
-	    pool->log.open ? ", one open" : "",
-	    list_empty(&pool->log.waiters) ? "" : ", waiters",
+	    pool->log.open ? ", one open" : "", list_empty(&pool->log.waiters) ? "" : ", waiters",
 	    list_empty(&pool->log.flush_waiters) ? "" : ", flush waiters", pool->log.slot,
 	    pool->log.next_slab ? "" : ", no next slab");
 	printf("  nodes: %llu in use of %llu, %llu dirty, %llu frozen (at most %llu)\n",

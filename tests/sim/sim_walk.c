@@ -3,7 +3,8 @@
  * Reads the pool from the disks by itself, from the superblock down, and compares:
  *
  *   - every pointer's checksum, and no epoch newer than the pool's;
- *   - live bits == what all images reach: deleted ones from their cursors on, the catalog's included;
+ *   - live bits == what all images reach: deleted ones from their cursors on, the catalog's
+ * included;
  *   - each image against the model: the same blocks mapped, with the same contents, and counted.
  *
  * To be called when a checkpoint is durable and nothing happened since.
@@ -25,7 +26,8 @@ struct walk {
 	uint64_t cursor;
 	uint64_t mapped;
 	uint64_t head_of; /* volume id, if it is a head */
-	void (*leaf)(struct walk *walk, uint64_t lba, const struct map_entry *entry, const void *block);
+	void (*leaf)(
+	    struct walk *walk, uint64_t lba, const struct map_entry *entry, const void *block);
 };
 
 static struct {
@@ -68,7 +70,8 @@ read_block(struct walk *walk, const struct map_entry *entry, uint64_t lba, uint8
 		    (unsigned long long)entry->addr);
 	memory_disk_read(disk_of(walk, disk), offset_bytes, block, BLOCK_BYTES);
 	if ((crc32c(0, block, BLOCK_BYTES) ^ baddr_crc_mix(addr)) != entry->crc)
-		sim_fail(walk->sim, "%s: block or node %llu of image %llu at %llu.%u has a wrong checksum",
+		sim_fail(walk->sim,
+		    "%s: block or node %llu of image %llu at %llu.%u has a wrong checksum",
 		    walk->when, (unsigned long long)lba, (unsigned long long)walk->image_id,
 		    (unsigned long long)baddr_segment(addr), baddr_slot(addr));
 	if (entry->epoch > walk->superblock.epoch)
@@ -98,16 +101,19 @@ walk_data(struct walk *walk, uint64_t lba, const struct map_entry *entry)
 
 		memcpy(&got, block + 2048, 8);
 		memcpy(&want, content->bytes + 2048, 8);
-		sim_fail(walk->sim, "%s: block %llu of image %llu is wrong: in its middle %#llx, not %#llx",
+		sim_fail(walk->sim,
+		    "%s: block %llu of image %llu is wrong: in its middle %#llx, not %#llx",
 		    walk->when, (unsigned long long)lba, (unsigned long long)walk->image_id,
 		    (unsigned long long)got, (unsigned long long)want);
 	}
 	table_set(&walk->reached, entry->addr,
-	    content ? (void *)(uintptr_t)content : known ? known : (void *)walk);
+	    content ? (void *)(uintptr_t)content
+	    : known ? known
+		    : (void *)walk);
 	if (walk->head_of && random_below(&walk->sim->crash_random, ++sample.seen) == 0) {
 		sample.volume_id = walk->head_of;
 		sample.lba = lba;
-		place_of(walk, (struct baddr) { entry->addr }, &sample.disk, &sample.offset_bytes);
+		place_of(walk, (struct baddr){ entry->addr }, &sample.disk, &sample.offset_bytes);
 	}
 }
 
@@ -188,8 +194,7 @@ struct catalog_copy {
 static struct catalog_copy copied;
 
 static void
-collect_records(
-    struct walk *walk, uint64_t lba, const struct map_entry *entry, const void *block)
+collect_records(struct walk *walk, uint64_t lba, const struct map_entry *entry, const void *block)
 {
 	const struct catalog_record *records = block;
 
@@ -254,11 +259,12 @@ compare_live(struct walk *walk)
 	}
 	if (leaked || missing)
 		sim_fail(walk->sim,
-		    "%s: of %llu live blocks %llu are leaked, and %llu are reached but dead (as %llu.%u)",
+		    "%s: of %llu live blocks %llu are leaked, and %llu are reached but dead (as "
+		    "%llu.%u)",
 		    walk->when, (unsigned long long)live, (unsigned long long)leaked,
 		    (unsigned long long)missing,
-		    (unsigned long long)baddr_segment((struct baddr) { example }),
-		    baddr_slot((struct baddr) { example }));
+		    (unsigned long long)baddr_segment((struct baddr){ example }),
+		    baddr_slot((struct baddr){ example }));
 }
 
 void
@@ -276,8 +282,8 @@ walk_pool(struct sim *sim, const char *when)
 	newest_superblock(&walk);
 	walk.leaf = collect_records;
 	if (walk.superblock.catalog_levels > 0)
-		walk_node(&walk, &walk.superblock.catalog_root,
-		    walk.superblock.catalog_levels - 1u, 0);
+		walk_node(
+		    &walk, &walk.superblock.catalog_root, walk.superblock.catalog_levels - 1u, 0);
 	walk.leaf = NULL;
 	for (size_t i = 0; i < copied.count; i++) {
 		walk_record(&walk, &copied.records[i]);

@@ -139,7 +139,7 @@ static bool
 is_partial(const struct sim_io *s, uint64_t lba)
 {
 	return lba * BLOCK_BYTES < s->io.offset_bytes ||
-	    (lba + 1) * BLOCK_BYTES > s->io.offset_bytes + s->io.len_bytes;
+	       (lba + 1) * BLOCK_BYTES > s->io.offset_bytes + s->io.len_bytes;
 }
 
 /* The whole blocks of a TRIM or ZERO. */
@@ -164,7 +164,7 @@ static bool
 writes(const struct sim_io *s, uint64_t volume_id)
 {
 	return s->handle->volume_id == volume_id && !s->handle->snapshot_id &&
-	    (s->io.op == VOLUME_WRITE || s->io.op == VOLUME_TRIM || s->io.op == VOLUME_ZERO);
+	       (s->io.op == VOLUME_WRITE || s->io.op == VOLUME_TRIM || s->io.op == VOLUME_ZERO);
 }
 
 static void
@@ -197,7 +197,8 @@ write_applied(struct sim *sim, struct model_volume *volume, uint64_t sequence,
 
 			memcpy(&word, entry->contents[n]->bytes, 8);
 			sim_fail(sim,
-			    "batch %llu writes block %llu of %s as nobody asked (begins as request %llu)",
+			    "batch %llu writes block %llu of %s as nobody asked (begins as request "
+			    "%llu)",
 			    (unsigned long long)sequence, (unsigned long long)lba, volume->name,
 			    (unsigned long long)word >> 32);
 		}
@@ -264,8 +265,8 @@ zero_applied(struct sim *sim, struct model_volume *volume, uint64_t sequence,
 		const struct sim_admin *a = container_of(node, struct sim_admin, link);
 
 		found |= a->request.verb == ADMIN_VOLUME_RESIZE && a->volume_id == volume->id &&
-		    entry->lba == round_up(a->request.size_bytes, BLOCK_BYTES) / BLOCK_BYTES &&
-		    entry->lba + entry->blocks == volume->size_bytes / BLOCK_BYTES;
+			 entry->lba == round_up(a->request.size_bytes, BLOCK_BYTES) / BLOCK_BYTES &&
+			 entry->lba + entry->blocks == volume->size_bytes / BLOCK_BYTES;
 	}
 	if (!found)
 		sim_fail(sim, "batch %llu clears blocks %llu+%llu of %s, as nobody asked",
@@ -358,8 +359,7 @@ work_note_change(struct sim *sim, uint64_t volume_id, uint64_t lba, struct conte
 }
 
 void
-work_note_range(
-    struct sim *sim, const struct model_volume *volume, uint64_t lba, uint64_t count)
+work_note_range(struct sim *sim, const struct model_volume *volume, uint64_t lba, uint64_t count)
 {
 	list_for_each(node, &sim->ios) {
 		struct sim_io *s = container_of(node, struct sim_io, link);
@@ -367,8 +367,8 @@ work_note_range(
 		if (s->io.op != VOLUME_READ || s->handle->volume_id != volume->id ||
 		    s->handle->snapshot_id)
 			continue;
-		for (uint64_t at = max_u64(lba, s->lba);
-		     at < s->lba + s->count && at - lba < count; at++)
+		for (uint64_t at = max_u64(lba, s->lba); at < s->lba + s->count && at - lba < count;
+		     at++)
 			add_alternative(s, at, model_get(&volume->image, at));
 	}
 }
@@ -430,7 +430,7 @@ handle_open(
 			container_of(node, struct sim_admin, link)->must_succeed = false;
 	}
 	if (volume_info(handle->volume)->size_bytes !=
-		(snapshot ? snapshot->size_bytes : volume->size_bytes))
+	    (snapshot ? snapshot->size_bytes : volume->size_bytes))
 		sim_fail(sim, "%s@%s has the wrong size", name.volume, name.snapshot);
 	list_init(&handle->link);
 	list_push_back(&sim->handles, &handle->link);
@@ -536,9 +536,8 @@ judge_read(struct sim *sim, const struct sim_io *s)
 			const struct read_alternative *alternative =
 			    container_of(node, struct read_alternative, link);
 
-			good = good ||
-			    (alternative->lba == s->lba + i &&
-				read_matches(s, s->lba + i, alternative->content));
+			good = good || (alternative->lba == s->lba + i &&
+					   read_matches(s, s->lba + i, alternative->content));
 		}
 		if (!good) {
 			uint64_t got, want;
@@ -546,7 +545,8 @@ judge_read(struct sim *sim, const struct sim_io *s)
 			memcpy(&got, (uint8_t *)s->io.buffer + i * BLOCK_BYTES + 2048, 8);
 			memcpy(&want, content_bytes(s->expected[i]) + 2048, 8);
 			sim_fail(sim,
-			    "request %llu reads block %llu of volume %llu, image %llu wrongly: in its middle "
+			    "request %llu reads block %llu of volume %llu, image %llu wrongly: in "
+			    "its middle "
 			    "%#llx, not %#llx",
 			    (unsigned long long)s->number, (unsigned long long)(s->lba + i),
 			    (unsigned long long)s->handle->volume_id,
@@ -562,8 +562,7 @@ judge_read(struct sim *sim, const struct sim_io *s)
 static void
 judge_status(struct sim *sim, const struct sim_io *s)
 {
-	const struct model_volume *volume =
-	    model_by_id(sim->history.present, s->handle->volume_id);
+	const struct model_volume *volume = model_by_id(sim->history.present, s->handle->volume_id);
 	uint64_t at = s->io.offset_bytes;
 	size_t count;
 
@@ -612,7 +611,8 @@ judge_change(struct sim *sim, const struct sim_io *s)
 		/* Whose zeroes they were cannot be told. */
 		if (seen && first != last && !s->zeroes &&
 		    s->count <= min_u64(LOG_PIECE_BLOCKS, sim->weather.slab_blocks - 2))
-			sim_fail(sim, "write %llu of %llu blocks was torn over batches %llu to %llu",
+			sim_fail(sim,
+			    "write %llu of %llu blocks was torn over batches %llu to %llu",
 			    (unsigned long long)s->number, (unsigned long long)s->count,
 			    (unsigned long long)first, (unsigned long long)last);
 	} else {
@@ -679,7 +679,8 @@ io_done(struct volume_io *io)
 				uint64_t lba = s->lba + i;
 				struct content was;
 
-				memcpy(was.bytes, (uint8_t *)io->buffer + i * BLOCK_BYTES, BLOCK_BYTES);
+				memcpy(was.bytes, (uint8_t *)io->buffer + i * BLOCK_BYTES,
+				    BLOCK_BYTES);
 				patched(s, lba, &was, block);
 				if (memcmp(block, was.bytes, BLOCK_BYTES) != 0)
 					sim_fail(sim, "the payload of write %llu was changed",
@@ -1033,7 +1034,8 @@ admin_delete_snapshots(struct sim *sim, const struct model_volume *volume)
 
 		if (a->request.name_count > 0 && !one_in(sim, 4))
 			continue;
-		if (a->request.name_count == 0 && node->next != &volume->snapshots && one_in(sim, 2))
+		if (a->request.name_count == 0 && node->next != &volume->snapshots &&
+		    one_in(sim, 2))
 			continue;
 		struct name *name = &a->request.names[a->request.name_count++];
 
@@ -1085,7 +1087,8 @@ administrate(struct sim *sim)
 		a = admin_new(sim, ADMIN_CLONE, volume);
 		a->volume_id = 0;
 		memcpy(a->request.name.snapshot, snapshot->name, NAME_SIZE);
-		snprintf(a->request.target.volume, NAME_SIZE, "c%llu", (unsigned long long)a->number);
+		snprintf(
+		    a->request.target.volume, NAME_SIZE, "c%llu", (unsigned long long)a->number);
 		admin_submit(sim, a);
 		return;
 	case 7:
@@ -1286,7 +1289,8 @@ verify_image(struct sim *sim, struct sim_handle *handle, const struct model_imag
 		if (!one_in(sim, one_in_n))
 			continue;
 		uint64_t first = lbas[i] - min_u64(lbas[i], draw(sim, 3));
-		uint64_t end = min_u64(lbas[i + n - 1] + 1 + draw(sim, 3), size_bytes / BLOCK_BYTES);
+		uint64_t end =
+		    min_u64(lbas[i + n - 1] + 1 + draw(sim, 3), size_bytes / BLOCK_BYTES);
 
 		submit_read(
 		    sim, handle, image, first * BLOCK_BYTES, (end - first) * BLOCK_BYTES, false);

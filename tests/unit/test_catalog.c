@@ -435,7 +435,7 @@ test_records_round_trip(void **state)
 	assert_ptr_equal(catalog_image(&catalog, 2)->parent, catalog_image(&catalog, 6));
 	assert_true(catalog_image(&catalog, 6)->deleted);
 	assert_int_equal(catalog_image(&catalog, 7)->kind, IMAGE_TRIMMED);
-	assert_int_equal(catalog_image(&catalog, 7)->trimmed_from, 2);
+	assert_int_equal(catalog_image(&catalog, 7)->made_from, 2);
 	assert_int_equal(catalog_image(&catalog, 7)->cursor, 4096);
 	assert_int_equal(catalog_volume(&catalog, 1)->flags, CATALOG_READONLY);
 	assert_true(uuid_equal(&catalog_volume(&catalog, 1)->uuid, &uuid));
