@@ -19,6 +19,7 @@
 #include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -79,35 +80,89 @@ stacked_device_of(dev_t device, char *which, size_t which_bytes)
 	return found;
 }
 
-static bool
-process_that_locked(const struct stat *st, char *who, size_t who_bytes)
+/* The process that holds the lock on the file; 0: it cannot be found. */
+static int
+lock_holder(const struct stat *st)
 {
 	FILE *locks = fopen("/proc/locks", "re");
 	char *line = NULL;
 	size_t line_bytes = 0;
-	bool found = false;
+	int holder = 0;
 
 	if (!locks)
-		return false;
-	while (!found && getline(&line, &line_bytes, locks) > 0) {
+		return 0;
+	while (!holder && getline(&line, &line_bytes, locks) > 0) {
 		unsigned int major_number;
 		unsigned int minor_number;
 		unsigned long inode;
 		int pid;
 
 		if (sscanf(line, "%*d: FLOCK %*s %*s %d %x:%x:%lu", &pid, &major_number,
-			&minor_number, &inode) != 4 ||
-		    inode != st->st_ino || makedev(major_number, minor_number) != st->st_dev)
-			continue;
-		if (pid == getpid())
-			snprintf(who, who_bytes, "already open in this daemon");
-		else
-			snprintf(who, who_bytes, "locked by process %d", pid);
-		found = true;
+			&minor_number, &inode) == 4 &&
+		    inode == st->st_ino && makedev(major_number, minor_number) == st->st_dev)
+			holder = pid;
 	}
 	free(line);
 	fclose(locks);
-	return found;
+	return holder;
+}
+
+static bool
+process_that_locked(const struct stat *st, char *who, size_t who_bytes)
+{
+	int holder = lock_holder(st);
+
+	if (holder == getpid())
+		snprintf(who, who_bytes, "already open in this daemon");
+	else if (holder)
+		snprintf(who, who_bytes, "locked by process %d", holder);
+	return holder != 0;
+}
+
+/* Whether @pid has ended, though its parent may not have asked for its status yet. */
+static bool
+process_is_gone(int pid)
+{
+	char path[64];
+	char line[512] = "";
+	const char *state;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return true;
+	if (!fgets(line, sizeof(line), file))
+		line[0] = '\0';
+	fclose(file);
+	/* The state stands behind the name, which is in parentheses. */
+	state = strrchr(line, ')');
+	return !state || (state[1] == ' ' && strchr("ZX", state[2]));
+}
+
+/*
+ * Locks the file.  The kernel ends the requests of a process that was killed, and with them its
+ * lock, some time after the process: so while the holder is dead, this waits (nothing tells when it
+ * is over; we are in a thread of our own).
+ */
+static int
+claim(int fd, const struct stat *st)
+{
+	const struct timespec pause = { .tv_nsec = 10 * 1000 * 1000 };
+
+	for (unsigned tries = 0; tries < 1000; tries++) {
+		int holder;
+
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		if (errno != EWOULDBLOCK)
+			return -errno;
+		holder = lock_holder(st);
+		if (holder == getpid() || (holder && !process_is_gone(holder)))
+			return -EBUSY;
+		nanosleep(&pause, NULL);
+	}
+	return -EBUSY;
 }
 
 static int
@@ -178,8 +233,7 @@ find_or_make(
 			return error_set(error, -errno, "%s: %s", path, strerror(errno));
 		if (new_file_bytes == 0)
 			return error_set(error, -ENOENT,
-			    "%s does not exist; give the size of a new file to have it created",
-			    path);
+			    "%s does not exist (with a size, pool create makes a new file)", path);
 		int rc = make_file(path, round_down(new_file_bytes, BLOCK_BYTES), error);
 		if (rc < 0)
 			return rc;
@@ -250,10 +304,10 @@ open_and_claim(const char *path, enum file_cache cache, struct stat *st, struct 
 		rc = error_set(error, -EINVAL, "%s was replaced while it was opened", path);
 		goto err_close;
 	}
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		rc = errno == EWOULDBLOCK
-			 ? busy(path, st, error)
-			 : error_set(error, -errno, "cannot lock %s: %s", path, strerror(errno));
+	rc = claim(fd, st);
+	if (rc) {
+		rc = rc == -EBUSY ? busy(path, st, error)
+				  : error_set(error, rc, "cannot lock %s: %s", path, strerror(-rc));
 		goto err_close;
 	}
 	return fd;

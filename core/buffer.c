@@ -37,7 +37,7 @@ struct buffer_class {
 
 /*
  * Invariants:
- *   - used_bytes <= budget_bytes;
+ *   - used_bytes <= budget_bytes, but for what was taken by buffer_get_beyond();
  *   - cached_bytes is the sum over the classes of free_count times the class's size, and at most
  *     CACHED_BYTES_MAX.
  */
@@ -152,13 +152,19 @@ buffer_pool_free(struct buffer_pool *pool)
 void *
 buffer_get(struct buffer_pool *pool, size_t len_bytes)
 {
+	if (pool->used_bytes + rounded_bytes(len_bytes) > pool->budget_bytes)
+		return NULL;
+	return buffer_get_beyond(pool, len_bytes);
+}
+
+void *
+buffer_get_beyond(struct buffer_pool *pool, size_t len_bytes)
+{
 	size_t size_bytes = rounded_bytes(len_bytes);
 	struct buffer_class *class = class_of(pool, size_bytes);
 	void *buffer = NULL;
 
 	CHECK(len_bytes > 0 && len_bytes <= BUFFER_BYTES_MAX);
-	if (size_bytes > pool->budget_bytes - pool->used_bytes)
-		return NULL;
 	if (class)
 		buffer = cache_pop(pool, class, size_bytes);
 	if (!buffer)

@@ -20,6 +20,8 @@ void buffer_pool_free(struct buffer_pool *pool);
 /* At least @len_bytes, 4096-aligned, not cleared; NULL when the budget is used up (try again after
  * a buffer was put back). */
 void *buffer_get(struct buffer_pool *pool, size_t len_bytes);
+/* The same beyond the budget: the caller bounds how much.  NULL: the system is out of memory. */
+void *buffer_get_beyond(struct buffer_pool *pool, size_t len_bytes);
 /* @len_bytes as it was asked for; NULL does nothing. */
 void buffer_put(struct buffer_pool *pool, void *buffer, size_t len_bytes);
 uint64_t buffer_pool_used_bytes(const struct buffer_pool *pool);

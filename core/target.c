@@ -405,7 +405,7 @@ open_devices(struct offload *offload)
 
 		if (is_new && !request->force && backend->probe(backend, path, what) > 0) {
 			error_set(&request->error, -EEXIST,
-			    "%s holds a %s: use --force to overwrite it", path, what);
+			    "%s is not empty (%s): use --force to overwrite it", path, what);
 			return;
 		}
 		rc = backend->open(backend, path, is_new ? request->new_file_bytes : 0, o->reactor,

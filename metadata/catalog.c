@@ -571,7 +571,9 @@ catalog_link(struct catalog *catalog, struct error *error)
 
 		if (image->parent_id) {
 			image->parent = catalog_image(catalog, image->parent_id);
-			if (!image->parent || image->parent == image)
+			/* A head is older than its snapshots, but snapshots are listed by age. */
+			if (!image->parent || image->parent->kind != IMAGE_SNAPSHOT ||
+			    (image->kind == IMAGE_SNAPSHOT && image->parent_id >= image->id))
 				return error_set(error, -EUCLEAN, "image %llu has no parent %llu",
 				    (unsigned long long)image->id,
 				    (unsigned long long)image->parent_id);

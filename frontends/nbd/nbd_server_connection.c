@@ -21,9 +21,10 @@
  *   - the volume is closed, and the connection freed, once: when nothing is in flight in either
  *     machine, in the engine or at the target (connection_finish).
  *
- * Waiting for a buffer: a connection whose request finds the pool empty, or others waiting, joins
- * the end of the home's list and is tried again, in order, when a buffer came back.  Holders of
- * buffers always get on: they wait for the engine, or for a peer, whom the watchdog bounds.
+ * Waiting for a buffer (beyond MODEST_BYTES): a connection whose request finds the pool empty, or
+ * others waiting, joins the end of the home's list and is tried again, in order, when a buffer came
+ * back.  Holders of buffers always get on: they wait for the engine, or for a peer, whom the
+ * watchdog bounds.
  */
 #include <netdb.h>
 #include <netinet/in.h>
@@ -56,6 +57,9 @@ enum connection_phase {
 	CONNECTION_DRAINING,
 	CONNECTION_DEAD,
 };
+
+/* What a connection may hold whatever others hold: in all, connections_max times as much. */
+#define MODEST_BYTES (128 * KIB)
 
 struct nbd_connection {
 	struct list link;      /* home->connections */
@@ -617,6 +621,9 @@ admit(struct nbd_connection *c)
 		bool first = list_empty(&home->waiting) || home->waiting.next == &c->wait_link;
 
 		op->buffer = first ? buffer_get(home->buffers, bytes) : NULL;
+		/* Others that hold all of the budget must not stop a modest client. */
+		if (!op->buffer && c->payload_bytes + bytes <= MODEST_BYTES)
+			op->buffer = buffer_get_beyond(home->buffers, bytes);
 		if (!op->buffer) {
 			if (!waits(c))
 				list_push_back(&home->waiting, &c->wait_link);
