@@ -221,7 +221,7 @@ reopen(struct sim *sim)
 {
 	for (;;) {
 		boot(sim);
-		plan_crash(sim, 4, 400);
+		plan_crash(sim, 3, random_one_in(&sim->crash_random, 2) ? 60 : 300);
 		if (open_pool(sim, false))
 			break;
 		if (sim->crashed)

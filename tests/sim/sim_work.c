@@ -73,6 +73,15 @@ work_draw(struct sim *sim)
 	w->admin_one_in = one_in(sim, 4) ? 1000000 : 4 + (unsigned)draw(sim, 40);
 	w->crash_modes = 1 + (unsigned)draw(sim, 15);
 	w->huge = one_in(sim, 2);
+	if (one_in(sim, 6)) { /* a pool that fills up */
+		w->device_count = 1 + (uint32_t)draw(sim, 2);
+		w->slab_blocks = 64;
+		w->device_bytes[0] = 10 * MIB;
+		w->device_bytes[1] = 7 * MIB;
+		w->blocks_max = 100;
+		w->spread = 8192;
+		w->ops = 200;
+	}
 	for (unsigned i = 0; i < OP_COUNT; i++) {
 		w->weights[i] = usual_weights[i];
 		if (one_in(sim, 5))
