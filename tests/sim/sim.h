@@ -23,6 +23,8 @@
 #ifndef QUARRY_TESTS_SIM_H
 #define QUARRY_TESTS_SIM_H
 
+#include <setjmp.h>
+
 #include "backends/memory.h"
 #include "core/pool_admin.h"
 #include "core/pool_internal.h"
@@ -262,8 +264,9 @@ struct sim {
 	unsigned io_count;
 	unsigned admin_count;
 	uint64_t next_number;
+	jmp_buf exhausted;
 	struct {
-		uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes;
+		uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, exhausted;
 	} stats;
 };
 

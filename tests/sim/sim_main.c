@@ -29,6 +29,7 @@ struct outcome {
 	uint64_t admins;
 	uint64_t enospc;
 	uint64_t bytes;
+	uint64_t exhausted;
 };
 
 /* What a crash abandons is no leak. */
@@ -57,6 +58,7 @@ run_seed(uint64_t seed, bool trace, struct outcome *outcome)
 	outcome->admins = sim->stats.admins;
 	outcome->enospc = sim->stats.enospc;
 	outcome->bytes = sim->stats.bytes;
+	outcome->exhausted = sim->stats.exhausted;
 }
 
 /* False: the seed failed. */
@@ -186,16 +188,18 @@ main(int argc, char **argv)
 		total.admins += outcome.admins;
 		total.enospc += outcome.enospc;
 		total.bytes += outcome.bytes;
+		total.exhausted += outcome.exhausted;
 	}
 	printf(
 	    "%llu seeds from %llu on, %llu failed, %.1f a second; %llu events, %llu crashes, %llu "
-	    "imports, %llu requests (%llu without space), %llu administrative, %llu MiB; digest "
+	    "imports, %llu requests (%llu without space), %llu administrative, %llu MiB; %llu "
+	    "pools exhausted; digest "
 	    "%016llx\n",
 	    (unsigned long long)done, (unsigned long long)start, (unsigned long long)failed,
 	    (double)done / (now_s() - began), (unsigned long long)total.events,
 	    (unsigned long long)total.crashes, (unsigned long long)total.imports,
 	    (unsigned long long)total.ops, (unsigned long long)total.enospc,
 	    (unsigned long long)total.admins, (unsigned long long)(total.bytes / MIB),
-	    (unsigned long long)digest);
+	    (unsigned long long)total.exhausted, (unsigned long long)digest);
 	return failed ? 1 : 0;
 }
