@@ -274,7 +274,8 @@ space_may_come(const struct volume_request *request)
 {
 	const struct pool *pool = request->pool;
 
-	return request->retries < 4 && pool->state == POOL_ONLINE &&
+	return request->retries < 4 &&
+	       (pool->state == POOL_ONLINE || pool->state == POOL_CLOSING) &&
 	       (!list_empty(&pool->space.empty) || !reaper_idle(pool));
 }
 
