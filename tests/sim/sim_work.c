@@ -169,6 +169,15 @@ seen_place(struct sim_io *s, uint64_t lba)
 	return NULL;
 }
 
+/* Of equal zeroes it cannot be told whose they were: the first that fits is the least to be
+ * claimed. */
+static void
+note_seen(uint64_t *seen, uint64_t sequence)
+{
+	if (*seen == 0)
+		*seen = sequence;
+}
+
 static bool
 writes(const struct sim_io *s, uint64_t volume_id)
 {
@@ -197,7 +206,7 @@ write_applied(struct sim *sim, struct model_volume *volume, uint64_t sequence,
 				continue;
 			patched(s, lba, old, block);
 			if (memcmp(block, entry->contents[n]->bytes, BLOCK_BYTES) == 0) {
-				*seen = sequence;
+				note_seen(seen, sequence);
 				found = true;
 			}
 		}
@@ -243,7 +252,7 @@ zero_of_write(struct sim_io *s, const struct model_volume *volume, uint64_t sequ
 			return false;
 	}
 	for (uint64_t n = 0; n < entry->blocks; n++)
-		*seen_place(s, entry->lba + n) = sequence;
+		note_seen(seen_place(s, entry->lba + n), sequence);
 	return true;
 }
 
@@ -262,7 +271,7 @@ zero_applied(struct sim *sim, struct model_volume *volume, uint64_t sequence,
 		if (s->io.op != VOLUME_WRITE) {
 			interior(s, &first, &end);
 			if (entry->lba == first && first < end && entry->blocks == end - first) {
-				s->seen[2] = sequence;
+				note_seen(&s->seen[2], sequence);
 				found = true;
 			}
 		}
