@@ -231,7 +231,7 @@ reserve_block(struct pool *pool, uint8_t **block)
 	struct checkpoint *c = &pool->checkpoint;
 
 	for (;;) {
-		int rc = log_reserve(pool, LOG_INTERNAL, 1, BATCH_BYTES_FOR(1));
+		int rc = log_reserve(pool, LOG_CHECKPOINT, 1, BATCH_BYTES_FOR(1));
 
 		if (rc == -EAGAIN) {
 			list_push_back(&pool->log.waiters, &c->wait.link);
@@ -527,7 +527,8 @@ checkpoint_step(struct pool *pool)
 	struct checkpoint *c = &pool->checkpoint;
 
 	for (;;) {
-		if (pool->state == POOL_FAILED && c->phase != CHECKPOINT_IDLE) {
+		if ((pool->state == POOL_FAILED || pool->state == POOL_READONLY) &&
+		    c->phase != CHECKPOINT_IDLE) {
 			/* What is under way comes home first. */
 			if (c->writes_in_flight > 0 || c->append_pending ||
 			    !list_empty(&c->flush.link) || !list_empty(&c->wait.link))

@@ -85,9 +85,21 @@ log_slab_unread(struct pool *pool, const struct slab *slab)
 }
 
 bool
-log_has_room(const struct pool *pool)
+log_has_room(const struct pool *pool, enum log_class class)
 {
-	return pool->space.free_count + (pool->log.next_slab != NULL) > pool->reserve_slabs;
+	uint64_t slabs = pool->space.free_count + (pool->log.next_slab != NULL);
+
+	switch (class) {
+	case LOG_CLIENT:
+		return slabs > pool->reserve_slabs;
+	case LOG_TRIM:
+		return slabs > pool->reserve_slabs / 2;
+	case LOG_DELETE:
+		return slabs > pool->reserve_slabs / 3;
+	case LOG_CHECKPOINT:
+		return true;
+	}
+	CHECK(false);
 }
 
 /* --- segments --- */
@@ -133,7 +145,8 @@ should_leave_segment(const struct pool *pool)
 
 	return log->slab_is_new && log->flush_round >= pool->housekeeping.flush_round + 4 &&
 	       pool->space.devices[log->slab->device].written_free_count > 0 &&
-	       log_has_room(pool) && (!log->next_slab || log->next_slab->flags & SLAB_WRITTEN);
+	       log_has_room(pool, LOG_CLIENT) &&
+	       (!log->next_slab || log->next_slab->flags & SLAB_WRITTEN);
 }
 
 static void
@@ -274,7 +287,7 @@ log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t ent
 		return -EIO;
 	if (pool->state == POOL_READONLY)
 		return -EROFS;
-	if (class == LOG_CLIENT && !log_has_room(pool))
+	if (!log_has_room(pool, class))
 		return -ENOSPC;
 	while (!fits_open(pool, blocks, entry_bytes)) {
 		if (log->open)

@@ -54,6 +54,7 @@ pool_new(const struct pool_config *config)
 	pool->state = POOL_STARTING;
 	pool->node_cache_bytes = config->node_cache_bytes;
 	list_init(&pool->link);
+	list_init(&pool->space_waiters);
 	list_init(&pool->handles);
 	list_init(&pool->unused_requests);
 	list_init(&pool->unused_runs);
@@ -117,6 +118,7 @@ pool_free(struct pool *pool)
 		housekeeping_fini(pool);
 		checkpoint_fini(pool);
 		reactor_cancel(pool->reactor, &pool->reaper.step);
+		reactor_timer_cancel(pool->reactor, &pool->reaper.next);
 		log_fini(pool);
 		catalog_fini(&pool->catalog);
 		nodes_fini(&pool->nodes);

@@ -31,6 +31,7 @@ struct admin_operation {
 	enum admin_phase phase;
 	struct list link;
 	struct task step;
+	struct timer next;
 	struct waiter wait;
 	struct log_append append;
 	struct log_flush flush;
@@ -51,6 +52,12 @@ static void
 run_step(struct task *task)
 {
 	admin_step(container_of(task, struct admin_operation, step));
+}
+
+static void
+run_next(struct timer *timer)
+{
+	admin_step(container_of(timer, struct admin_operation, next));
 }
 
 static void
@@ -375,7 +382,7 @@ shrink(struct admin_operation *a)
 		node_load(pool, &fault, &a->wait);
 		return false;
 	}
-	rc = log_reserve(pool, LOG_INTERNAL, 0, BATCH_ZERO_BYTES);
+	rc = log_reserve(pool, LOG_DELETE, 0, BATCH_ZERO_BYTES);
 	if (rc == -EAGAIN) {
 		list_push_back(&pool->log.waiters, &a->wait.link);
 		return false;
@@ -387,6 +394,21 @@ shrink(struct admin_operation *a)
 	return true;
 }
 
+/* What must work on a full pool. */
+static bool
+gives_space(const struct admin_operation *a)
+{
+	switch (a->ops[0].type) {
+	case CATALOG_OP_VOLUME_DELETE:
+	case CATALOG_OP_SNAPSHOT_DELETE:
+	case CATALOG_OP_VOLUME_RESIZE:
+	case CATALOG_OP_ROLLBACK:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* 0: added; -EAGAIN: waits; else an error. */
 static int
 append(struct admin_operation *a)
@@ -395,7 +417,8 @@ append(struct admin_operation *a)
 	uint32_t blocks = (uint32_t)div_round_up(a->op_count, CATALOG_OPS_PER_BLOCK);
 	uint32_t crcs[LOG_OWNED_BLOCKS];
 	uint8_t *data;
-	int rc = log_reserve(pool, LOG_INTERNAL, blocks, BATCH_BYTES_FOR(blocks));
+	int rc = log_reserve(
+	    pool, gives_space(a) ? LOG_DELETE : LOG_TRIM, blocks, BATCH_BYTES_FOR(blocks));
 
 	if (rc == -EAGAIN)
 		list_push_back(&pool->log.waiters, &a->wait.link);
@@ -511,7 +534,7 @@ walk(struct admin_operation *a)
 		if (a->lba >= end)
 			return true;
 	}
-	reactor_defer(a->pool->reactor, &a->step);
+	reactor_timer_start(a->pool->reactor, &a->next, 0); /* a turn for everybody else */
 	return false;
 }
 
@@ -574,7 +597,8 @@ admin_step(struct admin_operation *a)
 				return;
 			if (rc) {
 				error_set(&a->request->error, rc, "pool %s: %s", pool->name,
-				    strerror(-rc));
+				    rc == -ENOSPC ? "no space is left: delete something first"
+						  : strerror(-rc));
 				a->phase = ADMIN_DONE;
 				continue;
 			}
@@ -616,6 +640,7 @@ pool_admin(
 	a->request = request;
 	a->done = done;
 	task_init(&a->step, run_step);
+	timer_init(&a->next, run_next);
 	waiter_init(&a->wait, woken);
 	list_init(&a->link);
 	list_init(&a->append.link);

@@ -2,7 +2,8 @@
 /*
  * Opening a pool: what its devices say, and recovery from a crash.
  *
- *   LABELS ─► SUPERBLOCKS ─► TABLE ─► CATALOG ─► LINK ─► SEGMENT ─► BATCH ─► … ─► BEGIN ─► done
+ *   LABELS ─► FLUSH ─► SUPERBLOCKS ─► TABLE ─► CATALOG ─► LINK ─► SEGMENT ─► BATCH ─► … ─► BEGIN ─►
+ * done
  *
  *  1. Labels: all devices of one pool, each there.  Of label and superblocks every device has
  * twins; a damaged one is reported, its twin serves.
@@ -30,6 +31,7 @@
 
 enum import_phase {
 	IMPORT_LABELS,
+	IMPORT_FLUSH,
 	IMPORT_SUPERBLOCKS,
 	IMPORT_TABLE,
 	IMPORT_CATALOG,
@@ -215,6 +217,28 @@ take_label(struct pool_label *op)
 		m->device++;
 	}
 	import_step(m);
+}
+
+/* --- what a killed daemon left in the devices' caches is durable before it is trusted --- */
+
+static void
+device_flushed(struct block_writer *writer)
+{
+	struct import *m = container_of(writer, struct import, writer);
+
+	if (writer->error)
+		FAIL(m, -EIO, "%s cannot be flushed: %s", m->given[m->device]->name,
+		    strerror(-writer->error));
+	m->device++;
+	import_step(m);
+}
+
+static void
+flush_device(struct import *m)
+{
+	m->writer.count = 0;
+	m->writer.done = device_flushed;
+	block_writer_start(&m->writer, m->given[m->device]);
 }
 
 /* --- superblocks --- */
@@ -545,6 +569,12 @@ begin_replay(struct import *m)
 	m->next_device = s->log_next_device;
 	m->next_slab = s->log_next_slab;
 	m->slab = space_find(&pool->space, s->log_segment);
+	if (s->log_slot > pool->space.slab_blocks) {
+		m->slot = 0;
+		open_readonly(m, "the superblock's place in the log does not exist");
+		m->phase = IMPORT_BEGIN;
+		return;
+	}
 	if (s->checkpoint > 1 && !m->slot_seen[(s->checkpoint + 1) % 2]) {
 		open_readonly(
 		    m, "the other superblock is damaged in all places, and may have been newer");
@@ -615,23 +645,25 @@ header_follows(const struct import *m, const struct batch_header *header, uint32
 	       header->previous_crc == previous_crc;
 }
 
-/* What later headers of this segment know to be durable. */
+/*
+ * The log seems to end at the present place.  Any later header of this generation in the segment
+ * that is in memory may know that place to be durable: then this is damage, not a crash.  (What a
+ * crash left behind a gap never says so: nothing behind a gap was applied, so nothing was flushed.)
+ */
 static void
-look_ahead(struct import *m)
+look_beyond(struct import *m)
 {
-	uint32_t slot = m->slot;
-	uint64_t sequence = m->sequence;
-	uint32_t crc = m->previous_crc;
+	uint32_t slab_blocks = m->pool->space.slab_blocks;
 
-	while (slot < m->pool->space.slab_blocks) {
+	for (uint32_t slot = m->slot; slot < slab_blocks; slot++) {
 		const struct batch_header *header = header_at(m, slot);
 
-		if (!header_follows(m, header, slot, sequence, crc))
-			return;
-		m->durable_sequence = max_u64(m->durable_sequence, header->durable_sequence);
-		slot += 1 + header->block_count;
-		sequence++;
-		crc = header->crc;
+		if (header->magic == BATCH_MAGIC &&
+		    header->generation == m->superblock.generation &&
+		    header->sequence > m->sequence &&
+		    batch_header_valid(header, &m->pool->uuid, m->segment, slot, slab_blocks))
+			m->durable_sequence =
+			    max_u64(m->durable_sequence, header->durable_sequence);
 	}
 }
 
@@ -684,6 +716,7 @@ end_of_segment(struct import *m)
 {
 	struct pool *pool = m->pool;
 
+	look_beyond(m);
 	if (m->slot > 0 && m->next_device < pool->device_count &&
 	    m->next_slab < pool->space.devices[m->next_device].slab_count && !m->tried_next) {
 		/* Only a header that follows proves that the segment was opened; see take_batch().
@@ -712,7 +745,7 @@ take_batch(struct import *m)
 		return end_of_segment(m);
 	m->durable_sequence = max_u64(m->durable_sequence, header->durable_sequence);
 	if (!batch_data_valid(header, (const uint8_t *)(header + 1))) {
-		look_ahead(m);
+		look_beyond(m);
 		m->phase = IMPORT_BEGIN;
 		if (m->sequence <= m->durable_sequence)
 			open_readonly(m, "the log holds damaged data before a durable position");
@@ -772,8 +805,8 @@ checkpoint_done(struct waiter *waiter, int error)
 {
 	struct import *m = container_of(waiter, struct import, wait);
 
-	if (error)
-		FAIL(m, error, "pool %s: %s", m->pool->name, m->pool->state_reason);
+	/* Then the pool failed and has said why; it can be read as it was found. */
+	(void)error;
 	import_step(m);
 }
 
@@ -890,6 +923,12 @@ import_step(struct import *m)
 				m->label_read.done = take_label;
 				return pool_label_read(&m->label_read);
 			}
+			m->device = 0;
+			m->phase = IMPORT_FLUSH;
+			continue;
+		case IMPORT_FLUSH:
+			if (m->device < m->device_count)
+				return flush_device(m);
 			m->device = 0;
 			m->phase = IMPORT_SUPERBLOCKS;
 			continue;

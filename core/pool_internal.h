@@ -190,7 +190,8 @@ struct reaper {
 	struct node_pin pin;
 	bool pinned;
 	bool waiting;
-	bool stuck; /* a map that is to be freed is unreadable */
+	struct timer next; /* a turn between two pieces, for everybody else */
+	bool stuck;        /* a map that is to be freed is unreadable */
 };
 
 /* See housekeeping.c. */
@@ -279,7 +280,8 @@ struct volume_request {
 	struct node_pin pin;
 	bool pinned;
 	bool locked;
-	bool appended; /* blocks of ours are in a batch that is not known to be applied */
+	uint64_t promised; /* nodes that applying may make dirty: counted in pool->nodes_promised */
+	bool appended;     /* blocks of ours are in a batch that is not known to be applied */
 	uint8_t retries;
 	uint8_t edge; /* 0 head, 1 tail */
 	struct list lock_link;
@@ -326,9 +328,10 @@ struct pool {
 	uint64_t checkpoint_number; /* of the last durable one */
 	uint64_t reserve_slabs;     /* held back for checkpoints, deletes and trims */
 	uint64_t dirty_nodes_max;
+	uint64_t nodes_promised;    /* what writes under way may yet make dirty */
 	uint64_t checkpoint_blocks; /* of log between two checkpoints */
 	struct table loads;         /* address -> struct node_load */
-	struct list space_waiters;  /* writes that wait for dirty nodes or space to come free */
+	struct list space_waiters;  /* writes that wait until others are applied */
 	struct list handles;        /* struct volume */
 	struct list unused_requests;
 	struct list unused_runs; /* struct read_run */
@@ -354,9 +357,15 @@ void log_fini(struct pool *pool);
 /* Begins a generation in a fresh segment. -ENOSPC. */
 int log_start(struct pool *pool) must_check;
 
+/*
+ * Who asks for room, and so how far down the reserve it gets some: a trim never takes what a delete
+ * needs, nor a delete what a checkpoint needs.
+ */
 enum log_class {
 	LOG_CLIENT,
-	LOG_INTERNAL
+	LOG_TRIM,
+	LOG_DELETE,
+	LOG_CHECKPOINT,
 };
 
 /*
@@ -381,8 +390,8 @@ void log_flush_start(struct pool *pool, struct log_flush *flush);
 bool log_idle(const struct pool *pool);
 /* A reader of @slab is through: the log may have waited for that. */
 void log_slab_unread(struct pool *pool, const struct slab *slab);
-/* Whether clients' writes may go on: enough slabs are left. */
-bool log_has_room(const struct pool *pool);
+/* Whether enough slabs are left for @class to go on. */
+bool log_has_room(const struct pool *pool, enum log_class class);
 
 /* node_load.c */
 void node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waiter);
@@ -419,6 +428,7 @@ void request_fail(struct volume_request *request, int error);
 void request_load(struct volume_request *request);
 void request_pin(struct volume_request *request);
 void request_unpin(struct volume_request *request);
+void request_return_promise(struct volume_request *request);
 struct volume_runtime *volume_runtime(struct pool *pool, struct volume_record *record);
 /* Requests wait from now on; @waiter (its wake) is called, perhaps at once, when none is under way.
  */

@@ -6,7 +6,7 @@
  */
 #include "core/pool_internal.h"
 
-#define NODES_AT_A_TIME 32u
+#define NODES_AT_A_TIME 64u
 
 static void
 unpin(struct pool *pool)
@@ -58,7 +58,15 @@ reaper_step(struct task *task)
 	unpin(pool);
 	if (finished)
 		catalog_forget(&pool->catalog, image);
-	reactor_defer(pool->reactor, &r->step);
+	reactor_timer_start(pool->reactor, &r->next, 0);
+}
+
+static void
+next_turn(struct timer *timer)
+{
+	struct pool *pool = container_of(timer, struct pool, reaper.next);
+
+	reaper_step(&pool->reaper.step);
 }
 
 static void
@@ -81,6 +89,7 @@ void
 reaper_init(struct pool *pool)
 {
 	task_init(&pool->reaper.step, reaper_step);
+	timer_init(&pool->reaper.next, next_turn);
 	waiter_init(&pool->reaper.wait, loaded);
 }
 
@@ -93,6 +102,7 @@ reaper_idle(const struct pool *pool)
 void
 reaper_kick(struct pool *pool)
 {
-	if (!pool->reaper.waiting && !pool->reaper.stuck && map_reap_next(&pool->catalog))
+	if (!pool->reaper.waiting && !pool->reaper.stuck && pool->reaper.next.heap_index == 0 &&
+	    map_reap_next(&pool->catalog))
 		reactor_defer(pool->reactor, &pool->reaper.step);
 }

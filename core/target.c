@@ -219,6 +219,7 @@ struct opening {
 	struct task task;
 	struct offload offload;
 	struct pool_start start;
+	struct pool_stop stop;
 	struct pool_label label;
 	size_t labelled;
 	enum opening_phase phase;
@@ -270,6 +271,22 @@ back_from_home(struct task *task)
 	opening_step(container_of(task, struct opening, task));
 }
 
+static void
+refused_stopped(struct pool_stop *stop)
+{
+	opening_finish(container_of(stop, struct opening, stop));
+}
+
+/* On the pool's reactor: its name is taken. */
+static void
+opening_refused(struct task *task)
+{
+	struct opening *o = container_of(task, struct opening, task);
+
+	o->stop.done = refused_stopped;
+	pool_stop(o->start.pool, &o->stop);
+}
+
 /* At home: the new pool gets its name in the list. */
 static void
 opening_register(struct task *task)
@@ -277,6 +294,12 @@ opening_register(struct task *task)
 	struct opening *o = container_of(task, struct opening, task);
 	struct pool *pool = o->start.pool;
 
+	if (find_pool(o->target, pool->name)) {
+		error_set(&o->request->error, -EEXIST,
+		    "a pool named %s is here already: export that one first", pool->name);
+		travel(o->reactor, &o->task, opening_refused);
+		return;
+	}
 	list_push_back(&o->target->pools, &pool->link);
 	diag_info("pool %s is online", pool->name);
 	travel(o->reactor, &o->task, back_from_home);

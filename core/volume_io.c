@@ -64,6 +64,18 @@ request_load(struct volume_request *request)
 	node_load(request->pool, &request->fault, &request->wait);
 }
 
+void
+request_return_promise(struct volume_request *request)
+{
+	struct pool *pool = request->pool;
+
+	if (!request->promised)
+		return;
+	pool->nodes_promised -= request->promised;
+	request->promised = 0;
+	waiters_wake(&pool->space_waiters, 0);
+}
+
 static struct volume_request *
 request_get(struct pool *pool)
 {
@@ -117,6 +129,7 @@ request_finish(struct volume_request *request)
 	int error = request->error;
 
 	request_unpin(request);
+	request_return_promise(request);
 	if (request->locked) {
 		list_remove(&request->lock_link);
 		waiters_wake(&runtime->lock_waiters, 0);

@@ -240,10 +240,13 @@ volume_status_step(struct volume_request *request)
 		if (io->extents_count == io->extents_max &&
 		    io->extents[io->extents_count - 1].hole != hole)
 			break;
+		request_unpin(request); /* or all of a large volume's map would stay in memory */
 		first_byte = max_u64(lba * BLOCK_BYTES, io->offset_bytes);
 		end_byte = min_u64((lba + run) * BLOCK_BYTES, io->offset_bytes + io->len_bytes);
 		add_extent(io, end_byte - first_byte, hole);
 		request->done_blocks += run;
+		if (run >= STATUS_LEAVES_MAX * MAP_FANOUT / 2)
+			break; /* a shorter answer than asked for is an answer */
 	}
 	request_finish(request);
 }

@@ -190,7 +190,7 @@ append_blocks(struct volume_request *request, uint64_t lba, uint8_t *data, uint3
 	int rc;
 
 	piece_examine(&piece);
-	rc = log_reserve(request->pool, piece.data_blocks ? LOG_CLIENT : LOG_INTERNAL,
+	rc = log_reserve(request->pool, piece.data_blocks ? LOG_CLIENT : LOG_TRIM,
 	    piece.data_blocks, piece.entry_bytes);
 	if (rc)
 		return rc;
@@ -238,7 +238,7 @@ append_zero(struct volume_request *request)
 	}
 	if (first >= end)
 		return 0;
-	rc = log_reserve(request->pool, LOG_INTERNAL, 0, BATCH_ZERO_BYTES);
+	rc = log_reserve(request->pool, LOG_TRIM, 0, BATCH_ZERO_BYTES);
 	if (rc)
 		return rc;
 	log_add_zero(request->pool, request->image->id, first, end - first);
@@ -298,6 +298,44 @@ prepare(struct volume_request *request)
 		return MAP_FAULT;
 	return map_prepare_write(
 	    nodes, request->image, request->lba + request->count - 1, 1, &request->fault);
+}
+
+/* How many nodes applying the request makes dirty at most. */
+static uint64_t
+nodes_at_most(const struct volume_request *request)
+{
+	uint64_t last = request->lba + request->count - 1;
+	uint64_t leaves = last / MAP_FANOUT - request->lba / MAP_FANOUT + 1;
+
+	/* A large ZERO changes both edges' paths and builds the same for what it cuts off. */
+	if (request->io->op != VOLUME_WRITE && request->count > MAP_ZERO_INLINE_BLOCKS)
+		return 4 * MAP_LEVELS_MAX;
+	return leaves + leaves / MAP_FANOUT + MAP_LEVELS_MAX;
+}
+
+/*
+ * What a checkpoint has to write is bounded, so that it fits into the reserve: dirty nodes, and
+ * those that writes under way may yet make dirty.  False: waits.
+ */
+static bool
+promise_nodes(struct volume_request *request)
+{
+	struct pool *pool = request->pool;
+	uint64_t dirty = pool->nodes.dirty_count + pool->nodes.frozen_count;
+	uint64_t promise = nodes_at_most(request);
+
+	if (request->promised || dirty + pool->nodes_promised == 0 ||
+	    dirty + pool->nodes_promised + promise <= pool->dirty_nodes_max) {
+		pool->nodes_promised += promise - request->promised;
+		request->promised = promise;
+		return true;
+	}
+	request_unpin(request);
+	if (pool->nodes_promised == 0 || dirty > pool->dirty_nodes_max / 4)
+		checkpoint_start(pool, &request->wait);
+	else
+		list_push_back(&pool->space_waiters, &request->wait.link);
+	return false;
 }
 
 static void
@@ -362,21 +400,20 @@ write_step(struct volume_request *request)
 			request->phase = REQUEST_EDGE_LOOKUP;
 			continue;
 		case REQUEST_PREPARE:
-			if (pool->nodes.dirty_count + pool->nodes.frozen_count >
-			    pool->dirty_nodes_max) {
-				request_unpin(request);
-				checkpoint_start(pool, &request->wait);
+			if (!promise_nodes(request))
 				return;
-			}
 			if (prepare(request) == MAP_FAULT)
 				return request_load(request);
 			request->phase = REQUEST_APPEND;
 			continue;
 		case REQUEST_APPEND:
 			if (!request->locked && overlaps_lock(request)) {
+				/* Who holds the lock may wait for a promise: nobody waits with one.
+				 */
+				request->phase = REQUEST_PREPARE;
 				list_push_back(
 				    &request->runtime->lock_waiters, &request->wait.link);
-				return;
+				return request_return_promise(request);
 			}
 			rc = io->op == VOLUME_WRITE ? append_write(request) : append_zero(request);
 			if (rc == -EAGAIN) {
@@ -401,6 +438,7 @@ write_step(struct volume_request *request)
 			continue;
 		case REQUEST_FLUSH:
 			request_unpin(request);
+			request_return_promise(request);
 			request->phase = REQUEST_DONE;
 			if (request->error || !(io->flags & VOLUME_FUA))
 				continue;

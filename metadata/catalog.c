@@ -548,7 +548,14 @@ catalog_decode_block(
 			if (rc)
 				return rc;
 		} else if (record->kind == CATALOG_VOLUME) {
-			struct volume_record *volume = new_volume(catalog, id, record->name);
+			struct volume_record *volume;
+
+			if (record->size_bytes == 0 || record->size_bytes > VOLUME_BYTES_MAX ||
+			    record->size_bytes % FORMAT_BLOCK_BYTES)
+				return error_set(error, -EUCLEAN,
+				    "the record of volume %llu has the impossible size %llu",
+				    (unsigned long long)id, (unsigned long long)record->size_bytes);
+			volume = new_volume(catalog, id, record->name);
 
 			volume->flags = record->flags;
 			volume->head_id = record->head;
@@ -594,7 +601,8 @@ catalog_link(struct catalog *catalog, struct error *error)
 		struct volume_record *volume = container_of(node, struct volume_record, link);
 
 		volume->head = catalog_image(catalog, volume->head_id);
-		if (!volume->head || volume->head_id == 0 || volume->head->volume != volume)
+		if (!volume->head || volume->head_id == 0 || volume->head->volume != volume ||
+		    volume->head->kind != IMAGE_HEAD || volume->head->deleted)
 			return error_set(
 			    error, -EUCLEAN, "volume %s has no head image", volume->name);
 	}
