@@ -95,7 +95,7 @@ log_has_room(const struct pool *pool, enum log_class class)
 	case LOG_TRIM:
 		return slabs > pool->reserve_slabs / 2;
 	case LOG_DELETE:
-		return slabs > pool->reserve_slabs / 3;
+		return slabs > pool->reserve_slabs / 6;
 	case LOG_CHECKPOINT:
 		return true;
 	}

@@ -265,6 +265,7 @@ struct sim {
 	unsigned admin_count;
 	uint64_t next_number;
 	jmp_buf exhausted;
+	bool refused; /* the last administrative operation found no room */
 	struct {
 		uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, exhausted;
 	} stats;
@@ -272,6 +273,8 @@ struct sim {
 
 extern struct sim *the_sim;
 
+/* The pool is so full that nothing can be done any more: a known limit; the seed ends here. */
+_Noreturn void sim_exhausted(struct sim *sim, const char *why);
 void sim_trace(struct sim *sim, const char *format, ...) printf_like(2, 3);
 noreturn_fn void sim_fail(struct sim *sim, const char *format, ...) printf_like(2, 3);
 

@@ -530,15 +530,21 @@ exhausted(const struct sim *sim)
 		   strstr(pool->state_reason, "no room for a checkpoint"));
 }
 
+_Noreturn void
+sim_exhausted(struct sim *sim, const char *why)
+{
+	sim_trace(sim, "the pool is exhausted: %s", why);
+	sim->stats.exhausted++;
+	longjmp(sim->exhausted, 1);
+}
+
 void
 sim_fail(struct sim *sim, const char *format, ...)
 {
 	va_list args;
 
 	if (exhausted(sim)) {
-		sim_trace(sim, "the pool is exhausted: %s", sim->pool->state_reason);
-		sim->stats.exhausted++;
-		longjmp(sim->exhausted, 1);
+		sim_exhausted(sim, sim->pool->state_reason);
 	}
 	printf("seed %llu: ", (unsigned long long)sim->seed);
 	va_start(args, format);

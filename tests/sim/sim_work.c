@@ -949,7 +949,8 @@ admin_done(struct admin_request *request)
 		if (a->applied)
 			sim_fail(sim, "administration %llu failed, but was applied",
 			    (unsigned long long)a->number);
-		if (a->must_succeed && !(code == -ENOSPC && reserve_is_used(sim)))
+		sim->refused = code == -ENOSPC && reserve_is_used(sim);
+		if (a->must_succeed && !sim->refused)
 			sim_fail(sim, "administration %llu (verb %u) failed: %s",
 			    (unsigned long long)a->number, request->verb, request->error.text);
 	}
@@ -1373,7 +1374,10 @@ work_delete_all(struct sim *sim)
 			admin_delete_snapshots(sim, volume);
 		else
 			admin_delete_volume(sim, volume);
+		sim->refused = false;
 		sim_run_until(sim, all_done);
 		close_gone(sim);
+		if (sim->refused)
+			sim_exhausted(sim, "there is no room for a delete");
 	}
 }
