@@ -6,7 +6,7 @@
 # it.  A file's line "# timeout: SECONDS" bounds it.  Files named first in ORDER take longest.
 set -uo pipefail
 cd "$(dirname "$0")" || exit
-BUILD=${BUILD:-build}
+export BUILD=${BUILD:-build}
 ORDER="crash nbd snapshots"
 
 if [ $# -gt 0 ]; then
