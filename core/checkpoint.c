@@ -22,8 +22,6 @@
 
 #include <stdlib.h>
 
-#include "core/base/crc32c.h"
-
 #define AGE_MAX_NS (20ull * 1000 * 1000 * 1000)
 
 static void checkpoint_step(struct pool *pool);
@@ -115,14 +113,11 @@ cut_block(struct pool *pool, uint64_t index, struct checkpoint_block *out)
 	for (unsigned i = 0; i < CATALOG_RECORDS_PER_BLOCK; i++) {
 		uint64_t id = index * CATALOG_RECORDS_PER_BLOCK + i;
 		struct image *image = id ? catalog_image(&pool->catalog, id) : NULL;
-		struct volume_record *volume = catalog_volume(&pool->catalog, id);
 
 		if (image) {
 			image->dirty = false;
 			image->cut = image->map;
 		}
-		if (volume)
-			volume->dirty = false;
 	}
 	out->records = catalog_encode_block(&pool->catalog, index, out->block);
 	/* The block holds references to roots that have no address yet. */
@@ -186,8 +181,6 @@ cut(struct pool *pool)
 	struct checkpoint *c = &pool->checkpoint;
 
 	c->again = false;
-	c->nodes_written = 0;
-	c->started_ns = pool->reactor->now_ns;
 	reactor_timer_cancel(pool->reactor, &c->timer);
 	list_splice_back(&c->waiters, &c->again_waiters);
 	nodes_freeze(&pool->nodes);
@@ -278,7 +271,6 @@ write_nodes(struct pool *pool)
 		    node_encode(
 			&pool->nodes, node, batch_next_addr(pool->log.open->header), block));
 		c->writing[c->writing_count++] = node;
-		c->nodes_written++;
 	}
 	return true;
 }
@@ -330,7 +322,7 @@ write_catalog(struct pool *pool)
 		settle_roots(pool, from);
 		memcpy(block, from->block, FORMAT_BLOCK_BYTES);
 		addr = batch_next_addr(pool->log.open->header);
-		crc = crc32c(0, block, FORMAT_BLOCK_BYTES) ^ baddr_crc_mix(addr);
+		crc = baddr_block_crc(addr, block);
 		add_block(pool, block, crc);
 		map_write(&pool->catalog, self, from->index, 1, addr, (const uint8_t *)&crc);
 		c->block_next++;

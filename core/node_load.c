@@ -8,7 +8,6 @@
 
 #include <stdlib.h>
 
-#include "core/base/crc32c.h"
 #include "core/base/diag.h"
 
 struct node_load {
@@ -74,8 +73,7 @@ load_done(struct device_io *io)
 
 	load->slab->readers--;
 	if (!error) {
-		crc = crc32c(0, load->block, FORMAT_BLOCK_BYTES) ^
-		      baddr_crc_mix((struct baddr){ load->entry.addr });
+		crc = baddr_block_crc((struct baddr){ load->entry.addr }, load->block);
 		if (crc != load->entry.crc || !node_plausible(load->block)) {
 			pool->checksum_errors++;
 			error = -EIO;

@@ -434,8 +434,8 @@ append(struct admin_operation *a)
 	struct baddr addr = batch_next_addr(pool->log.open->header);
 
 	for (uint32_t i = 0; i < blocks; i++)
-		crcs[i] = crc32c(0, data + (size_t)i * FORMAT_BLOCK_BYTES, FORMAT_BLOCK_BYTES) ^
-			  baddr_crc_mix((struct baddr){ addr.n + i });
+		crcs[i] = baddr_block_crc(
+		    (struct baddr){ addr.n + i }, data + (size_t)i * FORMAT_BLOCK_BYTES);
 	log_add_data(pool, BATCH_CATALOG, 0, a->op_count, blocks, data, crcs);
 	return 0;
 }

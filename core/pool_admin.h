@@ -3,7 +3,6 @@
 #ifndef QUARRY_CORE_POOL_ADMIN_H
 #define QUARRY_CORE_POOL_ADMIN_H
 
-#include "core/base/crc32c.h"
 #include "core/pool_internal.h"
 
 /* Everything but what makes, opens and ends pools, and LIST. @done runs on the pool's reactor. */

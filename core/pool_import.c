@@ -21,7 +21,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "core/base/crc32c.h"
 #include "core/base/diag.h"
 
 /* More segments than can be in flight at once. */
@@ -457,8 +456,7 @@ catalog_block_done(struct device_io *io)
 		if (io->error)
 			FAIL(m, -EIO, "pool %s: block %llu of the catalog is unreadable: %s",
 			    m->pool->name, (unsigned long long)read->index, strerror(-io->error));
-		else if ((crc32c(0, read->block, FORMAT_BLOCK_BYTES) ^ baddr_crc_mix(addr)) !=
-			 read->entry.crc)
+		else if (baddr_block_crc(addr, read->block) != read->entry.crc)
 			FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog is damaged",
 			    m->pool->name, (unsigned long long)read->index);
 	}

@@ -180,8 +180,6 @@ struct checkpoint {
 	unsigned writes_in_flight;
 	struct list waiters;       /* for the running one to end */
 	struct list again_waiters; /* for the one after it */
-	uint64_t started_ns;
-	uint64_t nodes_written;
 };
 
 struct reaper {
@@ -341,8 +339,6 @@ struct pool {
 	struct admin_operation *admin; /* the one under way that passed its checks; NULL: none */
 	uint64_t (*clock_s)(void);     /* the time of day, for records */
 	uint64_t checksum_errors;
-	uint64_t blocks_written; /* by clients */
-	uint64_t read_in_flight;
 };
 
 struct device *pool_device(const struct pool *pool, uint32_t index);

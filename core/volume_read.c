@@ -12,7 +12,6 @@
 
 #include <stdlib.h>
 
-#include "core/base/crc32c.h"
 #include "core/base/diag.h"
 
 struct read_run {
@@ -56,8 +55,7 @@ verify(struct volume_request *request, const struct read_run *run)
 
 	for (uint32_t i = 0; i < run->count; i++, data += BLOCK_BYTES) {
 		const struct map_entry *entry = &request->entries[run->first + i];
-		uint32_t crc =
-		    crc32c(0, data, BLOCK_BYTES) ^ baddr_crc_mix((struct baddr){ entry->addr });
+		uint32_t crc = baddr_block_crc((struct baddr){ entry->addr }, data);
 
 		if (likely(crc == entry->crc))
 			continue;

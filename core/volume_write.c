@@ -180,7 +180,6 @@ piece_add(struct pool *pool, const struct image *image, struct piece *piece)
 		log_add_data(pool, BATCH_WRITE, image->id, piece->lba + i, n,
 		    piece->data + (size_t)i * BLOCK_BYTES, &piece->crcs[i]);
 	}
-	pool->blocks_written += piece->blocks;
 }
 
 static int
@@ -338,8 +337,8 @@ promise_nodes(struct volume_request *request)
 	return false;
 }
 
-static void
-write_step(struct volume_request *request)
+void
+volume_write_step(struct volume_request *request)
 {
 	struct pool *pool = request->pool;
 	struct volume_io *io = request->io;
@@ -455,12 +454,6 @@ write_step(struct volume_request *request)
 }
 
 void
-volume_write_step(struct volume_request *request)
-{
-	write_step(request);
-}
-
-void
 volume_zero_step(struct volume_request *request)
 {
 	struct volume_io *io = request->io;
@@ -475,5 +468,5 @@ volume_zero_step(struct volume_request *request)
 		request->lba = first;
 		request->count = end - first;
 	}
-	write_step(request);
+	volume_write_step(request);
 }

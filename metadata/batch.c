@@ -159,8 +159,7 @@ batch_data_valid(const struct batch_header *header, const uint8_t *data)
 			uint32_t crc;
 
 			memcpy(&crc, piece.crcs + 4 * i, sizeof(crc));
-			crc ^= baddr_crc_mix((struct baddr){ piece.addr.n + i });
-			if (crc32c(0, block, FORMAT_BLOCK_BYTES) != crc)
+			if (baddr_block_crc((struct baddr){ piece.addr.n + i }, block) != crc)
 				return false;
 		}
 	}

@@ -115,7 +115,6 @@ catalog_mark_dirty(struct catalog *catalog, struct image *image)
 static void
 volume_mark_dirty(struct catalog *catalog, struct volume_record *volume)
 {
-	volume->dirty = true;
 	mark_record_dirty(catalog, volume->id);
 }
 

@@ -61,7 +61,6 @@ struct volume_record {
 	struct list snapshots;
 	uint64_t head_id; /* between decoding and catalog_link() */
 	uint8_t flags;    /* CATALOG_READONLY */
-	bool dirty;
 	struct list link; /* of all volumes, sorted by name */
 	void *runtime;    /* the engine's */
 };

@@ -19,6 +19,7 @@
 #ifndef QUARRY_METADATA_FORMAT_H
 #define QUARRY_METADATA_FORMAT_H
 
+#include "core/base/crc32c.h"
 #include "core/base/uuid.h"
 #include "core/base/util.h"
 
@@ -75,6 +76,13 @@ static inline uint32_t
 baddr_crc_mix(struct baddr a)
 {
 	return (uint32_t)mix64(a.n);
+}
+
+/* The checksum of the block at @data as it lies at @a. */
+static inline uint32_t
+baddr_block_crc(struct baddr a, const void *data)
+{
+	return crc32c(0, data, FORMAT_BLOCK_BYTES) ^ baddr_crc_mix(a);
 }
 
 /* --- map --- */

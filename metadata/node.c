@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "core/base/crc32c.h"
-
 #define CHUNK_NODES 512u /* 2 MiB of entries: a huge page */
 
 struct node_chunk {
@@ -564,7 +562,7 @@ node_encode(struct nodes *nodes, struct node *node, struct baddr addr, void *blo
 	nodes->frozen_count--;
 	node->state = NODE_CLEAN;
 	node->addr = addr.n;
-	node->crc = crc32c(0, block, FORMAT_BLOCK_BYTES) ^ baddr_crc_mix(addr);
+	node->crc = baddr_block_crc(addr, block);
 	node->writing = true;
 	if (!node->condemned)
 		space_mark_live(nodes->space, addr);
