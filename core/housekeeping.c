@@ -6,7 +6,8 @@
  * - A first write into a file's new space allocates, and the flush after it waits for the
  * filesystem's journal.  So a few free slabs are kept that were written with zeroes (or used
  * before), and the log takes those first.  A slab that is being written is off the free list:
- * nobody waits for it. It pays when clients flush or write little at a time, not when they stream.
+ * nobody waits for it. It pays only when clients flush: without flushes it would double what is
+ * written and gain nothing.
  * - A slab that became free is given back (discarded, punched out of the file) unless it is one of
  *   those few.  While that runs it counts as being read, so nobody opens it.
  */
@@ -18,8 +19,6 @@
 #define AHEAD_VECTORS 4u /* of AHEAD_BLOCKS each, all the same zeroes */
 /* Slabs of a device that are kept written. */
 #define AHEAD_SLABS 4u
-/* A batch that is larger than this on the average pays for its allocation itself. */
-#define STREAM_BLOCKS 128u
 
 struct slab_discard {
 	struct list link;
@@ -103,13 +102,11 @@ ahead_step(struct pool *pool)
 	device_submit(pool_device(pool, h->slab->device), &h->io);
 }
 
+/* Since the open segment was opened. */
 static bool
-streams(const struct pool *pool)
+clients_flush(const struct pool *pool)
 {
-	const struct housekeeping *h = &pool->housekeeping;
-
-	return pool->log.flush_round == h->flush_round &&
-	       pool->log.blocks_per_batch > STREAM_BLOCKS;
+	return pool->log.flush_round != pool->housekeeping.flush_round;
 }
 
 void
@@ -117,7 +114,7 @@ housekeeping_consider(struct pool *pool)
 {
 	struct housekeeping *h = &pool->housekeeping;
 
-	if (h->slab || h->failed || pool->state != POOL_ONLINE || streams(pool) ||
+	if (h->slab || h->failed || pool->state != POOL_ONLINE || !clients_flush(pool) ||
 	    pool->space.free_count < 2 * pool->reserve_slabs)
 		return;
 	for (uint32_t i = 0; i < pool->device_count; i++) {

@@ -37,7 +37,7 @@ log_init(struct pool *pool)
 	list_init(&log->waiters);
 	list_init(&log->flush_waiters);
 	task_init(&log->turn_end, turn_end);
-	log->in_flight_max = 3;
+	log->in_flight_max = 2; /* one is written while the next one fills */
 	log->sequence = 1;
 	log->next_segment_number = 1;
 	for (unsigned i = 0; i < LOG_BATCHES; i++) {
@@ -239,7 +239,6 @@ close_batch(struct pool *pool)
 	/* Late: the longer it waits, the better the choice. */
 	if (log->slot + header->block_count >= pool->space.slab_blocks / 2)
 		choose_next(pool);
-	log->blocks_per_batch = (log->blocks_per_batch * 15 + header->block_count + 15) / 16;
 	header->generation = pool->generation;
 	header->sequence = log->sequence++;
 	header->durable_sequence = log->durable_sequence;

@@ -113,7 +113,6 @@ struct log {
 	uint32_t applied_crc;
 	struct slab *applied_slab;
 	uint64_t blocks_since_cut;
-	uint32_t blocks_per_batch; /* a running average */
 	bool slab_is_new;          /* the open slab was not written before: flushes are slow */
 	struct list waiters;       /* for a batch to be free */
 	struct list flush_waiters;

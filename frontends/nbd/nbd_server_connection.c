@@ -21,6 +21,11 @@
  *   - the volume is closed, and the connection freed, once: when nothing is in flight in either
  *     machine, in the engine or at the target (connection_finish).
  *
+ * Resting: while REST_REQUESTS small requests or more are in the engine, nothing is received until
+ * some of them are answered, or REST_NS have passed.  What the client sends meanwhile is then taken
+ * at once; so requests, batches of the log, disk writes and answers grow together with the load
+ * instead of each waking the others.  Large payloads gain nothing by it and do not rest.
+ *
  * Waiting for a buffer (beyond MODEST_BYTES): a connection whose request finds the pool empty, or
  * others waiting, joins the end of the home's list and is tried again, in order, when a buffer came
  * back.  Holders of buffers always get on: they wait for the engine, or for a peer, whom the
@@ -47,10 +52,12 @@ enum {
 	SEND_BYTES_MAX = 2 * 1024 * 1024,
 	STATUS_EXTENTS_MAX = 4096,
 	OPS_PER_SLAB = 64,
+	REST_REQUESTS = 8,
 };
 static_assert(INPUT_BYTES >= 2 * NBD_OPTION_BYTES_MAX, "the longest option fits behind a move");
 
 #define WATCHDOG_PERIOD_NS 1000000000ull
+#define REST_NS 100000ull
 
 enum connection_phase {
 	CONNECTION_LIVE,
@@ -90,9 +97,12 @@ struct nbd_connection {
 	struct nbd_op *payload_op; /* a WRITE whose payload is not complete */
 	uint32_t payload_at;
 	struct nbd_op *stalled; /* a request that has no buffer yet */
+	bool resting;
+	struct timer rest_timer;
 
 	/* in flight */
 	uint32_t op_count;
+	uint32_t engine_count; /* of those: with the engine */
 	uint64_t payload_bytes;
 	uint64_t progress_ns; /* when the peer last took or gave something */
 
@@ -233,6 +243,7 @@ op_io_done(struct volume_io *io)
 	struct nbd_op *op = container_of(io, struct nbd_op, io);
 	struct nbd_connection *c = op->connection;
 
+	c->engine_count--;
 	if (c->phase != CONNECTION_DEAD)
 		op_encode(op);
 	op_answer(op);
@@ -270,6 +281,7 @@ op_submit(struct nbd_op *op)
 	} else {
 		op->io.buffer = op->buffer;
 	}
+	op->connection->engine_count++;
 	volume_submit(op->connection->volume, &op->io);
 }
 
@@ -327,6 +339,7 @@ connection_finish(struct nbd_connection *c)
 	CHECK(c->payload_bytes == 0 && !c->stalled && !c->payload_op && !waits(c));
 	CHECK(list_empty(&c->replies) && list_empty(&c->sent));
 	reactor_timer_cancel(reactor_of(c), &c->timer);
+	reactor_timer_cancel(reactor_of(c), &c->rest_timer);
 	reactor_cancel(reactor_of(c), &c->send_task);
 	if (c->volume)
 		volume_close(c->volume);
@@ -436,12 +449,32 @@ connection_send(struct nbd_connection *c)
 	}
 }
 
+static void receive(struct nbd_connection *c);
+
+static void
+rest_end(struct nbd_connection *c)
+{
+	if (!c->resting)
+		return;
+	c->resting = false;
+	reactor_timer_cancel(reactor_of(c), &c->rest_timer);
+	if (c->phase == CONNECTION_LIVE)
+		receive(c);
+}
+
+static void
+rest_timeout(struct timer *timer)
+{
+	rest_end(container_of(timer, struct nbd_connection, rest_timer));
+}
+
 static void
 send_task_run(struct task *task)
 {
 	struct nbd_connection *c = container_of(task, struct nbd_connection, send_task);
 
 	connection_send(c);
+	rest_end(c);
 	connection_finish(c);
 }
 
@@ -718,11 +751,17 @@ take_payload(struct nbd_connection *c)
 	return true;
 }
 
+static uint32_t
+payload_left_bytes(const struct nbd_connection *c)
+{
+	return c->payload_op ? c->payload_op->request.payload_bytes - c->payload_at : 0;
+}
+
 static void
 receive(struct nbd_connection *c)
 {
 	struct io_uring_sqe *sqe = reactor_uring_sqe(c->home->r, &c->receive_op);
-	uint32_t left = c->payload_op ? c->payload_op->request.payload_bytes - c->payload_at : 0;
+	uint32_t left = payload_left_bytes(c);
 
 	c->receiving = true;
 	c->receives_payload = left >= DIRECT_BYTES_MIN;
@@ -749,11 +788,23 @@ receive(struct nbd_connection *c)
 		sqe->ioprio = IORING_RECVSEND_POLL_FIRST;
 }
 
+/* See the head of this file; true: rests now. */
+static bool
+rest_begin(struct nbd_connection *c)
+{
+	if (c->engine_count < REST_REQUESTS || c->between_payloads ||
+	    payload_left_bytes(c) >= DIRECT_BYTES_MIN)
+		return false;
+	c->resting = true;
+	reactor_timer_start(reactor_of(c), &c->rest_timer, REST_NS);
+	return true;
+}
+
 /* Gets as far as the input and the bounds allow. */
 static void
 connection_advance(struct nbd_connection *c)
 {
-	if (c->receiving)
+	if (c->receiving || c->resting)
 		return; /* there was too little input for anything, and no more has come */
 	if (c->volume)
 		c->session.export.size_bytes = volume_info(c->volume)->size_bytes;
@@ -782,7 +833,7 @@ connection_advance(struct nbd_connection *c)
 		if (event == NBD_EVENT_MORE)
 			break;
 	}
-	if (c->phase == CONNECTION_LIVE)
+	if (c->phase == CONNECTION_LIVE && !rest_begin(c))
 		receive(c);
 }
 
@@ -947,6 +998,7 @@ nbd_connection_create(struct nbd_home *home, int fd)
 	name_peer(c);
 	task_init(&c->arrive_task, arrive);
 	timer_init(&c->timer, handshake_timeout);
+	timer_init(&c->rest_timer, rest_timeout);
 	nbd_session_init(&c->session);
 	c->receive_op.done = receive_done;
 	c->input = xmalloc(INPUT_BYTES);
