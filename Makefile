@@ -28,7 +28,7 @@ endif
 CFLAGS_ALL := $(CFLAGS_COMMON) $(OPT) $(SANFLAGS) $(CFLAGS)
 LDFLAGS_ALL := $(SANFLAGS) $(LDFLAGS)
 
-LIB_DIRS := core/base metadata core backends frontends/nbd frontends/admin
+LIB_DIRS := core/base metadata core backends frontends/nbd frontends/admin frontends/scsi
 LIB_SRCS := $(sort $(wildcard $(addsuffix /*.c,$(LIB_DIRS))))
 LIB_OBJS := $(LIB_SRCS:%.c=$(BUILD)/obj/%.o)
 
