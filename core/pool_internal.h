@@ -113,8 +113,8 @@ struct log {
 	uint32_t applied_crc;
 	struct slab *applied_slab;
 	uint64_t blocks_since_cut;
-	bool slab_is_new;          /* the open slab was not written before: flushes are slow */
-	struct list waiters;       /* for a batch to be free */
+	bool slab_is_new;    /* the open slab was not written before: flushes are slow */
+	struct list waiters; /* for a batch to be free */
 	struct list flush_waiters;
 	uint32_t flushes_left; /* devices not done yet; 0: no flush is running */
 	uint64_t flush_round;  /* number of the last one begun */
