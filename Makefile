@@ -21,6 +21,13 @@ LDLIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread
 
 ifeq ($(SAN),address)
 SANFLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -DQUARRY_CHECK_SLOW
+else ifeq ($(SAN),fuzz)
+# libFuzzer is clang's.
+ifeq ($(filter clang%,$(CC)),)
+override CC := clang
+BUILD := build-fuzz
+endif
+SANFLAGS := -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all -fno-omit-frame-pointer
 else ifeq ($(SAN),thread)
 SANFLAGS := -fsanitize=thread -fno-omit-frame-pointer
 endif
@@ -63,6 +70,7 @@ help:
 	@echo 'make unit            the unit tests alone'
 	@echo 'make integration     the integration tests alone; TESTS="nbd crash" chooses some'
 	@echo 'make sim             the simulator; SEEDS=n'
+	@echo 'make fuzz            the fuzzers, SECONDS=n each; TARGET=name'
 	@echo 'make lint            layers, licence lines, formatting, shell scripts'
 	@echo 'make tidy            clang-tidy (minutes)'
 	@echo 'make bench           compare with other servers on this machine (under 10 minutes)'
@@ -152,6 +160,23 @@ $(BUILD)/quarry-sim: $(SIM_OBJS) $(BUILD)/libquarry.a
 .PHONY: sim
 sim: $(BUILD)/quarry-sim
 	$< --seeds $(SEEDS)
+
+# --- fuzzing: `make fuzz SECONDS=60 TARGET=nbd`, without TARGET all of them ---
+
+FUZZ_BINS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_TOOLS_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tools/quarry_*.c tools/quarryd_*.c))
+SECONDS ?= 30
+
+$(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(FUZZ_TOOLS_OBJS) $(BUILD)/libquarry.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+.PHONY: fuzz fuzz-programs
+fuzz-programs: $(FUZZ_BINS)
+
+fuzz:
+	@$(MAKE) --no-print-directory SAN=fuzz fuzz-programs
+	@BUILD=build-fuzz tests/fuzz/run.sh $(SECONDS) $(TARGET)
 
 # --- installation ---
 
