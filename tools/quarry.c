@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "frontends/admin/admin_socket.h"
+#include "tools/quarry_check.h"
 #include "tools/version.h"
 
 static int
@@ -74,6 +75,13 @@ run(const struct cli *cli)
 	json_t *result = NULL;
 	int fd, rc;
 
+	if (cli->command->show == SHOW_CHECK)
+		return check_run(cli->args, cli->arg_count,
+		    &(struct check_options){
+			.data = cli->options & OPTION_DATA,
+			.json = cli->options & OPTION_JSON,
+			.json_schema = CLI_JSON_SCHEMA,
+		    });
 	if (cli->options & OPTION_DRY_RUN) {
 		if (cli->action)
 			printf("would %s\n", cli->action);

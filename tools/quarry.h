@@ -37,6 +37,7 @@ enum {
 	OPTION_FORCE = 1 << 10,
 	OPTION_YES = 1 << 11,
 	OPTION_DRY_RUN = 1 << 12,
+	OPTION_DATA = 1 << 13,
 
 	OPTIONS_COMMON = OPTION_SOCKET | OPTION_JSON | OPTION_HELP | OPTION_VERSION,
 	OPTIONS_LIST =
@@ -53,6 +54,7 @@ enum show {
 	SHOW_TREE,
 	SHOW_DIFF,
 	SHOW_VERSION,
+	SHOW_CHECK, /* needs no daemon: quarry_check.h */
 };
 
 struct cli;

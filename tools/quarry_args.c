@@ -27,6 +27,7 @@ static const struct option {
 	{ 'f', "force", OPTION_FORCE, NULL, "do it in spite of what speaks against it" },
 	{ 'y', "yes", OPTION_YES, NULL, "do not ask" },
 	{ 'n', "dry-run", OPTION_DRY_RUN, NULL, "say what would be done, and do nothing" },
+	{ 0, "data", OPTION_DATA, NULL, "verify the checksums of all data, too" },
 };
 
 static const struct option *

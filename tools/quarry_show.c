@@ -97,6 +97,7 @@ show_table(enum show show)
 		return &table_ranges;
 	case SHOW_DONE:
 	case SHOW_POOL_STATUS:
+	case SHOW_CHECK:
 	case SHOW_VERSION:
 		return NULL;
 	}
@@ -425,6 +426,8 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 			print_json(out, json_incref(cli->done_json));
 		else
 			fprintf(out, "%s\n", cli->done_text);
+		return;
+	case SHOW_CHECK: /* prints itself */
 		return;
 	case SHOW_VERSION:
 		show_version(out, cli, result);

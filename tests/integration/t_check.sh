@@ -1,0 +1,149 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 120
+#
+# quarry check: nothing to say of a pool that was exported or killed; damage is named with its place
+# and with what it affects.  It writes nothing.
+# shellcheck source=tests/integration/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# flip FILE OFFSET: flips bits in one byte.
+flip() {
+    $PYTHON - "$@" <<'PYTHON'
+import sys
+with open(sys.argv[1], "r+b") as file:
+    file.seek(int(sys.argv[2]))
+    byte = file.read(1)[0]
+    file.seek(int(sys.argv[2]))
+    file.write(bytes([byte ^ 0x41]))
+PYTHON
+}
+
+# Offset of the first block in FILE that is full of BYTE.
+block_of() {
+    $PYTHON - "$@" <<'PYTHON'
+import sys
+with open(sys.argv[1], "rb") as file:
+    offset = 1 << 16
+    while (block := (file.seek(offset), file.read(4096))[1]) != bytes([int(sys.argv[2])]) * 4096:
+        assert block, "there is no such block"
+        offset += 4096
+print(offset)
+PYTHON
+}
+
+fill() {
+    start_with_pool 256M "${1:-1}"
+    quarry volume create tank/v 48M
+    qemu-io -f raw -c 'write -P 17 0 8M' "$(uri v)" >/dev/null
+    quarry snapshot create tank/v@s
+    qemu-io -f raw -c 'write -P 18 4M 8M' -c 'discard 6M 1M' "$(uri v)" >/dev/null
+    quarry clone tank/v@s tank/c
+    qemu-io -f raw -c 'write -P 19 0 4k' "$(uri c)" >/dev/null
+}
+
+is_clean() {
+    local before after
+    before=$(cat "${POOL_FILES[@]}" | sha256sum)
+    quarry check --data "${POOL_FILES[@]}" >out || fail "not clean: $(cat out)"
+    after=$(cat "${POOL_FILES[@]}" | sha256sum)
+    expect "$before" "$after" "the devices' contents"
+    grep -q ' 0 problems' out || fail "no verdict: $(cat out)"
+}
+
+# finds REGEX OPTION…: one problem at least, among them one like this.
+finds() {
+    local regex=$1 rc=0
+    shift
+    quarry check "$@" "${POOL_FILES[@]}" >out 2>err || rc=$?
+    expect 1 "$rc" "status of quarry check, which said: $(cat out err)"
+    grep -q -E -- "$regex" out || fail "no \"$regex\" in: $(cat out err)"
+}
+
+test_an_exported_pool_is_clean() {
+    fill 2
+    stop_daemon
+    is_clean
+    expect True "$(quarry check --json "${POOL_FILES[@]}" | json "d['clean']")" "clean, in JSON"
+}
+
+test_a_killed_pool_is_clean() {
+    fill 2
+    kill9_daemon
+    is_clean
+    restart_with_pool
+    quarry volume delete tank/c
+    qemu-io -f raw -c 'write -P 20 1M 16M' "$(uri v)" >/dev/null
+    kill9_daemon
+    is_clean
+}
+
+test_a_pool_in_use_is_refused() {
+    fill
+    finds 'disk0.img is in use'
+}
+
+test_a_missing_device_is_named() {
+    fill 2
+    stop_daemon
+    POOL_FILES=("${POOL_FILES[0]}")
+    finds 'device 1 is missing'
+}
+
+test_damaged_twins_are_named() {
+    fill
+    stop_daemon
+    local at tail
+    tail=$(($(stat -c %s "${POOL_FILES[0]}") / MIB * MIB - MIB))
+    for at in 4096 8192 12288 "$tail" $((tail + 4096)) $((tail + 8192)); do
+        flip "${POOL_FILES[0]}" $((at + 40))
+        finds "disk0.img, byte $at: .* is damaged .*its twin serves"
+        flip "${POOL_FILES[0]}" $((at + 40))
+    done
+    is_clean
+}
+
+test_damaged_data_is_found_with_its_volume_and_range() {
+    fill
+    stop_daemon
+    local at
+    at=$(block_of "${POOL_FILES[0]}" 19)
+    flip "${POOL_FILES[0]}" $((at + 100))
+    quarry check "${POOL_FILES[@]}" >out || fail "data was read without --data: $(cat out)"
+    finds "disk0.img, byte $at: volume tank/c, bytes 0 to 4095 .*wrong checksum" --data
+    quarry check --data --json "${POOL_FILES[@]}" >out.json || true
+    expect 1 "$(json "d['problem_count']" <out.json)" "problems"
+    expect False "$(json "d['clean']" <out.json)" "clean"
+}
+
+test_damaged_maps_are_found_with_their_range() {
+    fill
+    stop_daemon
+    local at rc found=0
+    # Map nodes of the last checkpoints: 16-byte entries, whose epochs are small.
+    $PYTHON - "${POOL_FILES[0]}" >places <<'PYTHON'
+import struct, sys
+with open(sys.argv[1], "rb") as file:
+    data = file.read()
+for offset in range(1 << 16, len(data) - (1 << 20), 4096):
+    entries = [e for e in struct.iter_unpack("<QII", data[offset:offset + 4096]) if e[0]]
+    if entries and all(0 < addr >> 16 < 1 << 40 and 0 < epoch < 100 for addr, epoch, crc in entries):
+        print(offset)
+PYTHON
+    [ -s places ] || fail "no map node was found on the device"
+    while read -r at; do
+        flip "${POOL_FILES[0]}" $((at + 8))
+        rc=0
+        quarry check "${POOL_FILES[@]}" >out 2>&1 || rc=$?
+        [ "$rc" -le 1 ] || fail "status $rc: $(cat out)"
+        if [ "$rc" = 1 ]; then
+            found=$((found + 1))
+            cat out >>all
+        fi
+        flip "${POOL_FILES[0]}" $((at + 8))
+    done <places
+    echo "# $found of $(wc -l <places) nodes are in use"
+    grep -q -E 'volume tank/v, bytes [0-9]+ to [0-9]+ .*map node is damaged' all || fail "$(cat all)"
+}
+
+run_tests

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A device over a file or disk that is only read: what is written stays in memory, block by block.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/base/table.h"
+#include "tools/quarry_check.h"
+
+struct overlay {
+	struct device device;
+	struct table blocks; /* number + 1 -> what was written there */
+	int fd;
+};
+
+static struct overlay *
+overlay_of(struct device *device)
+{
+	return container_of(device, struct overlay, device);
+}
+
+int
+overlay_read(struct device *device, uint64_t offset_bytes, void *block)
+{
+	struct overlay *overlay = overlay_of(device);
+	const void *written = table_get(&overlay->blocks, offset_bytes / BLOCK_BYTES + 1);
+	size_t have = 0;
+
+	if (written) {
+		memcpy(block, written, BLOCK_BYTES);
+		return 0;
+	}
+	while (have < BLOCK_BYTES) {
+		ssize_t got = pread(overlay->fd, (uint8_t *)block + have, BLOCK_BYTES - have,
+		    (off_t)(offset_bytes + have));
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got < 0 ? -errno : -EIO;
+		have += (size_t)got;
+	}
+	return 0;
+}
+
+static void
+overlay_write(struct overlay *overlay, uint64_t offset_bytes, const void *block)
+{
+	uint64_t key = offset_bytes / BLOCK_BYTES + 1;
+	void *copy = table_get(&overlay->blocks, key);
+
+	if (!copy) {
+		copy = xcalloc(1, BLOCK_BYTES);
+		table_set(&overlay->blocks, key, copy);
+	}
+	memcpy(copy, block, BLOCK_BYTES);
+}
+
+/* The vectors are whole blocks each: everything that the engine hands out is. */
+static int
+transfer(struct overlay *overlay, const struct device_io *io)
+{
+	uint64_t offset_bytes = io->offset_bytes;
+
+	for (uint32_t i = 0; i < io->iov_count; i++) {
+		uint8_t *at = io->iov[i].iov_base;
+
+		for (size_t done = 0; done < io->iov[i].iov_len; done += BLOCK_BYTES) {
+			int rc = 0;
+
+			if (io->op == DEVICE_WRITE)
+				overlay_write(overlay, offset_bytes, at + done);
+			else
+				rc = overlay_read(&overlay->device, offset_bytes, at + done);
+			if (rc)
+				return rc;
+			offset_bytes += BLOCK_BYTES;
+		}
+	}
+	return 0;
+}
+
+static void
+run_io(struct task *task)
+{
+	struct device_io *io = container_of(task, struct device_io, backend.task);
+	int rc = 0;
+
+	if (io->op == DEVICE_READ || io->op == DEVICE_WRITE)
+		rc = transfer(overlay_of(io->device), io);
+	device_complete(io, rc);
+}
+
+static void
+overlay_submit(struct device *device, struct device_io *io)
+{
+	task_init(&io->backend.task, run_io);
+	reactor_defer(device->reactor, &io->backend.task);
+}
+
+static void
+overlay_close(struct device *device)
+{
+	struct overlay *overlay = overlay_of(device);
+
+	for (uint64_t i = 0; i <= overlay->blocks.mask; i++)
+		if (overlay->blocks.slots[i].key)
+			free(overlay->blocks.slots[i].value);
+	table_fini(&overlay->blocks);
+	close(overlay->fd);
+	free(device->name);
+	free(overlay);
+}
+
+static const struct device_ops overlay_ops = {
+	.submit = overlay_submit,
+	.close = overlay_close,
+};
+
+int
+overlay_open(const char *path, struct reactor *reactor, struct device **device, struct error *error)
+{
+	struct overlay *overlay;
+	struct stat st;
+	off_t size_bytes;
+	int fd;
+
+	if (stat(path, &st) < 0)
+		return error_set(error, -errno, "%s: %s", path, strerror(errno));
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return error_set(error, -EINVAL, "%s is neither a file nor a block device", path);
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | (S_ISBLK(st.st_mode) ? O_EXCL : 0));
+	if (fd < 0)
+		return error_set(error, -errno, "cannot open %s: %s", path, strerror(errno));
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		int rc =
+		    errno == EWOULDBLOCK
+			? error_set(error, -EBUSY,
+			      "%s is in use: export its pool first (or it was named twice)", path)
+			: error_set(error, -errno, "cannot lock %s: %s", path, strerror(errno));
+
+		close(fd);
+		return rc;
+	}
+	size_bytes = lseek(fd, 0, SEEK_END);
+	if (size_bytes < (off_t)BLOCK_BYTES) {
+		close(fd);
+		return error_set(error, -EINVAL, "%s is empty", path);
+	}
+	overlay = xcalloc(1, sizeof(*overlay));
+	overlay->device.ops = &overlay_ops;
+	overlay->device.reactor = reactor;
+	overlay->device.name = xstrdup(path);
+	overlay->device.size_bytes = round_down((uint64_t)size_bytes, BLOCK_BYTES);
+	overlay->fd = fd;
+	table_init(&overlay->blocks);
+	*device = &overlay->device;
+	return 0;
+}
