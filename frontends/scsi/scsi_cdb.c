@@ -386,3 +386,101 @@ scsi_cdb_parse(struct scsi_cdb *cdb, const uint8_t *bytes, size_t len_bytes,
 		return false;
 	return measure_data(cdb, geometry ? geometry->block_bytes : 512, sense);
 }
+
+/* --- REPORT SUPPORTED OPERATION CODES --- */
+
+#define OPCODE_BYTES 8
+#define TIMEOUTS_BYTES 12
+static_assert(
+    4 + ARRAY_SIZE(scsi_commands) * (OPCODE_BYTES + TIMEOUTS_BYTES) <= SCSI_OPCODES_BYTES_MAX,
+    "the longest answer fits");
+
+/* No command has a timeout that we could promise: zeroes behind the length. */
+static size_t
+put_timeouts(uint8_t *bytes)
+{
+	memset(bytes, 0, TIMEOUTS_BYTES);
+	bytes[1] = TIMEOUTS_BYTES - 2;
+	return TIMEOUTS_BYTES;
+}
+
+static size_t
+put_all_commands(uint8_t *bytes, bool timeouts)
+{
+	size_t at = 4;
+	uint32_t list_be;
+
+	for (size_t i = 0; i < ARRAY_SIZE(scsi_commands); i++) {
+		const struct scsi_command *command = &scsi_commands[i];
+		bool has_action = command->service_action != SCSI_NO_SERVICE_ACTION;
+
+		memset(bytes + at, 0, OPCODE_BYTES);
+		bytes[at] = command->opcode;
+		bytes[at + 3] = has_action ? command->service_action : 0;
+		bytes[at + 5] = (uint8_t)((timeouts ? 2 : 0) | (has_action ? 1 : 0));
+		bytes[at + 7] = command->cdb_bytes;
+		at += OPCODE_BYTES;
+		if (timeouts)
+			at += put_timeouts(bytes + at);
+	}
+	list_be = htobe32((uint32_t)at - 4);
+	memcpy(bytes, &list_be, sizeof(list_be));
+	return at;
+}
+
+/* @command is NULL: not supported. */
+static size_t
+put_one_command(uint8_t *bytes, const struct scsi_command *command, bool timeouts)
+{
+	size_t at = 4;
+
+	memset(bytes, 0, 4);
+	if (!command) {
+		bytes[1] = 1;
+		return at;
+	}
+	bytes[1] = timeouts ? 0x83 : 0x03;
+	bytes[3] = command->cdb_bytes;
+	memcpy(bytes + at, command->usage, command->cdb_bytes);
+	at += command->cdb_bytes;
+	return timeouts ? at + put_timeouts(bytes + at) : at;
+}
+
+bool
+scsi_report_opcodes(
+    const struct scsi_cdb *cdb, uint8_t *bytes, size_t *len_bytes, struct scsi_sense *sense)
+{
+	enum {
+		ALL,
+		BY_OPCODE,
+		BY_SERVICE_ACTION,
+		BY_EITHER
+	};
+	bool timeouts = cdb->bytes[2] & 0x80;
+	unsigned options = cdb->bytes[2] & 7;
+	uint64_t action = get_be(cdb->bytes + 4, 2);
+	const struct scsi_command *found = NULL;
+
+	if (options == ALL) {
+		*len_bytes = put_all_commands(bytes, timeouts);
+		return true;
+	}
+	if (options > BY_EITHER)
+		return field_error(sense, 2, 2);
+	for (size_t i = 0; i < ARRAY_SIZE(scsi_commands); i++) {
+		const struct scsi_command *command = &scsi_commands[i];
+		bool has_action = command->service_action != SCSI_NO_SERVICE_ACTION;
+
+		if (command->opcode != cdb->bytes[3])
+			continue;
+		/* The option must suit the opcode. */
+		if ((options == BY_OPCODE && has_action) ||
+		    (options == BY_SERVICE_ACTION && !has_action))
+			return field_error(sense, 2, 2);
+		if (has_action ? action == command->service_action
+			       : options != BY_EITHER || action == 0)
+			found = command;
+	}
+	*len_bytes = put_one_command(bytes, found, timeouts);
+	return true;
+}

@@ -187,6 +187,12 @@ bool scsi_cdb_parse(struct scsi_cdb *cdb, const uint8_t *bytes, size_t len_bytes
 extern const struct scsi_command scsi_commands[];
 extern const size_t scsi_command_count;
 
+/* The answer to REPORT SUPPORTED OPERATION CODES; @bytes holds SCSI_OPCODES_BYTES_MAX.
+ * False: @sense says why. */
+#define SCSI_OPCODES_BYTES_MAX 2048u
+bool scsi_report_opcodes(const struct scsi_cdb *cdb, uint8_t *bytes, size_t *len_bytes,
+    struct scsi_sense *sense) must_check;
+
 void scsi_sense_set(struct scsi_sense *sense, enum scsi_key key, enum scsi_asc asc);
 /* ILLEGAL REQUEST with a pointer at the field; @bit beyond 7: the byte as a whole. */
 void scsi_sense_field(

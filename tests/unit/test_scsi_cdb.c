@@ -224,6 +224,68 @@ test_sense(void **state)
 	assert_int_equal(bytes[0], 0x70);
 }
 
+static const struct {
+	uint8_t options, opcode, action;
+	bool good;
+	size_t len;
+	uint8_t support;
+} opcode_cases[] = {
+	{ 1, 0x28, 0, true, 4 + 10, 0x03 },
+	{ 0x81, 0x28, 0, true, 4 + 10 + 12, 0x83 },
+	{ 1, 0xff, 0, true, 4, 0x01 },
+	{ 0x81, 0xff, 0, true, 4, 0x01 },
+	{ 1, 0x9e, 0, false, 0, 0 }, /* has service actions */
+	{ 2, 0x9e, 0x12, true, 4 + 16, 0x03 },
+	{ 2, 0x9e, 0x11, true, 4, 0x01 },
+	{ 2, 0x28, 0, false, 0, 0 }, /* has none */
+	{ 3, 0x28, 0, true, 4 + 10, 0x03 },
+	{ 3, 0x28, 1, true, 4, 0x01 },
+	{ 3, 0x5e, 3, true, 4 + 10, 0x03 },
+	{ 4, 0x28, 0, false, 0, 0 },
+};
+
+static void
+test_report_opcodes(void **state)
+{
+	uint8_t bytes[SCSI_OPCODES_BYTES_MAX];
+	struct scsi_sense sense;
+	struct scsi_cdb cdb;
+	size_t len;
+
+	for (size_t i = 0; i < ARRAY_SIZE(opcode_cases); i++) {
+		const uint8_t raw[12] = { 0xa3, 0x0c, opcode_cases[i].options,
+			opcode_cases[i].opcode, 0, opcode_cases[i].action };
+
+		assert_true(scsi_cdb_parse(&cdb, raw, 12, NULL, &sense));
+		assert_int_equal(
+		    scsi_report_opcodes(&cdb, bytes, &len, &sense), opcode_cases[i].good);
+		if (!opcode_cases[i].good) {
+			assert_int_equal(sense.asc, FIELD);
+			assert_int_equal(sense.field_byte, 2);
+			continue;
+		}
+		assert_int_equal(len, opcode_cases[i].len);
+		assert_int_equal(bytes[1], opcode_cases[i].support);
+		if (len > 4)
+			assert_int_equal(bytes[4], opcode_cases[i].opcode);
+	}
+	for (unsigned timeouts = 0; timeouts < 2; timeouts++) {
+		const uint8_t raw[12] = { 0xa3, 0x0c, (uint8_t)(timeouts << 7) };
+		size_t each = timeouts ? 20 : 8;
+
+		assert_true(scsi_cdb_parse(&cdb, raw, 12, NULL, &sense));
+		assert_true(scsi_report_opcodes(&cdb, bytes, &len, &sense));
+		assert_int_equal(len, 4 + scsi_command_count * each);
+		assert_int_equal(bytes[2] << 8 | bytes[3], len - 4);
+		for (size_t i = 0; i < scsi_command_count; i++) {
+			assert_int_equal(bytes[4 + i * each], scsi_commands[i].opcode);
+			assert_int_equal(bytes[4 + i * each + 7], scsi_commands[i].cdb_bytes);
+			if (timeouts)
+				assert_int_equal(bytes[4 + i * each + 9], 10);
+		}
+	}
+}
+
 int
 main(void)
 {
@@ -232,6 +294,7 @@ main(void)
 		cmocka_unit_test(test_geometry),
 		cmocka_unit_test(test_table),
 		cmocka_unit_test(test_sense),
+		cmocka_unit_test(test_report_opcodes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
