@@ -35,7 +35,7 @@ endif
 CFLAGS_ALL := $(CFLAGS_COMMON) $(OPT) $(SANFLAGS) $(CFLAGS)
 LDFLAGS_ALL := $(SANFLAGS) $(LDFLAGS)
 
-LIB_DIRS := core/base metadata core backends frontends/nbd frontends/admin frontends/scsi
+LIB_DIRS := core/base metadata core backends frontends/stream frontends/nbd frontends/admin frontends/scsi
 LIB_SRCS := $(sort $(wildcard $(addsuffix /*.c,$(LIB_DIRS))))
 LIB_OBJS := $(LIB_SRCS:%.c=$(BUILD)/obj/%.o)
 

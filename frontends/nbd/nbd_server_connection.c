@@ -31,25 +31,15 @@
  * back.  Holders of buffers always get on: they wait for the engine, or for a peer, whom the
  * watchdog bounds.
  */
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "core/base/diag.h"
 #include "frontends/nbd/nbd_server_internal.h"
+#include "frontends/stream/stream_connection.h"
 
 enum {
 	INPUT_BYTES = 128 * 1024,
-	/* What is left of a payload is received straight into its buffer from this size on. */
-	DIRECT_BYTES_MIN = 16 * 1024,
-	/* After such a payload the next one is expected: do not take much of it into the input. */
-	INPUT_BYTES_BETWEEN_PAYLOADS = 4096,
-	SEND_IOV_MAX = 512,
-	SEND_BYTES_MAX = 2 * 1024 * 1024,
 	STATUS_EXTENTS_MAX = 4096,
 	OPS_PER_SLAB = 64,
 	REST_REQUESTS = 8,
@@ -73,8 +63,8 @@ struct nbd_connection {
 	struct list wait_link; /* home->waiting */
 	struct nbd_home *home;
 	enum connection_phase phase;
-	int fd;
-	char peer[96];
+	struct stream stream; /* the socket, what is received and sent */
+	char peer[STREAM_PEER_BYTES];
 	struct task arrive_task;
 	struct timer timer; /* LIVE: the handshake's end; DRAINING: the answers' */
 	struct nbd_session session;
@@ -85,15 +75,7 @@ struct nbd_connection {
 	struct target_open open;
 	struct target_names names;
 
-	/* receiving: input[input_at .. input_end) is not yet parsed */
-	struct uring_op receive_op;
-	bool receiving;
-	bool receives_payload; /* straight into payload_op's buffer */
-	bool poll_first;       /* the socket was empty after the last receive */
-	bool between_payloads;
-	uint32_t input_at;
-	uint32_t input_end;
-	uint8_t *input;
+	/* receiving */
 	struct nbd_op *payload_op; /* a WRITE whose payload is not complete */
 	uint32_t payload_at;
 	struct nbd_op *stalled; /* a request that has no buffer yet */
@@ -104,18 +86,12 @@ struct nbd_connection {
 	uint32_t op_count;
 	uint32_t engine_count; /* of those: with the engine */
 	uint64_t payload_bytes;
-	uint64_t progress_ns; /* when the peer last took or gave something */
 
 	/* sending */
-	struct uring_op send_op;
 	struct task send_task;
-	bool sending;
 	bool sending_output; /* session.out */
 	struct list replies; /* ready */
 	struct list sent;    /* in the present sendmsg */
-	size_t send_left_bytes;
-	struct msghdr message;
-	struct iovec iov[SEND_IOV_MAX];
 };
 
 static void connection_advance(struct nbd_connection *c);
@@ -322,7 +298,8 @@ drop_input(struct nbd_connection *c)
 {
 	stop_waiting(c);
 	op_drop(&c->stalled);
-	if (!c->receiving || !c->receives_payload) /* else the kernel may yet write into it */
+	if (!c->stream.receiving ||
+	    !c->stream.receives_into) /* else the kernel may yet write into it */
 		op_drop(&c->payload_op);
 }
 
@@ -332,7 +309,7 @@ connection_finish(struct nbd_connection *c)
 {
 	struct nbd_home *home = c->home;
 
-	if (c->phase == CONNECTION_LIVE || c->receiving || c->sending || c->asking || c->op_count)
+	if (c->phase == CONNECTION_LIVE || !stream_idle(&c->stream) || c->asking || c->op_count)
 		return;
 	if (c->phase == CONNECTION_DRAINING && c->session.out.len_bytes)
 		return;
@@ -343,11 +320,10 @@ connection_finish(struct nbd_connection *c)
 	reactor_cancel(reactor_of(c), &c->send_task);
 	if (c->volume)
 		volume_close(c->volume);
-	close(c->fd);
+	stream_fini(&c->stream);
 	list_remove(&c->link);
 	nbd_session_fini(&c->session);
 	diag_debug("%s: disconnected", c->peer);
-	free(c->input);
 	free(c);
 	atomic_fetch_sub(&home->server->connection_count, 1);
 	nbd_server_connection_gone(home);
@@ -360,7 +336,7 @@ connection_kill(struct nbd_connection *c)
 	if (c->phase == CONNECTION_DEAD)
 		return;
 	c->phase = CONNECTION_DEAD;
-	shutdown(c->fd, SHUT_RDWR); /* ends the receive and the send that are in the ring */
+	stream_shutdown(&c->stream);
 	drop_input(c);
 	op_put_all(&c->replies);
 	connection_finish(c);
@@ -379,13 +355,12 @@ connection_drain(struct nbd_connection *c)
 	if (c->phase != CONNECTION_LIVE)
 		return;
 	c->phase = CONNECTION_DRAINING;
-	if (c->receiving)
-		shutdown(c->fd, SHUT_RD); /* ends it */
+	stream_shutdown_receive(&c->stream);
 	drop_input(c);
 	c->timer.run = drain_timeout; /* armed or not: moved */
 	reactor_timer_start(
 	    reactor_of(c), &c->timer, c->home->server->config.stop_timeout_ms * 1000000ull);
-	if (!c->sending)
+	if (!c->stream.sending)
 		reactor_at_turn_end(reactor_of(c), &c->send_task);
 }
 
@@ -397,56 +372,34 @@ nbd_connection_stop(struct nbd_connection *c)
 
 /* --- sending --- */
 
-static void
-add_iov(struct nbd_connection *c, const void *bytes, size_t len_bytes)
-{
-	c->iov[c->message.msg_iovlen++] =
-	    (struct iovec){ .iov_base = (void *)(uintptr_t)bytes, .iov_len = len_bytes };
-	c->send_left_bytes += len_bytes;
-}
-
 /* Fills the message with the handshake's output or with answers. */
 static void
 gather(struct nbd_connection *c)
 {
-	c->message = (struct msghdr){ .msg_iov = c->iov };
-	c->send_left_bytes = 0;
+	stream_gather(&c->stream);
 	if (c->session.out.len_bytes) {
-		add_iov(c, c->session.out.bytes, c->session.out.len_bytes);
+		stream_add(&c->stream, c->session.out.bytes, c->session.out.len_bytes);
 		c->sending_output = true;
 		return;
 	}
-	while (!list_empty(&c->replies) && c->message.msg_iovlen + 2 <= SEND_IOV_MAX &&
-	       c->send_left_bytes < SEND_BYTES_MAX) {
+	while (!list_empty(&c->replies) && stream_has_room(&c->stream, 2)) {
 		struct list *link = list_pop_front(&c->replies);
 		const struct nbd_reply *reply = &container_of(link, struct nbd_op, link)->reply;
 
-		add_iov(c, reply->head, reply->head_bytes);
+		stream_add(&c->stream, reply->head, reply->head_bytes);
 		if (reply->tail_bytes)
-			add_iov(c, reply->tail, reply->tail_bytes);
+			stream_add(&c->stream, reply->tail, reply->tail_bytes);
 		list_push_back(&c->sent, link);
 	}
 }
 
 static void
-submit_send(struct nbd_connection *c)
-{
-	struct io_uring_sqe *sqe = reactor_uring_sqe(c->home->r, &c->send_op);
-
-	c->sending = true;
-	io_uring_prep_sendmsg(sqe, c->fd, &c->message, MSG_WAITALL | MSG_NOSIGNAL);
-}
-
-static void
 connection_send(struct nbd_connection *c)
 {
-	if (c->sending || c->phase == CONNECTION_DEAD)
+	if (c->stream.sending || c->phase == CONNECTION_DEAD)
 		return;
 	gather(c);
-	if (c->send_left_bytes) {
-		c->progress_ns = reactor_of(c)->now_ns;
-		submit_send(c);
-	}
+	stream_send(&c->stream);
 }
 
 static void receive(struct nbd_connection *c);
@@ -478,43 +431,17 @@ send_task_run(struct task *task)
 	connection_finish(c);
 }
 
-/* A send that was cut short goes on behind what was taken. */
 static void
-skip_sent(struct nbd_connection *c, size_t len_bytes)
+stream_was_sent(struct stream *stream, int error)
 {
-	c->send_left_bytes -= len_bytes;
-	while (len_bytes >= c->message.msg_iov->iov_len) {
-		len_bytes -= c->message.msg_iov->iov_len;
-		c->message.msg_iov++;
-		c->message.msg_iovlen--;
-	}
-	c->message.msg_iov->iov_base = (char *)c->message.msg_iov->iov_base + len_bytes;
-	c->message.msg_iov->iov_len -= len_bytes;
-}
+	struct nbd_connection *c = container_of(stream, struct nbd_connection, stream);
 
-static void
-send_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
-{
-	struct nbd_connection *c = container_of(op, struct nbd_connection, send_op);
-	bool again = result == -EINTR || result == -EAGAIN;
-
-	(void)cqe_flags;
-	if (c->phase != CONNECTION_DEAD &&
-	    (again || (result > 0 && (size_t)result < c->send_left_bytes))) {
-		c->progress_ns = again ? c->progress_ns : reactor_of(c)->now_ns;
-		if (!again)
-			skip_sent(c, (size_t)result);
-		submit_send(c);
-		return;
-	}
-	c->sending = false;
-	c->progress_ns = reactor_of(c)->now_ns;
 	op_put_all(&c->sent);
 	if (c->sending_output) {
 		c->sending_output = false;
 		c->session.out.len_bytes = 0;
 	}
-	if (result <= 0 && c->phase != CONNECTION_DEAD) {
+	if (error && c->phase != CONNECTION_DEAD) {
 		connection_kill(c);
 		return;
 	}
@@ -673,7 +600,7 @@ admit(struct nbd_connection *c)
 	if (op->request.payload_bytes) {
 		c->payload_op = op;
 		c->payload_at = 0;
-		c->progress_ns = reactor_of(c)->now_ns;
+		c->stream.progress_ns = reactor_of(c)->now_ns;
 	} else {
 		op_submit(op);
 	}
@@ -740,13 +667,11 @@ static bool
 take_payload(struct nbd_connection *c)
 {
 	struct nbd_op *op = c->payload_op;
-	size_t len_bytes =
-	    min_u64(c->input_end - c->input_at, op->request.payload_bytes - c->payload_at);
+	size_t len_bytes = stream_take(&c->stream, (char *)op_payload(op) + c->payload_at,
+	    op->request.payload_bytes - c->payload_at);
 
 	if (len_bytes == 0)
 		return false;
-	memcpy((char *)op_payload(op) + c->payload_at, c->input + c->input_at, len_bytes);
-	c->input_at += (uint32_t)len_bytes;
 	payload_received(c, len_bytes);
 	return true;
 }
@@ -760,40 +685,19 @@ payload_left_bytes(const struct nbd_connection *c)
 static void
 receive(struct nbd_connection *c)
 {
-	struct io_uring_sqe *sqe = reactor_uring_sqe(c->home->r, &c->receive_op);
-	uint32_t left = payload_left_bytes(c);
-
-	c->receiving = true;
-	c->receives_payload = left >= DIRECT_BYTES_MIN;
-	if (c->receives_payload) {
-		c->between_payloads = true;
-		io_uring_prep_recv(sqe, c->fd, (char *)op_payload(c->payload_op) + c->payload_at,
-		    left, MSG_WAITALL);
-	} else {
-		uint32_t space;
-
-		if (c->input_at) { /* what is left is less than a header, or an option */
-			memmove(c->input, c->input + c->input_at, c->input_end - c->input_at);
-			c->input_end -= c->input_at;
-			c->input_at = 0;
-		}
-		space = INPUT_BYTES - c->input_end;
-		CHECK(space > 0);
-		if (c->between_payloads)
-			space = (uint32_t)min_u64(space, INPUT_BYTES_BETWEEN_PAYLOADS);
-		c->between_payloads = false;
-		io_uring_prep_recv(sqe, c->fd, c->input + c->input_end, space, 0);
-	}
-	if (c->poll_first && c->home->poll_first)
-		sqe->ioprio = IORING_RECVSEND_POLL_FIRST;
+	if (c->payload_op)
+		stream_receive_payload(&c->stream,
+		    (char *)op_payload(c->payload_op) + c->payload_at, payload_left_bytes(c));
+	else
+		stream_receive(&c->stream);
 }
 
 /* See the head of this file; true: rests now. */
 static bool
 rest_begin(struct nbd_connection *c)
 {
-	if (c->engine_count < REST_REQUESTS || c->between_payloads ||
-	    payload_left_bytes(c) >= DIRECT_BYTES_MIN)
+	if (c->engine_count < REST_REQUESTS || c->stream.between_payloads ||
+	    payload_left_bytes(c) >= STREAM_DIRECT_BYTES_MIN)
 		return false;
 	c->resting = true;
 	reactor_timer_start(reactor_of(c), &c->rest_timer, REST_NS);
@@ -804,7 +708,7 @@ rest_begin(struct nbd_connection *c)
 static void
 connection_advance(struct nbd_connection *c)
 {
-	if (c->receiving || c->resting)
+	if (c->stream.receiving || c->resting)
 		return; /* there was too little input for anything, and no more has come */
 	if (c->volume)
 		c->session.export.size_bytes = volume_info(c->volume)->size_bytes;
@@ -826,9 +730,9 @@ connection_advance(struct nbd_connection *c)
 		}
 		if (c->op_count >= c->home->server->config.requests_max)
 			return;
-		event = nbd_session_input(
-		    &c->session, c->input + c->input_at, c->input_end - c->input_at, &consumed);
-		c->input_at += (uint32_t)consumed;
+		event = nbd_session_input(&c->session, stream_input(&c->stream),
+		    stream_input_bytes(&c->stream), &consumed);
+		stream_consume(&c->stream, consumed);
 		connection_event(c, event);
 		if (event == NBD_EVENT_MORE)
 			break;
@@ -837,42 +741,29 @@ connection_advance(struct nbd_connection *c)
 		receive(c);
 }
 
-/* A failure that says only to try again. */
-static bool
-receive_retries(struct nbd_connection *c, int32_t result)
-{
-	if (result == -EINVAL && c->poll_first && c->home->poll_first) {
-		c->home->poll_first = false; /* Linux before 5.19 */
-		return true;
-	}
-	return result == -EINTR || result == -EAGAIN;
-}
-
 static void
-receive_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
+stream_was_received(struct stream *stream, int32_t result)
 {
-	struct nbd_connection *c = container_of(op, struct nbd_connection, receive_op);
+	struct nbd_connection *c = container_of(stream, struct nbd_connection, stream);
 
-	c->receiving = false;
-	c->progress_ns = reactor_of(c)->now_ns;
-	c->poll_first = !(cqe_flags & IORING_CQE_F_SOCK_NONEMPTY);
 	if (c->phase != CONNECTION_LIVE) {
 		op_drop(&c->payload_op);
 		connection_finish(c);
 	} else if (result > 0) {
-		if (c->receives_payload)
+		if (stream->receives_into)
 			payload_received(c, (size_t)result);
-		else
-			c->input_end += (uint32_t)result;
 		connection_advance(c);
-	} else if (receive_retries(c, result)) {
-		receive(c);
 	} else if (result == 0) {
 		connection_drain(c); /* it may have closed its half only */
 	} else {
 		connection_kill(c);
 	}
 }
+
+static const struct stream_events stream_events = {
+	.received = stream_was_received,
+	.sent = stream_was_sent,
+};
 
 /* --- waiting for buffers --- */
 
@@ -896,8 +787,8 @@ stuck(const struct nbd_connection *c)
 {
 	uint64_t limit_ns = c->home->server->config.stall_timeout_ms * 1000000ull;
 
-	return c->payload_bytes && (c->sending || c->payload_op) &&
-	       reactor_of(c)->now_ns - c->progress_ns > limit_ns;
+	return c->payload_bytes && (c->stream.sending || c->payload_op) &&
+	       reactor_of(c)->now_ns - c->stream.progress_ns > limit_ns;
 }
 
 static void
@@ -944,46 +835,6 @@ arrive(struct task *task)
 	reactor_at_turn_end(&home->r->reactor, &c->send_task); /* the greeting */
 }
 
-static void
-set_socket_options(int fd)
-{
-	static const struct {
-		int level;
-		int name;
-		int value;
-	} values[] = {
-		{ IPPROTO_TCP, TCP_NODELAY, 1 },
-		/* A peer that lost its power is noticed within two minutes. */
-		{ SOL_SOCKET, SO_KEEPALIVE, 1 },
-		{ IPPROTO_TCP, TCP_KEEPIDLE, 60 },
-		{ IPPROTO_TCP, TCP_KEEPINTVL, 10 },
-		{ IPPROTO_TCP, TCP_KEEPCNT, 6 },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(values); i++)
-		(void)setsockopt(
-		    fd, values[i].level, values[i].name, &values[i].value, sizeof(int));
-}
-
-static void
-name_peer(struct nbd_connection *c)
-{
-	struct sockaddr_storage address;
-	socklen_t len = sizeof(address);
-	char host[64];
-	char port[8];
-
-	snprintf(c->peer, sizeof(c->peer), "nbd unix");
-	if (getpeername(c->fd, (struct sockaddr *)&address, &len) != 0 ||
-	    (address.ss_family != AF_INET && address.ss_family != AF_INET6))
-		return;
-	set_socket_options(c->fd);
-	if (getnameinfo((struct sockaddr *)&address, len, host, sizeof(host), port, sizeof(port),
-		NI_NUMERICHOST | NI_NUMERICSERV) == 0)
-		snprintf(c->peer, sizeof(c->peer),
-		    address.ss_family == AF_INET6 ? "nbd [%s]:%s" : "nbd %s:%s", host, port);
-}
-
 /* On the accepting reactor; from arrive() on it is its home's. */
 struct nbd_connection *
 nbd_connection_create(struct nbd_home *home, int fd)
@@ -994,15 +845,12 @@ nbd_connection_create(struct nbd_home *home, int fd)
 	list_init(&c->wait_link);
 	c->home = home;
 	c->phase = CONNECTION_LIVE;
-	c->fd = fd;
-	name_peer(c);
+	stream_init(&c->stream, home->r, fd, INPUT_BYTES, &stream_events);
+	stream_set_up_peer(&c->stream, "nbd", c->peer);
 	task_init(&c->arrive_task, arrive);
 	timer_init(&c->timer, handshake_timeout);
 	timer_init(&c->rest_timer, rest_timeout);
 	nbd_session_init(&c->session);
-	c->receive_op.done = receive_done;
-	c->input = xmalloc(INPUT_BYTES);
-	c->send_op.done = send_done;
 	task_init(&c->send_task, send_task_run);
 	list_init(&c->replies);
 	list_init(&c->sent);
@@ -1027,7 +875,6 @@ nbd_home_init(struct nbd_home *home, struct nbd_server *server, struct reactor_u
 	home->server = server;
 	home->r = r;
 	home->buffers = buffer_pool_create(server->config.buffer_bytes);
-	home->poll_first = true;
 	list_init(&home->free_ops);
 	list_init(&home->op_slabs);
 	list_init(&home->connections);

@@ -41,7 +41,6 @@ struct nbd_home {
 	    waiting; /* connections whose next request waits for a buffer, the first first */
 	struct task wake_waiting;
 	struct timer watchdog; /* armed while somebody waits */
-	bool poll_first;       /* IORING_RECVSEND_POLL_FIRST works: Linux 5.19 */
 	bool stopping;
 	bool stopped;
 	struct task stop_task;

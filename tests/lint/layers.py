@@ -5,7 +5,8 @@
     core/base <- metadata <- core <- { backends, frontends } <- tools
 
 A file includes its own folder and what stands to the left of it.  A frontend knows neither another
-frontend nor a backend; a backend knows no frontend.  Above that, some things are for some layers
+frontend (but for frontends/stream, the sockets below all of them) nor a backend; a backend knows no
+frontend.  Above that, some things are for some layers
 only: metadata is pure (no system header that does I/O), and in a frontend only *_server.c and its
 like know of sockets and io_uring.
 """
@@ -34,6 +35,9 @@ IMPURE = re.compile(
 # uuid.c and diag.c of core/base ask the system for random bytes and a stderr: that is their use.
 PURE_LAYERS = ["metadata"]
 SOCKETS = re.compile(r"^(sys/(socket|un|epoll)\.h|poll\.h|netdb\.h|liburing\.h|netinet/|arpa/)")
+
+# The byte streams that frontends share: knows sockets, and no protocol.
+SHARED_FRONTEND = "stream"
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
@@ -70,12 +74,14 @@ def complaints(path, text):
                 found.append((number, f'"{target}" belongs to no layer'))
             elif other != layer and other not in MAY_USE[layer]:
                 found.append((number, f"{layer} may not use {other} ({target})"))
-            elif layer == "frontends" and frontend_of(path) != frontend_of(target) and other == layer:
+            elif layer == "frontends" and other == layer \
+                    and frontend_of(target) not in (frontend_of(path), SHARED_FRONTEND):
                 found.append((number, f"frontend {frontend_of(path)} may not use another ({target})"))
         else:
             if layer in PURE_LAYERS and IMPURE.match(target):
                 found.append((number, f"{layer} is pure: no <{target}>"))
-            if layer == "frontends" and SOCKETS.match(target) and "_server" not in os.path.basename(path) \
+            if layer == "frontends" and SOCKETS.match(target) and frontend_of(path) != SHARED_FRONTEND \
+                    and "_server" not in os.path.basename(path) \
                     and not re.search("_(conn|socket)", os.path.basename(path)):
                 found.append((number, f"only *_server.c of a frontend knows sockets: no <{target}>"))
     return found
@@ -111,6 +117,7 @@ WRONG = [
     ("frontends/nbd/nbd_request.c", '#include "backends/file.h"'),
     ("frontends/nbd/nbd_request.c", '#include "frontends/admin/admin_json.h"'),
     ("frontends/nbd/nbd_request.c", "#include <sys/socket.h>"),
+    ("frontends/stream/stream_connection.c", '#include "frontends/nbd/nbd_session.h"'),
     ("tools/quarryd.c", '#include "tests/unit/support.h"'),
 ]
 RIGHT = [
@@ -118,6 +125,8 @@ RIGHT = [
     ("metadata/map.c", '#include "core/base/util.h"\n#include "metadata/format.h"'),
     ("core/log.c", '#include "metadata/format.h"\n#include <unistd.h>'),
     ("frontends/nbd/nbd_server.c", '#include "core/target.h"\n#include <sys/socket.h>'),
+    ("frontends/nbd/nbd_server.c", '#include "frontends/stream/stream_connection.h"'),
+    ("frontends/stream/stream_connection.c", "#include <netdb.h>"),
     ("tools/quarryd.c", '#include "frontends/nbd/nbd_server.h"\n#include "backends/file.h"'),
     ("tests/unit/test_map.c", '#include "metadata/map.h"\n#include "core/device.h"'),
 ]
