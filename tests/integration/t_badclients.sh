@@ -35,6 +35,12 @@ print(f"# the healthy client: {turns} turns, the longest {longest * 1000:.0f} ms
 assert longest < 10
 PYTHON
     HEALTHY=$!
+    # Connected before the others come: libnbd does not wait for a place in a full backlog.
+    wait_for 20 healthy_client_has_begun
+}
+
+healthy_client_has_begun() {
+    grep -q "[1-9]" turns
 }
 
 # While others misbehave: it gets on by 200 turns in some seconds.
