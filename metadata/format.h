@@ -284,6 +284,50 @@ struct batch_entry {
 };
 static_assert(sizeof(struct batch_entry) == 16, "batch entry");
 
+/* --- packed slabs --- */
+
+/*
+ * A PACKED slab holds blocks of several segments, moved there by relocation under their unchanged
+ * addresses.  Nothing writes them yet, and a slab table that has one is refused; this fixes the
+ * form.
+ *
+ * The slab begins with a directory of `directory_blocks` blocks: the header, then `piece_count`
+ * pieces back to back, then zeroes.  A piece is
+ *
+ *   struct packed_piece
+ *   uint64_t slots[slab_blocks / 64]   which slots of the segment lie here: `count` bits are set
+ *   uint32_t crc[count]                of each, in the order of its slots; padded to 8 bytes
+ *
+ * The block of the n-th set bit (from 0, upwards) lies at slot `first_slot + n` of this slab.
+ * Pieces are in the order of their segments, none twice, and their places follow each other from
+ * `directory_blocks` on without a gap.  The slab's record in the table has `number` as its segment:
+ * drawn from the log's numbers, so that a stale directory is told, and the segment of no address.
+ * Its bitmap of live slots counts the slots of this slab; those of the directory are never live.
+ *
+ * A crc is mixed with the block's address, and is the one that was found beside the block where it
+ * lay before, never computed anew: what was damaged there is damaged here.
+ */
+#define PACKED_MAGIC 0x4b415051u /* "QPAK" */
+
+struct packed_directory {
+	uint32_t magic;
+	uint32_t version;
+	uint32_t crc; /* of all directory blocks; place: pool uuid (first 8 bytes) xor `number` */
+	uint32_t directory_blocks;
+	uint64_t number;
+	uint32_t piece_count;
+	uint32_t block_count; /* data blocks: the sum of all `count` */
+	uint64_t reserved[4];
+};
+static_assert(sizeof(struct packed_directory) == 64, "packed directory");
+
+struct packed_piece {
+	uint64_t segment;
+	uint32_t first_slot; /* of this slab */
+	uint32_t count;      /* not 0 */
+};
+static_assert(sizeof(struct packed_piece) == 16, "packed piece");
+
 /* --- catalog --- */
 
 #define CATALOG_RECORD_MAGIC 0x43455251u /* "QREC" */
