@@ -12,7 +12,8 @@
 #include "core/base/diag.h"
 #include "frontends/nbd/nbd_server_internal.h"
 
-#define LISTEN_BACKLOG 128
+/* As many as may be connected by default: beyond it a Unix client is refused, not kept waiting. */
+#define LISTEN_BACKLOG 1024
 #define HOST_BYTES_MAX 255u
 
 static void
