@@ -28,6 +28,7 @@
 
 #include "backends/file_internal.h"
 #include "core/base/diag.h"
+#include "core/base/process.h"
 
 /* --- who has it: read from /proc and /sys, for the operator only --- */
 
@@ -117,27 +118,6 @@ process_that_locked(const struct stat *st, char *who, size_t who_bytes)
 	else if (holder)
 		snprintf(who, who_bytes, "locked by process %d", holder);
 	return holder != 0;
-}
-
-/* Whether @pid has ended, though its parent may not have asked for its status yet. */
-static bool
-process_is_gone(int pid)
-{
-	char path[64];
-	char line[512] = "";
-	const char *state;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	file = fopen(path, "re");
-	if (!file)
-		return true;
-	if (!fgets(line, sizeof(line), file))
-		line[0] = '\0';
-	fclose(file);
-	/* The state stands behind the name, which is in parentheses. */
-	state = strrchr(line, ')');
-	return !state || (state[1] == ' ' && strchr("ZX", state[2]));
 }
 
 /*

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "frontends/stream/stream_unix.h"
+
 #define SYSTEM_DIRECTORY "/run/quarry"
 #define SYSTEM_SOCKET SYSTEM_DIRECTORY "/quarryd.sock"
 
@@ -67,37 +69,6 @@ socket_open(struct error *error)
 	return fd;
 }
 
-/* Removes what a daemon that is gone has left at @address; 0 if nothing is there (any more). */
-static int
-clear_stale(const struct sockaddr_un *address, struct error *error)
-{
-	struct stat st;
-	int fd;
-	int rc;
-
-	if (lstat(address->sun_path, &st) != 0)
-		return 0; /* bind() will say what is wrong, if anything is */
-	if (!S_ISSOCK(st.st_mode))
-		return error_set(
-		    error, -EEXIST, "%s exists and is not a socket", address->sun_path);
-	fd = socket_open(error);
-	if (fd < 0)
-		return fd;
-	rc = connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ? 0 : -errno;
-	close(fd);
-	if (rc == 0 || rc == -EAGAIN)
-		return error_set(error, -EADDRINUSE,
-		    "another quarryd serves %s: stop it, or choose another --socket",
-		    address->sun_path);
-	if (rc != -ECONNREFUSED)
-		return error_set(error, rc, "cannot tell whether a daemon serves %s: %s",
-		    address->sun_path, strerror(-rc));
-	if (unlink(address->sun_path) != 0 && errno != ENOENT)
-		return error_set(
-		    error, -errno, "cannot remove the stale socket %s: %m", address->sun_path);
-	return 0;
-}
-
 int
 admin_socket_listen(const char *path, struct error *error)
 {
@@ -110,22 +81,23 @@ admin_socket_listen(const char *path, struct error *error)
 	if (strcmp(path, SYSTEM_SOCKET) == 0 && mkdir(SYSTEM_DIRECTORY, 0755) != 0 &&
 	    errno != EEXIST)
 		return error_set(error, -errno, "cannot make %s: %m", SYSTEM_DIRECTORY);
-	rc = clear_stale(&address, error);
-	if (rc)
-		return rc;
 	fd = socket_open(error);
 	if (fd < 0)
 		return fd;
 	/* On Linux the mode of an unbound socket becomes that of its file: it is never open to
 	 * others, not even for a moment, and the umask of other threads is left alone. */
-	if (fchmod(fd, 0600) != 0 ||
-	    bind(fd, (const struct sockaddr *)&address, sizeof(address)) != 0 ||
-	    listen(fd, ADMIN_BACKLOG) != 0) {
-		rc = error_set(error, -errno, "cannot listen on %s: %m", path);
-		close(fd);
-		return rc;
-	}
-	return fd;
+	rc = fchmod(fd, 0600) ? -errno : stream_unix_bind(fd, &address);
+	if (rc == 0)
+		rc = listen(fd, ADMIN_BACKLOG) ? -errno : 0;
+	if (rc == 0)
+		return fd;
+	close(fd);
+	if (rc == -EADDRINUSE)
+		return error_set(error, rc,
+		    "another quarryd serves %s: stop it, or choose another --socket", path);
+	if (rc == -EEXIST)
+		return error_set(error, rc, "%s exists and is not a socket", path);
+	return error_set(error, rc, "cannot listen on %s: %s", path, strerror(-rc));
 }
 
 int

@@ -11,6 +11,7 @@
 
 #include "core/base/diag.h"
 #include "frontends/nbd/nbd_server_internal.h"
+#include "frontends/stream/stream_unix.h"
 
 /* As many as may be connected by default: beyond it a Unix client is refused, not kept waiting. */
 #define LISTEN_BACKLOG 1024
@@ -205,25 +206,6 @@ unescape(const char *text, char *out, size_t out_size)
 	return n > 0;
 }
 
-/* Whether a socket file is left over from a server that is gone: nobody answers. */
-static bool
-stale_socket(const struct sockaddr_un *address)
-{
-	struct stat st;
-	bool refused;
-	int fd;
-
-	if (lstat(address->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode))
-		return false;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return false;
-	refused = connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0 &&
-		  errno == ECONNREFUSED;
-	close(fd);
-	return refused;
-}
-
 static int
 listen_unix(struct nbd_server *server, const char *text, struct error *error, const char *uri)
 {
@@ -241,18 +223,15 @@ listen_unix(struct nbd_server *server, const char *text, struct error *error, co
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return error_set(error, -errno, "%s: %s", uri, strerror(errno));
-	rc = bind(fd, (struct sockaddr *)&address, sizeof(address)) ? -errno : 0;
-	if (rc == -EADDRINUSE && stale_socket(&address)) {
-		unlink(address.sun_path);
-		rc = bind(fd, (struct sockaddr *)&address, sizeof(address)) ? -errno : 0;
-	}
+	rc = stream_unix_bind(fd, &address);
 	if (rc == 0 && listen(fd, LISTEN_BACKLOG) != 0) {
 		rc = -errno;
 		unlink(address.sun_path);
 	}
 	if (rc) {
 		close(fd);
-		return error_set(error, rc, "%s: %s", uri, strerror(-rc));
+		return error_set(error, rc, "%s: %s", uri,
+		    rc == -EEXIST ? "there is something that is not a socket" : strerror(-rc));
 	}
 	diag_info("nbd: listening at %s", uri);
 	add_listener(server, fd, address.sun_path);

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "frontends/admin/admin_server.h"
@@ -164,7 +165,14 @@ client(void)
 static void
 say(int fd, const char *text)
 {
-	assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+	size_t len = strlen(text);
+
+	for (size_t sent = 0; sent < len;) { /* a long one may be sent in parts */
+		ssize_t n = send(fd, text + sent, len - sent, MSG_NOSIGNAL);
+
+		assert_true(n > 0);
+		sent += (size_t)n;
+	}
 }
 
 /* Reads a line of up to 4 KiB whole, a longer one cut; returns its length, 0 at the end. */
@@ -371,6 +379,23 @@ test_silent_clients(void **state)
 
 /* --- the socket's file --- */
 
+/* A process that listens at @path with @fd, and ends. */
+static void
+end_as_listener(int fd, const char *path)
+{
+	struct sockaddr_un address;
+	struct error error = { 0 };
+	pid_t child;
+	int status;
+
+	assert_int_equal(admin_socket_address(path, &address, &error), 0);
+	child = fork();
+	if (child == 0)
+		_exit(bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 1));
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+}
+
 static void
 test_socket_file(void **state)
 {
@@ -404,6 +429,13 @@ test_socket_file(void **state)
 	assert_int_equal(admin_server_create(NULL, &reactor, path, &second, &error), 0);
 	admin_server_free(second);
 	assert_int_equal(access(path, F_OK), -1);
+
+	/* ... whose socket the kernel has not let go of yet: one that we hold for it. */
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	end_as_listener(fd, path);
+	assert_int_equal(admin_server_create(NULL, &reactor, path, &second, &error), 0);
+	admin_server_free(second);
+	close(fd);
 
 	snprintf(path, sizeof(path), "%s/none/s", directory);
 	assert_int_equal(admin_server_create(NULL, &reactor, path, &second, &error), -ENOENT);

@@ -840,7 +840,7 @@ test_a_stale_socket_is_replaced(void **state)
 	fclose(fopen(address.sun_path, "w"));
 	assert_int_equal(reactor_uring_init(&reactor, 0), 0);
 	assert_int_equal(nbd_server_create(&config, &server), 0);
-	assert_int_equal(nbd_server_listen(server, uri, &error), -EADDRINUSE);
+	assert_int_equal(nbd_server_listen(server, uri, &error), -EEXIST);
 	nbd_server_free(server);
 	reactor_uring_fini(&reactor);
 	assert_int_equal(unlink(address.sun_path), 0);
