@@ -111,6 +111,7 @@ node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waite
 	struct baddr addr = { fault->entry.addr };
 	struct node_load *load = table_get(&pool->loads, addr.n);
 	struct device_io *io;
+	uint32_t slot;
 
 	if (load) {
 		list_push_back(&load->waiters, &waiter->link);
@@ -123,9 +124,8 @@ node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waite
 	list_init(&load->waiters);
 	list_push_back(&load->waiters, &waiter->link);
 	table_set(&pool->loads, addr.n, load);
-	load->slab = space_find(&pool->space, baddr_segment(addr));
-	if (!load->slab || baddr_slot(addr) >= pool->space.slab_blocks ||
-	    !pool_device(pool, load->slab->device)) {
+	load->slab = space_place(&pool->space, addr, &slot);
+	if (!load->slab || !pool_device(pool, load->slab->device)) {
 		diag_error("pool %s: a map node lies at segment %llu, which does not exist",
 		    pool->name, (unsigned long long)baddr_segment(addr));
 		task_init(&load->failed, load_failed);
@@ -138,7 +138,7 @@ node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waite
 	load->iov.iov_len = FORMAT_BLOCK_BYTES;
 	io = &load->io;
 	io->op = DEVICE_READ;
-	io->offset_bytes = space_offset_bytes(&pool->space, load->slab, baddr_slot(addr));
+	io->offset_bytes = space_offset_bytes(&pool->space, load->slab, slot);
 	io->len_bytes = FORMAT_BLOCK_BYTES;
 	io->iov = &load->iov;
 	io->iov_count = 1;

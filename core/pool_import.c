@@ -2,12 +2,13 @@
 /*
  * Opening a pool: what its devices say, and recovery from a crash.
  *
- *   LABELS ─► FLUSH ─► SUPERBLOCKS ─► TABLE ─► CATALOG ─► LINK ─► SEGMENT ─► BATCH ─► … ─► BEGIN ─►
- * done
+ *   LABELS ─► FLUSH ─► SUPERBLOCKS ─► TABLE ─► PACKED ─► CATALOG ─► LINK ─► SEGMENT ─► BATCH ─► …
+ *       ─► BEGIN ─► done
  *
  *  1. Labels: all devices of one pool, each there.  Of label and superblocks every device has
  * twins; a damaged one is reported, its twin serves.
- *  2. The newest valid superblock wins.  Slab tables and catalog are read as of it.
+ *  2. The newest valid superblock wins.  Slab tables, the directories of packed slabs and the
+ *     catalog are read as of it.
  *  3. The log is replayed, batch by batch, from the superblock's place: to the first header that
  * does not follow, or the first batch whose data is not all there.  Before a position that is known
  * to be durable that is damage, not a crash: nothing is cut off, the pool opens read-only and says
@@ -33,6 +34,7 @@ enum import_phase {
 	IMPORT_FLUSH,
 	IMPORT_SUPERBLOCKS,
 	IMPORT_TABLE,
+	IMPORT_PACKED,
 	IMPORT_CATALOG,
 	IMPORT_LINK,
 	IMPORT_SEGMENT,
@@ -78,6 +80,7 @@ struct import {
 	bool label_damaged[POOL_DEVICES_MAX]; /* one of the two copies */
 	struct block_writer writer;
 	uint32_t page;
+	struct packed_load packed;
 
 	uint64_t catalog_index;
 	struct catalog_read *reads;
@@ -433,6 +436,12 @@ read_table(struct import *m)
 	    FORMAT_TABLE_BLOCK + 2ull * m->page, 2ull * pages_in_chunk(m), m->blocks);
 }
 
+static void
+packed_loaded(struct packed_load *load)
+{
+	import_step(container_of(load, struct import, packed));
+}
+
 /* --- catalog --- */
 
 static void
@@ -495,6 +504,7 @@ read_catalog(struct import *m)
 		struct map_entry entry;
 		struct map_fault fault;
 		struct slab *slab;
+		uint32_t slot;
 		uint64_t run;
 		bool hole;
 
@@ -512,8 +522,8 @@ read_catalog(struct import *m)
 		}
 		struct catalog_read *read = &m->reads[m->read_count];
 
-		slab = space_find(&pool->space, baddr_segment((struct baddr){ entry.addr }));
-		if (!slab || baddr_slot((struct baddr){ entry.addr }) >= pool->space.slab_blocks) {
+		slab = space_place(&pool->space, (struct baddr){ entry.addr }, &slot);
+		if (!slab) {
 			FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog lies nowhere",
 			    pool->name, (unsigned long long)m->catalog_index);
 			break;
@@ -525,8 +535,7 @@ read_catalog(struct import *m)
 		read->iov.iov_base = read->block;
 		read->iov.iov_len = FORMAT_BLOCK_BYTES;
 		read->io.op = DEVICE_READ;
-		read->io.offset_bytes = space_offset_bytes(
-		    &pool->space, slab, baddr_slot((struct baddr){ entry.addr }));
+		read->io.offset_bytes = space_offset_bytes(&pool->space, slab, slot);
 		read->io.len_bytes = FORMAT_BLOCK_BYTES;
 		read->io.iov = &read->iov;
 		read->io.iov_count = 1;
@@ -576,6 +585,11 @@ begin_replay(struct import *m)
 	if (s->checkpoint > 1 && !m->slot_seen[(s->checkpoint + 1) % 2]) {
 		open_readonly(
 		    m, "the other superblock is damaged in all places, and may have been newer");
+		m->phase = IMPORT_BEGIN;
+		return;
+	}
+	if (m->packed.damaged) {
+		open_readonly(m, m->packed.what);
 		m->phase = IMPORT_BEGIN;
 		return;
 	}
@@ -938,8 +952,12 @@ import_step(struct import *m)
 		case IMPORT_TABLE:
 			if (m->device < m->pool->device_count)
 				return read_table(m);
-			m->phase = IMPORT_CATALOG;
+			m->phase = IMPORT_PACKED;
 			continue;
+		case IMPORT_PACKED:
+			m->phase = IMPORT_CATALOG;
+			m->packed.done = packed_loaded;
+			return packed_load_start(&m->packed, m->pool);
 		case IMPORT_CATALOG:
 			decode_catalog_chunk(m);
 			if (m->phase == IMPORT_CATALOG && !read_catalog(m))

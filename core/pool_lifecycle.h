@@ -43,4 +43,19 @@ struct block_reader {
 void block_reader_start(
     struct block_reader *reader, struct device *device, uint64_t block, uint64_t count, void *data);
 
+/* packed_load.c: reads the directories of all PACKED slabs. */
+#define PACKED_LOADS 32u /* at a time */
+struct packed_load {
+	void (*done)(struct packed_load *load);
+	uint64_t damaged; /* slabs whose directories are lost; */
+	char what[200];   /* the first of them */
+	/* private */
+	struct pool *pool;
+	struct task task;
+	uint32_t device;
+	uint32_t index;
+	uint32_t in_flight;
+};
+void packed_load_start(struct packed_load *load, struct pool *pool);
+
 #endif

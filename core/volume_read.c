@@ -90,7 +90,8 @@ run_done(struct device_io *io)
 
 /* The length of the run of blocks that lie side by side from entry @first on. */
 static uint32_t
-run_length(const struct map_entry *entries, uint32_t first, uint32_t count)
+run_length(
+    const struct space *space, const struct map_entry *entries, uint32_t first, uint32_t count)
 {
 	uint32_t n = 1;
 
@@ -102,7 +103,7 @@ run_length(const struct map_entry *entries, uint32_t first, uint32_t count)
 	/* Slots never overflow into the segment number: a segment is shorter than that. */
 	while (first + n < count && entries[first + n].addr == entries[first].addr + n)
 		n++;
-	return n;
+	return space_run(space, (struct baddr){ entries[first].addr }, n);
 }
 
 static bool
@@ -110,11 +111,11 @@ submit_run(struct volume_request *request, uint32_t first, uint32_t count, uint8
 {
 	struct pool *pool = request->pool;
 	struct baddr addr = { request->entries[first].addr };
-	struct slab *slab = space_find(&pool->space, baddr_segment(addr));
+	uint32_t slot;
+	struct slab *slab = space_place(&pool->space, addr, &slot);
 	struct read_run *run;
 
-	if (!slab || baddr_slot(addr) + count > pool->space.slab_blocks ||
-	    !pool_device(pool, slab->device)) {
+	if (!slab || !pool_device(pool, slab->device)) {
 		diag_error(
 		    "pool %s: block %llu of image %llu lies at segment %llu, which does not exist",
 		    pool->name, (unsigned long long)(request->lba + request->done_blocks + first),
@@ -131,7 +132,7 @@ submit_run(struct volume_request *request, uint32_t first, uint32_t count, uint8
 	run->iov.iov_base = buffer;
 	run->iov.iov_len = (size_t)count * BLOCK_BYTES;
 	run->io.op = DEVICE_READ;
-	run->io.offset_bytes = space_offset_bytes(&pool->space, slab, baddr_slot(addr));
+	run->io.offset_bytes = space_offset_bytes(&pool->space, slab, slot);
 	run->io.len_bytes = run->iov.iov_len;
 	run->io.iov = &run->iov;
 	run->io.iov_count = 1;
@@ -151,7 +152,7 @@ request_read_blocks(struct volume_request *request, uint32_t count, uint8_t *buf
 	for (uint32_t first = 0; first < count; first += n) {
 		uint8_t *at = buffer + (size_t)first * BLOCK_BYTES;
 
-		n = run_length(request->entries, first, count);
+		n = run_length(&request->pool->space, request->entries, first, count);
 		if (request->entries[first].addr == 0)
 			memset(at, 0, (size_t)n * BLOCK_BYTES);
 		else if (!submit_run(request, first, n, at))

@@ -214,11 +214,11 @@ struct table_page {
 static_assert(sizeof(struct table_page) == 32, "table page header");
 
 struct slab_record {
-	uint64_t segment; /* 0: none */
+	uint64_t segment; /* 0: none; PACKED: its number */
 	uint8_t state;
 	uint8_t flags;
-	uint16_t reserved;
-	uint32_t age; /* low bits of the checkpoint at which it was sealed */
+	uint16_t directory_blocks; /* PACKED */
+	uint32_t age;              /* low bits of the checkpoint at which it was sealed */
 };
 static_assert(sizeof(struct slab_record) == 16, "slab record");
 
@@ -288,24 +288,26 @@ static_assert(sizeof(struct batch_entry) == 16, "batch entry");
 
 /*
  * A PACKED slab holds blocks of several segments, moved there by relocation under their unchanged
- * addresses.  Nothing writes them yet, and a slab table that has one is refused; this fixes the
- * form.
- *
- * The slab begins with a directory of `directory_blocks` blocks: the header, then `piece_count`
- * pieces back to back, then zeroes.  A piece is
+ * addresses.  It begins with a directory of `directory_blocks` blocks, and ends with a copy of it.
+ * That is the header, then `piece_count` pieces back to back, then zeroes.  A piece is
  *
  *   struct packed_piece
- *   uint64_t slots[slab_blocks / 64]   which slots of the segment lie here: `count` bits are set
- *   uint32_t crc[count]                of each, in the order of its slots; padded to 8 bytes
+ *   which slots of its segment lie here; `count` of them, padded to 8 bytes:
+ *       count <  slab_blocks / 16    uint16_t slots[count], growing
+ *       count >= slab_blocks / 16    uint64_t bits[slab_blocks / 64]
+ *   uint32_t crc[count]              of each, in the order of its slots; padded to 8 bytes
  *
- * The block of the n-th set bit (from 0, upwards) lies at slot `first_slot + n` of this slab.
+ * The block of the n-th of these slots (from 0, upwards) lies at slot `first + n` of this slab.
  * Pieces are in the order of their segments, none twice, and their places follow each other from
  * `directory_blocks` on without a gap.  The slab's record in the table has `number` as its segment:
  * drawn from the log's numbers, so that a stale directory is told, and the segment of no address.
  * Its bitmap of live slots counts the slots of this slab; those of the directory are never live.
  *
+ * A segment may lie in several pieces, on several slabs, and on the slab where the log wrote it.
+ * An address is live in at most one of them, and that is where it lies.
+ *
  * A crc is mixed with the block's address, and is the one that was found beside the block where it
- * lay before, never computed anew: what was damaged there is damaged here.
+ * lay before; the block was compared with it when it was moved.
  */
 #define PACKED_MAGIC 0x4b415051u /* "QPAK" */
 
@@ -323,8 +325,8 @@ static_assert(sizeof(struct packed_directory) == 64, "packed directory");
 
 struct packed_piece {
 	uint64_t segment;
-	uint32_t first_slot; /* of this slab */
-	uint32_t count;      /* not 0 */
+	uint32_t first; /* slot of this slab */
+	uint32_t count; /* not 0 */
 };
 static_assert(sizeof(struct packed_piece) == 16, "packed piece");
 

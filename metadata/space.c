@@ -22,6 +22,9 @@ space_fini(struct space *space)
 	for (uint32_t i = 0; i < space->device_count; i++) {
 		struct space_device *device = &space->devices[i];
 
+		for (uint32_t k = 0; k < device->slab_count; k++)
+			if (device->slabs[k].pieces != &device->slabs[k].own)
+				free(device->slabs[k].pieces);
 		free(device->slabs);
 		free(device->bits);
 		free(device->page_place);
@@ -109,14 +112,188 @@ enter_free(struct space *space, struct slab *slab)
 	space->free_count++;
 }
 
-/* Forgets the segment on @slab and what was live of it; it is in no list afterwards. */
+static void
+enter_empty(struct space *space, struct slab *slab)
+{
+	list_push_back(&space->empty, &slab->link);
+	space->empty_count++;
+}
+
+static bool
+is_empty(const struct slab *slab)
+{
+	return (slab->state == SLAB_SEALED || slab->state == SLAB_PACKED) &&
+	       !list_empty(&slab->link);
+}
+
+static void
+leave_empty(struct space *space, struct slab *slab)
+{
+	if (!is_empty(slab))
+		return;
+	list_remove(&slab->link);
+	space->empty_count--;
+	slab->releasing = false;
+}
+
+/* --- pieces --- */
+
+static void
+enter_piece(struct space *space, struct space_piece *piece)
+{
+	piece->next = table_get(&space->segments, piece->segment);
+	table_set(&space->segments, piece->segment, piece);
+}
+
+static void
+leave_piece(struct space *space, struct space_piece *piece)
+{
+	struct space_piece *before = table_get(&space->segments, piece->segment);
+
+	if (before == piece) {
+		if (piece->next)
+			table_set(&space->segments, piece->segment, piece->next);
+		else
+			table_remove(&space->segments, piece->segment);
+		return;
+	}
+	while (before->next != piece)
+		before = before->next;
+	before->next = piece->next;
+}
+
+static void
+set_own(struct space *space, struct slab *slab, uint64_t segment)
+{
+	slab->segment = segment;
+	slab->own =
+	    (struct space_piece){ .segment = segment, .slab = slab, .count = space->slab_blocks };
+	slab->pieces = &slab->own;
+	slab->piece_count = 1;
+	enter_piece(space, &slab->own);
+}
+
+/* Takes over the pieces that @reader has; their slots are in the same memory. */
+static void
+set_pieces(struct space *space, struct slab *slab, const struct packed_reader *reader)
+{
+	struct packed_reader measure = *reader, copy = *reader;
+	struct packed_view view;
+	size_t bytes = reader->piece_count * sizeof(struct space_piece);
+	uint8_t *at;
+
+	while (packed_next(&measure, &view))
+		bytes += packed_slots_bytes(view.count, space->slab_blocks);
+	slab->pieces = xmalloc(bytes);
+	slab->piece_count = 0;
+	at = (uint8_t *)(slab->pieces + reader->piece_count);
+	while (packed_next(&copy, &view)) {
+		uint32_t slots_bytes = packed_slots_bytes(view.count, space->slab_blocks);
+		struct space_piece *piece = &slab->pieces[slab->piece_count++];
+
+		memcpy(at, view.slots, slots_bytes);
+		*piece = (struct space_piece){
+			.segment = view.segment,
+			.slab = slab,
+			.first = view.first,
+			.count = view.count,
+			.slots = at,
+		};
+		at += slots_bytes;
+		enter_piece(space, piece);
+	}
+}
+
+static void
+drop_pieces(struct space *space, struct slab *slab)
+{
+	for (uint32_t i = 0; i < slab->piece_count; i++)
+		leave_piece(space, &slab->pieces[i]);
+	if (slab->pieces != &slab->own)
+		free(slab->pieces);
+	slab->pieces = NULL;
+	slab->piece_count = 0;
+	slab->directory_blocks = 0;
+}
+
+/* Where @slot of its segment lies on the piece's slab; -1: not there. */
+static int64_t
+slot_in(const struct space *space, const struct space_piece *piece, uint32_t slot)
+{
+	int32_t rank;
+
+	if (!piece->slots)
+		return slot;
+	rank = packed_rank(piece->slots, piece->count, space->slab_blocks, slot);
+	return rank < 0 ? -1 : (int64_t)piece->first + rank;
+}
+
+/* The piece where @addr is live, or one where it was. */
+static const struct space_piece *
+find_piece(const struct space *space, struct baddr addr, uint32_t *slot)
+{
+	const struct space_piece *dead = NULL;
+
+	if (baddr_slot(addr) >= space->slab_blocks)
+		return NULL;
+	for (const struct space_piece *piece = table_get(&space->segments, baddr_segment(addr));
+	     piece; piece = piece->next) {
+		int64_t at = slot_in(space, piece, baddr_slot(addr));
+
+		if (at < 0)
+			continue;
+		if (bitmap_test(piece->slab->live_bits, (uint64_t)at)) {
+			*slot = (uint32_t)at;
+			return piece;
+		}
+		if (!dead)
+			*slot = (uint32_t)at;
+		dead = dead ? dead : piece;
+	}
+	return dead;
+}
+
+struct slab *
+space_find(const struct space *space, uint64_t segment)
+{
+	for (const struct space_piece *piece = table_get(&space->segments, segment); piece;
+	     piece = piece->next)
+		if (!piece->slots)
+			return piece->slab;
+	return NULL;
+}
+
+struct slab *
+space_place(const struct space *space, struct baddr addr, uint32_t *slot)
+{
+	const struct space_piece *piece = find_piece(space, addr, slot);
+
+	return piece ? piece->slab : NULL;
+}
+
+uint32_t
+space_run(const struct space *space, struct baddr addr, uint32_t count)
+{
+	uint32_t slot;
+	const struct space_piece *piece = find_piece(space, addr, &slot);
+	uint32_t n = 1;
+
+	while (piece && n < count && baddr_slot(addr) + n < space->slab_blocks &&
+	       slot + n < space->slab_blocks && bitmap_test(piece->slab->live_bits, slot + n) &&
+	       slot_in(space, piece, baddr_slot(addr) + n) == slot + n)
+		n++;
+	return n;
+}
+
+/* Forgets what lay on @slab and what was live of it; it is in no list afterwards. */
 static void
 forget(struct space *space, struct slab *slab)
 {
-	if (slab->segment && space_find(space, slab->segment) == slab)
-		table_remove(&space->segments, slab->segment);
+	drop_pieces(space, slab);
+	leave_empty(space, slab);
 	list_remove(&slab->link);
 	slab->releasing = false;
+	slab->stuck = false;
 	space->live_blocks -= slab->live;
 	slab->live = 0;
 	memset(slab->live_bits, 0, space->slab_blocks / 8);
@@ -129,25 +306,23 @@ space_open_slab(struct space *space, struct slab *slab, uint64_t segment)
 	CHECK(segment != 0);
 	if (slab->state == SLAB_FREE && !list_empty(&slab->link))
 		leave_free(space, slab);
-	if (slab->segment == segment) {
+	if (slab->pieces == &slab->own && slab->segment == segment) {
 		/* A replay: what the table says of it is of the cut or newer, and stays. */
-		list_remove(&slab->link);
-		slab->releasing = false;
+		leave_empty(space, slab);
 	} else {
 		forget(space, slab);
+		set_own(space, slab, segment);
 	}
-	slab->segment = segment;
 	slab->state = SLAB_OPEN;
-	table_set(&space->segments, segment, slab);
 	mark_dirty(space, slab);
 }
 
 static void
 look_empty(struct space *space, struct slab *slab)
 {
-	if (slab->state == SLAB_SEALED && slab->live == 0 && !slab->releasing &&
+	if ((slab->state == SLAB_SEALED || slab->state == SLAB_PACKED) && slab->live == 0 &&
 	    list_empty(&slab->link))
-		list_push_back(&space->empty, &slab->link);
+		enter_empty(space, slab);
 }
 
 void
@@ -161,31 +336,21 @@ space_seal_slab(struct space *space, struct slab *slab, uint32_t age)
 	look_empty(space, slab);
 }
 
-void
-space_mark_live(struct space *space, struct baddr addr)
+static void
+set_live(struct space *space, struct slab *slab, uint32_t slot)
 {
-	struct slab *slab = space_find(space, baddr_segment(addr));
-
-	CHECK(slab && baddr_slot(addr) < space->slab_blocks);
-	if (!bitmap_set(slab->live_bits, baddr_slot(addr)))
+	if (!bitmap_set(slab->live_bits, slot))
 		return;
 	slab->live++;
 	space->live_blocks++;
+	leave_empty(space, slab);
 	mark_dirty(space, slab);
-	if (slab->state == SLAB_SEALED && !list_empty(&slab->link)) {
-		list_remove(&slab->link);
-		slab->releasing = false;
-	}
 }
 
-void
-space_mark_dead(struct space *space, struct baddr addr)
+static void
+set_dead(struct space *space, struct slab *slab, uint32_t slot)
 {
-	struct slab *slab = space_find(space, baddr_segment(addr));
-
-	if (!slab || baddr_slot(addr) >= space->slab_blocks)
-		return;
-	if (!bitmap_clear(slab->live_bits, baddr_slot(addr)))
+	if (!bitmap_clear(slab->live_bits, slot))
 		return;
 	slab->live--;
 	space->live_blocks--;
@@ -193,14 +358,151 @@ space_mark_dead(struct space *space, struct baddr addr)
 	look_empty(space, slab);
 }
 
+void
+space_mark_live(struct space *space, struct baddr addr)
+{
+	uint32_t slot;
+	const struct space_piece *piece = find_piece(space, addr, &slot);
+
+	CHECK(piece);
+	if (!piece->slots)
+		set_live(space, piece->slab, slot);
+}
+
+void
+space_mark_dead(struct space *space, struct baddr addr)
+{
+	uint32_t slot;
+	const struct space_piece *piece = find_piece(space, addr, &slot);
+
+	if (piece)
+		set_dead(space, piece->slab, slot);
+}
+
 bool
 space_is_live(const struct space *space, struct baddr addr)
 {
-	const struct slab *slab = space_find(space, baddr_segment(addr));
+	uint32_t slot;
+	const struct space_piece *piece = find_piece(space, addr, &slot);
 
-	return slab && baddr_slot(addr) < space->slab_blocks &&
-	       bitmap_test(slab->live_bits, baddr_slot(addr));
+	return piece && bitmap_test(piece->slab->live_bits, slot);
 }
+
+/* --- relocation --- */
+
+uint32_t
+space_list_live(
+    const struct space *space, const struct slab *slab, struct baddr *addrs, uint32_t *slots)
+{
+	uint16_t list[SLAB_BLOCKS_MAX];
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < slab->piece_count; i++) {
+		const struct space_piece *piece = &slab->pieces[i];
+
+		if (piece->slots)
+			packed_list(piece->slots, piece->count, space->slab_blocks, list);
+		for (uint32_t k = 0; k < piece->count; k++) {
+			if (!bitmap_test(slab->live_bits, piece->first + k))
+				continue;
+			addrs[n] = baddr_make(piece->segment, piece->slots ? list[k] : k);
+			slots[n++] = piece->first + k;
+		}
+	}
+	return n;
+}
+
+uint64_t
+space_birth(const struct slab *slab)
+{
+	double sum = 0;
+	uint64_t live = 0;
+
+	if (slab->state != SLAB_PACKED)
+		return slab->segment;
+	for (uint32_t i = 0; i < slab->piece_count; i++) {
+		const struct space_piece *piece = &slab->pieces[i];
+
+		sum += (double)piece->segment * piece->count;
+		live += piece->count;
+	}
+	return live ? (uint64_t)(sum / (double)live) : slab->segment;
+}
+
+void
+space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t directory_blocks,
+    struct packed_reader *reader, uint32_t age)
+{
+	struct packed_reader moved = *reader;
+	struct packed_view view;
+	uint16_t list[SLAB_BLOCKS_MAX];
+
+	CHECK(slab->state == SLAB_FREE && list_empty(&slab->link) && slab->live == 0);
+	slab->segment = number;
+	slab->state = SLAB_PACKED;
+	slab->flags |= SLAB_WRITTEN;
+	slab->age = age;
+	slab->directory_blocks = (uint16_t)directory_blocks;
+	mark_dirty(space, slab);
+	while (packed_next(&moved, &view)) {
+		packed_list(view.slots, view.count, space->slab_blocks, list);
+		for (uint32_t k = 0; k < view.count; k++) {
+			uint32_t slot;
+			const struct space_piece *old =
+			    find_piece(space, baddr_make(view.segment, list[k]), &slot);
+
+			if (!old || !bitmap_test(old->slab->live_bits, slot))
+				continue; /* it died meanwhile */
+			set_dead(space, old->slab, slot);
+			set_live(space, slab, view.first + k);
+		}
+	}
+	set_pieces(space, slab, reader);
+	look_empty(space, slab);
+}
+
+int
+space_load_pieces(
+    struct space *space, struct slab *slab, struct packed_reader *reader, struct error *error)
+{
+	uint32_t end = slab->directory_blocks;
+
+	CHECK(slab->state == SLAB_PACKED && !slab->pieces);
+	set_pieces(space, slab, reader);
+	for (uint32_t i = 0; i < slab->piece_count; i++) {
+		const struct space_piece *piece = &slab->pieces[i];
+		uint16_t list[SLAB_BLOCKS_MAX];
+
+		end = piece->first + piece->count;
+		if (!piece->next)
+			continue;
+		/* It lies elsewhere too: but no block of it twice. */
+		packed_list(piece->slots, piece->count, space->slab_blocks, list);
+		for (uint32_t k = 0; k < piece->count; k++) {
+			if (!bitmap_test(slab->live_bits, piece->first + k))
+				continue;
+			for (const struct space_piece *other = piece->next; other;
+			     other = other->next) {
+				int64_t at = slot_in(space, other, list[k]);
+
+				if (at >= 0 && bitmap_test(other->slab->live_bits, (uint64_t)at))
+					return error_set(error, -EUCLEAN,
+					    "a block of segment %llu is live at two places",
+					    (unsigned long long)piece->segment);
+			}
+		}
+	}
+	for (uint32_t slot = 0; slot < space->slab_blocks; slot++)
+		if (bitmap_test(slab->live_bits, slot) &&
+		    (slot < slab->directory_blocks || slot >= end))
+			return error_set(error, -EUCLEAN,
+			    "slot %u of packed slab %u of device %u is live, but its directory "
+			    "does not have it",
+			    slot, slab->index, slab->device);
+	return 0;
+}
+
+/* --- emptying --- */
 
 void
 space_collect_empty(struct space *space)
@@ -222,7 +524,7 @@ space_release(
 
 		if (!slab->releasing)
 			continue;
-		CHECK(slab->state == SLAB_SEALED && slab->live == 0);
+		CHECK(is_empty(slab) && slab->live == 0);
 		forget(space, slab);
 		slab->state = SLAB_FREE;
 		enter_free(space, slab);
@@ -352,6 +654,7 @@ space_encode_page(
 			.segment = slab->releasing ? 0 : slab->segment,
 			.state = slab->releasing ? SLAB_FREE : slab->state,
 			.flags = slab->flags,
+			.directory_blocks = slab->releasing ? 0 : slab->directory_blocks,
 			.age = slab->age,
 		};
 
@@ -386,12 +689,17 @@ take_record(struct space *space, struct slab *slab, const uint8_t *at, struct er
 	struct slab_record record;
 
 	memcpy(&record, at, sizeof(record));
-	if (record.state != SLAB_FREE && record.state != SLAB_OPEN && record.state != SLAB_SEALED)
+	if (record.state > SLAB_PACKED)
 		return error_set(error, -EUCLEAN, "slab %u of device %u has the unknown state %u",
 		    slab->index, slab->device, record.state);
 	if ((record.state == SLAB_FREE) != (record.segment == 0) || record.segment >> 47)
 		return error_set(error, -EUCLEAN, "slab %u of device %u has the wrong segment %llu",
 		    slab->index, slab->device, (unsigned long long)record.segment);
+	if ((record.state == SLAB_PACKED) != (record.directory_blocks != 0) ||
+	    2u * record.directory_blocks >= space->slab_blocks)
+		return error_set(error, -EUCLEAN,
+		    "slab %u of device %u has a directory of %u blocks", slab->index, slab->device,
+		    record.directory_blocks);
 	leave_free(space, slab);
 	slab->flags = record.flags & SLAB_WRITTEN;
 	slab->age = record.age;
@@ -399,15 +707,19 @@ take_record(struct space *space, struct slab *slab, const uint8_t *at, struct er
 		enter_free(space, slab);
 		return 0;
 	}
-	if (space_find(space, record.segment))
-		return error_set(error, -EUCLEAN, "segment %llu lies on two slabs",
-		    (unsigned long long)record.segment);
 	slab->state = record.state;
-	slab->segment = record.segment;
+	slab->directory_blocks = record.directory_blocks;
+	if (record.state == SLAB_PACKED) {
+		slab->segment = record.segment; /* space_load_pieces() is still to come */
+	} else {
+		if (space_find(space, record.segment))
+			return error_set(error, -EUCLEAN, "segment %llu lies on two slabs",
+			    (unsigned long long)record.segment);
+		set_own(space, slab, record.segment);
+	}
 	memcpy(slab->live_bits, at + sizeof(record), space->slab_blocks / 8);
 	slab->live = (uint32_t)bitmap_count(slab->live_bits, space->slab_blocks);
 	space->live_blocks += slab->live;
-	table_set(&space->segments, slab->segment, slab);
 	look_empty(space, slab);
 	return 0;
 }
@@ -463,10 +775,28 @@ space_decode_page(struct space *space, uint32_t device_index, uint32_t page, uin
 	return 0;
 }
 
+static bool
+pieces_invariant(const struct space *space, const struct slab *slab)
+{
+	struct baddr addrs[SLAB_BLOCKS_MAX];
+	uint32_t slots[SLAB_BLOCKS_MAX];
+	uint32_t n = space_list_live(space, slab, addrs, slots);
+
+	if (n != slab->live)
+		return slab->state == SLAB_PACKED && !slab->pieces; /* not loaded yet */
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t slot;
+
+		if (space_place(space, addrs[i], &slot) != slab || slot != slots[i])
+			return false;
+	}
+	return true;
+}
+
 bool
 space_invariant(const struct space *space)
 {
-	uint64_t live = 0, free_slabs = 0, with_segment = 0;
+	uint64_t live = 0, free_slabs = 0, empty = 0;
 
 	for (uint32_t d = 0; d < space->device_count; d++) {
 		const struct space_device *device = &space->devices[d];
@@ -479,11 +809,15 @@ space_invariant(const struct space *space)
 				return false;
 			if ((slab->state == SLAB_FREE) != (slab->segment == 0))
 				return false;
-			if (slab->segment) {
-				with_segment++;
-				if (space_find(space, slab->segment) != slab)
-					return false;
-			}
+			if (slab->state != SLAB_PACKED && slab->segment &&
+			    space_find(space, slab->segment) != slab)
+				return false;
+			if (is_empty(slab) != (slab->live == 0 && (slab->state == SLAB_SEALED ||
+								      slab->state == SLAB_PACKED)))
+				return false;
+			if (!pieces_invariant(space, slab))
+				return false;
+			empty += is_empty(slab);
 			if (slab->state == SLAB_FREE && !list_empty(&slab->link))
 				device_free++;
 			live += slab->live;
@@ -493,5 +827,5 @@ space_invariant(const struct space *space)
 		free_slabs += device_free;
 	}
 	return live == space->live_blocks && free_slabs == space->free_count &&
-	       with_segment == space->segments.count;
+	       empty == space->empty_count;
 }

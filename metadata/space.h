@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Space: the slabs of all devices, which segment of the log lies on which, and which slots of it
+ * Space: the slabs of all devices, which pieces of the log lie on which, and which slots of them
  * are live.
  *
  * Life of a slab:  FREE -> OPEN (the log writes to it) -> SEALED -> (all dead) EMPTY -> FREE
+ *                  FREE -> PACKED (relocation moved blocks to it) -> (all dead) EMPTY -> FREE
  *
  * Invariants:
- *   - a segment lies on one slab; `segments` finds it;
- *   - live == the number of set bits;
- *   - a slab that is SEALED with live == 0 is on `empty`; it becomes FREE only when a checkpoint
- *     whose cut saw it there is durable (space_collect_empty, space_release);
+ *   - a segment lies in pieces: all of its slots on the slab where the log wrote it, and lists of
+ *     slots on packed slabs; `segments` finds the first of them;
+ *   - an address is live in at most one piece: that is where it lies;
+ *   - bits count the slots of slabs; live == the number of set bits;
+ *   - a slab that is SEALED or PACKED with live == 0 is on `empty`; it becomes FREE only when a
+ *     checkpoint whose cut saw it there is durable (space_collect_empty, space_release);
  *   - table pages whose records changed since they were last encoded are marked dirty.
  *
  * Marking dead is idempotent, and marking an address dead whose segment is gone does nothing:
@@ -22,11 +25,26 @@
 #include "core/base/error.h"
 #include "core/base/list.h"
 #include "core/base/table.h"
-#include "metadata/format.h"
+#include "metadata/packed.h"
+
+struct slab;
+
+/* Slots of a segment on a slab, side by side. */
+struct space_piece {
+	uint64_t segment;
+	struct slab *slab;
+	struct space_piece *next; /* of the same segment */
+	uint32_t first;           /* slot of the slab; */
+	uint32_t count;
+	const void *slots; /* see packed.h; NULL: all of them, each at its own place */
+};
 
 struct slab {
-	uint64_t segment; /* 0: none */
+	uint64_t segment; /* 0: none; PACKED: its number, which is no address's */
 	uint64_t *live_bits;
+	struct space_piece own;     /* of a segment that the log writes or wrote here */
+	struct space_piece *pieces; /* what lies here: `own`, or what a directory says; NULL */
+	uint32_t piece_count;
 	struct list link; /* on `empty`, on its device's `free`, or in none */
 	uint32_t device;
 	uint32_t index; /* on its device */
@@ -36,6 +54,8 @@ struct slab {
 	uint8_t state;
 	uint8_t flags;
 	bool releasing; /* waits for a checkpoint to be durable */
+	bool stuck;     /* something on it is unreadable: it is not moved */
+	uint16_t directory_blocks;
 };
 
 struct space_device {
@@ -58,8 +78,9 @@ struct space {
 	uint32_t slab_blocks;
 	uint32_t device_count;
 	struct space_device devices[POOL_DEVICES_MAX];
-	struct table segments; /* segment number -> struct slab */
+	struct table segments; /* segment number -> struct space_piece */
 	struct list empty;
+	uint64_t empty_count;
 	uint64_t slab_count;
 	uint64_t free_count;
 	uint64_t live_blocks;
@@ -73,11 +94,14 @@ void space_fini(struct space *space);
 void space_add_device(struct space *space, uint32_t index, const struct uuid *uuid,
     uint64_t slabs_block, uint32_t slab_count);
 
-static inline struct slab *
-space_find(const struct space *space, uint64_t segment)
-{
-	return table_get(&space->segments, segment);
-}
+/* The slab where the log wrote @segment; NULL: it is free again, or never was. */
+struct slab *space_find(const struct space *space, uint64_t segment);
+
+/* Where @addr lies: *slot of the slab that is returned; NULL: nowhere.  Of an address that is dead
+ * everywhere some place where it once was. */
+struct slab *space_place(const struct space *space, struct baddr addr, uint32_t *slot);
+/* How many of the @count addresses from @addr on lie side by side (at least 1), if it does. */
+uint32_t space_run(const struct space *space, struct baddr addr, uint32_t count);
 
 /* Byte offset of slot @slot of @slab on its device. */
 static inline uint64_t
@@ -93,6 +117,7 @@ space_offset_bytes(const struct space *space, const struct slab *slab, uint32_t 
 void space_open_slab(struct space *space, struct slab *slab, uint64_t segment);
 void space_seal_slab(struct space *space, struct slab *slab, uint32_t age);
 
+/* Of what the log just wrote; what relocation has moved already stays as it is. */
 void space_mark_live(struct space *space, struct baddr addr);
 void space_mark_dead(struct space *space, struct baddr addr);
 bool space_is_live(const struct space *space, struct baddr addr);
@@ -103,6 +128,23 @@ void space_collect_empty(struct space *space);
 /* Calls @released for each such slab after it became FREE. */
 void space_release(
     struct space *space, void (*released)(void *context, struct slab *slab), void *context);
+
+/* All live blocks of @slab, in the order of its slots: their addresses and slots; @addrs and @slots
+ * have space for slab_blocks. */
+uint32_t space_list_live(
+    const struct space *space, const struct slab *slab, struct baddr *addrs, uint32_t *slots);
+/* Mean segment number of what is live on @slab: when it was written, by the log's clock. */
+uint64_t space_birth(const struct slab *slab);
+/*
+ * The switch: @slab (FREE, reserved) becomes PACKED with the directory in @reader, which was opened
+ * with @number; what of its blocks is still live lies there from now on, and no more where it lay.
+ */
+void space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t directory_blocks,
+    struct packed_reader *reader, uint32_t age);
+/* At import: the directory of a PACKED slab, whose record was in the table.  -EUCLEAN: it and the
+ * table contradict each other. */
+int space_load_pieces(struct space *space, struct slab *slab, struct packed_reader *reader,
+    struct error *error) must_check;
 
 /* The next slab to open: on the device after @after_device that has most of its share free; NULL if
  * fewer than @reserve slabs would be left.  It stays FREE until it is opened. */

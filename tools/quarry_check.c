@@ -168,13 +168,14 @@ place_text(const struct check *check, const struct map_entry *entry, uint64_t lb
 {
 	const struct space *space = &check->pool->space;
 	struct baddr addr = { entry->addr };
-	const struct slab *slab = space_find(space, baddr_segment(addr));
+	uint32_t slot;
+	const struct slab *slab = space_place(space, addr, &slot);
 	char where[300] = "";
 
-	if (slab && baddr_slot(addr) < space->slab_blocks)
+	if (slab)
 		snprintf(where, sizeof(where),
 		    "%s, byte %llu: ", check->pool->devices[slab->device].device->name,
-		    (unsigned long long)space_offset_bytes(space, slab, baddr_slot(addr)));
+		    (unsigned long long)space_offset_bytes(space, slab, slot));
 	snprintf(text, size, "%s%s, bytes %llu to %llu (and what shares them)", where,
 	    check->image_name, (unsigned long long)(lba * BLOCK_BYTES),
 	    (unsigned long long)((lba + blocks) * BLOCK_BYTES - 1));
@@ -203,19 +204,20 @@ visit(struct check *check, const struct map_entry *entry, uint64_t lba, uint64_t
 {
 	struct pool *pool = check->pool;
 	struct baddr addr = { entry->addr };
-	const struct slab *slab = space_find(&pool->space, baddr_segment(addr));
+	uint32_t slot;
+	const struct slab *slab = space_place(&pool->space, addr, &slot);
 	char what[200];
 	uint64_t bit;
 	int rc;
 
-	if (!slab || baddr_slot(addr) >= pool->space.slab_blocks) {
+	if (!slab) {
 		snprintf(what, sizeof(what),
 		    "its %s lies in segment %llu, slot %u, which no slab holds", kind,
 		    (unsigned long long)baddr_segment(addr), baddr_slot(addr));
 		fault(check, entry, lba, blocks, what);
 		return VISIT_BAD;
 	}
-	bit = (uint64_t)slab->index * pool->space.slab_blocks + baddr_slot(addr);
+	bit = (uint64_t)slab->index * pool->space.slab_blocks + slot;
 	if (!bitmap_set(check->own[slab->device], bit)) {
 		snprintf(what, sizeof(what), "its %s is used at two places of this image", kind);
 		fault(check, entry, lba, blocks, what);
@@ -231,15 +233,15 @@ visit(struct check *check, const struct map_entry *entry, uint64_t lba, uint64_t
 	check->blocks++;
 	if (check->progress && check->blocks % 4096 == 0)
 		show_progress(check);
-	if (!bitmap_test(slab->live_bits, baddr_slot(addr))) {
+	if (!bitmap_test(slab->live_bits, slot)) {
 		snprintf(what, sizeof(what), "its %s is in use but marked as dead: it can be lost",
 		    kind);
 		fault(check, entry, lba, blocks, what);
 	}
 	if (!block)
 		return VISIT_NEW;
-	rc = overlay_read(pool_device(pool, slab->device),
-	    space_offset_bytes(&pool->space, slab, baddr_slot(addr)), block);
+	rc = overlay_read(
+	    pool_device(pool, slab->device), space_offset_bytes(&pool->space, slab, slot), block);
 	if (rc || baddr_block_crc(addr, block) != entry->crc) {
 		snprintf(what, sizeof(what), "its %s %s%s", kind,
 		    rc ? "is unreadable: " : "is damaged (wrong checksum)",

@@ -41,12 +41,13 @@ static struct {
 static bool
 place_of(const struct walk *walk, struct baddr addr, unsigned *disk, uint64_t *offset_bytes)
 {
-	const struct slab *slab = space_find(walk->space, baddr_segment(addr));
+	uint32_t slot;
+	const struct slab *slab = space_place(walk->space, addr, &slot);
 
-	if (!slab || baddr_slot(addr) >= walk->space->slab_blocks)
+	if (!slab)
 		return false;
 	*disk = slab->device;
-	*offset_bytes = space_offset_bytes(walk->space, slab, baddr_slot(addr));
+	*offset_bytes = space_offset_bytes(walk->space, slab, slot);
 	return true;
 }
 
@@ -239,25 +240,32 @@ compare_live(struct walk *walk)
 {
 	uint64_t leaked = 0, missing = 0, example = 0, live = 0;
 	const struct space *space = walk->space;
+	struct baddr addrs[SLAB_BLOCKS_MAX];
+	uint32_t slots[SLAB_BLOCKS_MAX];
 
 	for (uint32_t d = 0; d < space->device_count; d++) {
 		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
 			const struct slab *slab = &space->devices[d].slabs[i];
+			uint32_t n = space_list_live(space, slab, addrs, slots);
 
-			for (uint32_t slot = 0; slot < space->slab_blocks; slot++) {
-				struct baddr addr = baddr_make(slab->segment, slot);
-				bool is_live = bitmap_test(slab->live_bits, slot);
-				bool reached = slab->segment && table_get(&walk->reached, addr.n);
-
-				live += is_live;
-				leaked += is_live && !reached;
-				missing += !is_live && reached;
-				if (is_live != reached)
-					example = addr.n;
+			live += n;
+			for (uint32_t k = 0; k < n; k++) {
+				if (table_get(&walk->reached, addrs[k].n))
+					continue;
+				leaked++;
+				example = addrs[k].n;
 			}
 		}
 	}
-	if (leaked || missing)
+	for (uint64_t i = 0; i <= walk->reached.mask; i++) {
+		uint64_t addr = walk->reached.slots[i].key;
+
+		if (addr && !space_is_live(space, (struct baddr){ addr })) {
+			missing++;
+			example = addr;
+		}
+	}
+	if (leaked || missing || live != space->live_blocks)
 		sim_fail(walk->sim,
 		    "%s: of %llu live blocks %llu are leaked, and %llu are reached but dead (as "
 		    "%llu.%u)",

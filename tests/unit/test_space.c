@@ -566,7 +566,14 @@ test_impossible_records_are_refused(void **state)
 	typedef struct slab_record record;
 
 	assert_record_refused((record){ .state = 77, .segment = 9 }, "unknown state 77");
-	assert_record_refused((record){ .state = SLAB_PACKED, .segment = 9 }, "unknown state 3");
+	assert_record_refused((record){ .state = SLAB_BAD, .segment = 9 }, "unknown state 4");
+	assert_record_refused(
+	    (record){ .state = SLAB_PACKED, .segment = 9 }, "directory of 0 blocks");
+	assert_record_refused(
+	    (record){ .state = SLAB_PACKED, .segment = 9, .directory_blocks = SLAB_BLOCKS / 2 },
+	    "directory of 32 blocks");
+	assert_record_refused((record){ .state = SLAB_SEALED, .segment = 9, .directory_blocks = 1 },
+	    "directory of 1 blocks");
 	assert_record_refused((record){ .state = SLAB_FREE, .segment = 9 }, "wrong segment 9");
 	assert_record_refused((record){ .state = SLAB_SEALED }, "wrong segment 0");
 	assert_record_refused((record){ .state = SLAB_OPEN }, "wrong segment 0");
@@ -574,6 +581,186 @@ test_impossible_records_are_refused(void **state)
 	    (record){ .state = SLAB_OPEN, .segment = 1ull << 47 }, "wrong segment");
 	assert_record_refused(
 	    (record){ .state = SLAB_SEALED, .segment = 5 }, "segment 5 lies on two slabs");
+}
+
+/* --- packed slabs --- */
+
+static const struct uuid pool_uuid = { { 7 } };
+static _Alignas(8) uint8_t directory[FORMAT_BLOCK_BYTES];
+
+/* Packs @count blocks into a fresh slab, as relocation does. */
+static struct slab *
+pack(uint64_t number, const struct packed_block *blocks, uint32_t count)
+{
+	struct slab *slab = space_pick(&space, 0, 0);
+	struct packed_reader reader;
+	struct error error;
+
+	space_reserve(&space, slab);
+	packed_encode(blocks, count, SLAB_BLOCKS, number, &pool_uuid, 1, directory);
+	assert_int_equal(
+	    packed_open(&reader, directory, 1, SLAB_BLOCKS, number, &pool_uuid, &error), 0);
+	space_pack(&space, slab, number, 1, &reader, 1);
+	return slab;
+}
+
+static void
+write_segment(uint64_t segment, uint32_t first, uint32_t step)
+{
+	struct slab *slab = open_slab(segment);
+
+	for (uint32_t slot = first; slot < SLAB_BLOCKS; slot += step)
+		space_mark_live(&space, baddr_make(segment, slot));
+	space_seal_slab(&space, slab, 1);
+}
+
+static void
+test_packed_blocks_keep_their_addresses(void **state)
+{
+	struct packed_block blocks[SLAB_BLOCKS];
+	struct baddr addrs[SLAB_BLOCKS];
+	uint32_t slots[SLAB_BLOCKS], slot, n = 0;
+	struct slab *first, *second, *packed;
+
+	write_segment(7, 1, 4);  /* 16 live: a bitmap */
+	write_segment(9, 0, 32); /* 2: a list */
+	first = space_find(&space, 7);
+	second = space_find(&space, 9);
+	n = space_list_live(&space, first, addrs, slots);
+	n += space_list_live(&space, second, addrs + n, slots + n);
+	assert_int_equal(n, 18);
+	for (uint32_t i = 0; i < n; i++)
+		blocks[i] = (struct packed_block){ addrs[i], i };
+	space_mark_dead(&space, baddr_make(7, 5)); /* while they are on their way */
+	packed = pack(11, blocks, n);
+	assert_int_equal(packed->live, 17);
+	assert_int_equal(first->live, 0);
+	assert_int_equal(space.empty_count, 2);
+	for (uint32_t i = 0; i < n; i++) {
+		assert_int_equal(space_is_live(&space, addrs[i]), addrs[i].n != baddr_make(7, 5).n);
+		if (!space_is_live(&space, addrs[i]))
+			continue;
+		assert_ptr_equal(space_place(&space, addrs[i], &slot), packed);
+		assert_int_equal(slot, 1 + i);
+	}
+	assert_int_equal(space_run(&space, addrs[0], 60), 1); /* 7.1 and 7.5 are not neighbours */
+	assert_true(space_invariant(&space));
+	space_collect_empty(&space);
+	assert_int_equal(release(), 2);
+	assert_null(space_find(&space, 7));
+	assert_ptr_equal(space_place(&space, baddr_make(7, 9), &slot), packed);
+	assert_null(space_place(&space, baddr_make(7, 10), &slot));
+	for (uint32_t i = 0; i < n; i++)
+		space_mark_dead(&space, addrs[i]);
+	space_collect_empty(&space);
+	assert_int_equal(release(), 1);
+	assert_null(space_place(&space, baddr_make(7, 9), &slot));
+	assert_int_equal(space.segments.count, 0);
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_segment_may_move_in_parts_and_again(void **state)
+{
+	struct packed_block part[SLAB_BLOCKS];
+	struct slab *packed, *again;
+	uint32_t slot;
+
+	write_segment(7, 0, 2);
+	for (uint32_t i = 0; i < 20; i++)
+		part[i].addr = baddr_make(7, 2 * i);
+	packed = pack(11, part, 20);
+	assert_ptr_equal(space_place(&space, baddr_make(7, 38), &slot), packed);
+	assert_ptr_equal(space_place(&space, baddr_make(7, 40), &slot), space_find(&space, 7));
+	assert_int_equal(slot, 40);
+	/* The rest of it, and some of what moved before. */
+	for (uint32_t i = 0; i < 22; i++)
+		part[i].addr = baddr_make(7, 20 + 2 * i);
+	again = pack(12, part, 22);
+	assert_int_equal(packed->live, 10);
+	assert_int_equal(space_find(&space, 7)->live, 0);
+	assert_int_equal(again->live, 22);
+	assert_int_equal(space_birth(again), 7);
+	assert_true(space_invariant(&space));
+	/* The log cannot bring back what has moved. */
+	space_mark_dead(&space, baddr_make(7, 0));
+	space_mark_dead(&space, baddr_make(7, 62));
+	assert_int_equal(space.live_blocks, 30);
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_packed_slabs_are_found_again(void **state)
+{
+	struct packed_block blocks[SLAB_BLOCKS];
+	struct packed_reader reader;
+	struct error error;
+	struct slab *packed;
+	uint32_t index, slot;
+
+	write_segment(7, 0, 2);
+	for (uint32_t i = 0; i < 32; i++)
+		blocks[i].addr = baddr_make(7, 2 * i);
+	packed = pack(11, blocks, 32);
+	index = packed->index;
+	space_mark_dead(&space, baddr_make(7, 4));
+	write_pages(3);
+	space_fini(&space);
+	begin();
+	assert_int_equal(read_pages(3, &error), 0);
+	packed = &space.devices[0].slabs[index];
+	assert_int_equal(packed->state, SLAB_PACKED);
+	assert_int_equal(packed->segment, 11);
+	assert_int_equal(packed->directory_blocks, 1);
+	assert_int_equal(
+	    packed_open(&reader, directory, 1, SLAB_BLOCKS, 11, &pool_uuid, &error), 0);
+	assert_int_equal(space_load_pieces(&space, packed, &reader, &error), 0);
+	assert_false(space_is_live(&space, baddr_make(7, 4)));
+	assert_ptr_equal(space_place(&space, baddr_make(7, 6), &slot), packed);
+	assert_int_equal(slot, 1 + 3);
+	assert_int_equal(space.live_blocks, 31);
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_directory_that_contradicts_the_table_is_refused(void **state)
+{
+	struct packed_block blocks[1] = { { baddr_make(7, 0), 5 } };
+	struct packed_reader reader;
+	struct error error;
+	struct slab *slab = &space.devices[0].slabs[9];
+
+	write_segment(7, 0, 2);
+	space_reserve(&space, slab);
+	slab->state = SLAB_PACKED;
+	slab->segment = 11;
+	slab->directory_blocks = 1;
+	bitmap_set(slab->live_bits, 1);
+	packed_encode(blocks, 1, SLAB_BLOCKS, 11, &pool_uuid, 1, directory);
+	assert_int_equal(
+	    packed_open(&reader, directory, 1, SLAB_BLOCKS, 11, &pool_uuid, &error), 0);
+	assert_int_equal(space_load_pieces(&space, slab, &reader, &error), -EUCLEAN);
+	assert_non_null(strstr(error.text, "live at two places"));
+}
+
+static void
+test_live_slot_that_no_piece_has_is_refused(void **state)
+{
+	struct packed_block blocks[1] = { { baddr_make(7, 0), 5 } };
+	struct packed_reader reader;
+	struct error error;
+	struct slab *slab = &space.devices[0].slabs[9];
+
+	space_reserve(&space, slab);
+	slab->state = SLAB_PACKED;
+	slab->segment = 11;
+	slab->directory_blocks = 1;
+	bitmap_set(slab->live_bits, 2);
+	packed_encode(blocks, 1, SLAB_BLOCKS, 11, &pool_uuid, 1, directory);
+	assert_int_equal(
+	    packed_open(&reader, directory, 1, SLAB_BLOCKS, 11, &pool_uuid, &error), 0);
+	assert_int_equal(space_load_pieces(&space, slab, &reader, &error), -EUCLEAN);
+	assert_non_null(strstr(error.text, "its directory does not have it"));
 }
 
 int
@@ -602,6 +789,11 @@ main(void)
 		TEST(test_damage_in_both_places_is_named),
 		TEST(test_page_of_another_place_or_device_is_not_taken),
 		TEST(test_impossible_records_are_refused),
+		TEST(test_packed_blocks_keep_their_addresses),
+		TEST(test_segment_may_move_in_parts_and_again),
+		TEST(test_packed_slabs_are_found_again),
+		TEST(test_directory_that_contradicts_the_table_is_refused),
+		TEST(test_live_slot_that_no_piece_has_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

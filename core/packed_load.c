@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * At import: reads the directories of all PACKED slabs, several at a time.  Where one is damaged
+ * its copy at the slab's end serves; where both are, the pool can only be read, and some of it not.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/base/diag.h"
+#include "core/pool_lifecycle.h"
+
+static void load_next(struct packed_load *load);
+
+struct packed_read {
+	struct packed_load *load;
+	struct block_reader reader;
+	struct slab *slab;
+	void *directory;
+	bool copy;
+};
+
+static void
+read_directory(struct packed_read *read)
+{
+	struct pool *pool = read->load->pool;
+	struct slab *slab = read->slab;
+	uint32_t slot = read->copy ? pool->space.slab_blocks - slab->directory_blocks : 0;
+
+	block_reader_start(&read->reader, pool_device(pool, slab->device),
+	    space_offset_bytes(&pool->space, slab, slot) / FORMAT_BLOCK_BYTES,
+	    slab->directory_blocks, read->directory);
+}
+
+static void
+directory_read(struct block_reader *reader)
+{
+	struct packed_read *read = container_of(reader, struct packed_read, reader);
+	struct packed_load *load = read->load;
+	struct pool *pool = load->pool;
+	struct packed_reader pieces;
+	struct error error = { 0 };
+	int rc = reader->error;
+
+	if (rc)
+		error_set(&error, rc, "%s", strerror(-rc));
+	else
+		rc = packed_open(&pieces, read->directory, read->slab->directory_blocks,
+		    pool->space.slab_blocks, read->slab->segment, &pool->uuid, &error);
+	if (rc) {
+		diag_warning("%s: the directory%s of packed slab %u is damaged (%s)%s",
+		    pool_device(pool, read->slab->device)->name, read->copy ? "'s copy" : "",
+		    read->slab->index, error.text, read->copy ? "" : "; its copy may serve");
+		if (!read->copy) {
+			read->copy = true;
+			return read_directory(read);
+		}
+	} else {
+		rc = space_load_pieces(&pool->space, read->slab, &pieces, &error);
+	}
+	if (rc && load->damaged++ == 0)
+		snprintf(load->what, sizeof(load->what),
+		    "packed slab %u of device %u is lost: %.140s", read->slab->index,
+		    read->slab->device, error.text);
+	free(read->directory);
+	free(read);
+	load->in_flight--;
+	load_next(load);
+}
+
+/* The next slab with a directory that is needed; NULL: none is left. */
+static struct slab *
+next_packed(struct packed_load *load)
+{
+	const struct space *space = &load->pool->space;
+
+	for (; load->device < space->device_count; load->device++, load->index = 0) {
+		const struct space_device *device = &space->devices[load->device];
+
+		while (load->index < device->slab_count) {
+			struct slab *slab = &device->slabs[load->index++];
+
+			if (slab->state == SLAB_PACKED && slab->live > 0)
+				return slab;
+		}
+	}
+	return NULL;
+}
+
+static void
+load_next(struct packed_load *load)
+{
+	struct slab *slab;
+
+	while (load->in_flight < PACKED_LOADS && (slab = next_packed(load))) {
+		struct packed_read *read = xcalloc(1, sizeof(*read));
+
+		read->load = load;
+		read->slab = slab;
+		read->directory = xalloc_pages(slab->directory_blocks * (size_t)FORMAT_BLOCK_BYTES);
+		read->reader.done = directory_read;
+		load->in_flight++;
+		read_directory(read);
+	}
+	if (load->in_flight == 0)
+		load->done(load);
+}
+
+static void
+begin(struct task *task)
+{
+	load_next(container_of(task, struct packed_load, task));
+}
+
+void
+packed_load_start(struct packed_load *load, struct pool *pool)
+{
+	load->pool = pool;
+	load->device = 0;
+	load->index = 0;
+	load->in_flight = 0;
+	load->damaged = 0;
+	task_init(&load->task, begin);
+	reactor_defer(pool->reactor, &load->task);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The directory of a PACKED slab (metadata/format.h): which slots of which segments lie where on
+ * it.
+ *
+ * Encoder and reader come to the same: packed_open() accepts nothing that packed_encode() would not
+ * have written, so who walks an opened directory meets no errors.
+ */
+#ifndef QUARRY_METADATA_PACKED_H
+#define QUARRY_METADATA_PACKED_H
+
+#include "core/base/bitmap.h"
+#include "core/base/error.h"
+#include "metadata/format.h"
+
+/* A block that is to be packed. */
+struct packed_block {
+	struct baddr addr;
+	uint32_t crc; /* mixed with the address */
+};
+
+/* The set of @count slots of a segment, as a list or as a bitmap by their number. */
+static inline bool
+packed_is_bitmap(uint32_t count, uint32_t slab_blocks)
+{
+	return count >= slab_blocks / 16;
+}
+
+static inline uint32_t
+packed_slots_bytes(uint32_t count, uint32_t slab_blocks)
+{
+	return packed_is_bitmap(count, slab_blocks) ? slab_blocks / 8 : (count + 3) / 4 * 8;
+}
+
+/* Position of @slot among those in @slots; -1: it is not among them. */
+int32_t packed_rank(const void *slots, uint32_t count, uint32_t slab_blocks, uint32_t slot);
+/* Writes all @count slots in @slots to @list. */
+void packed_list(const void *slots, uint32_t count, uint32_t slab_blocks, uint16_t *list);
+
+/* How many of the @count blocks, in the order of their addresses, fit a slab with their directory
+ * and its copy; *directory_blocks: what that takes. */
+uint32_t packed_fit(const struct packed_block *blocks, uint32_t count, uint32_t slab_blocks,
+    uint32_t *directory_blocks);
+
+/* Writes the directory of @count blocks (sorted by address, none twice) to @out, which has
+ * @directory_blocks blocks. */
+void packed_encode(const struct packed_block *blocks, uint32_t count, uint32_t slab_blocks,
+    uint64_t number, const struct uuid *pool, uint32_t directory_blocks, void *out);
+
+struct packed_reader {
+	const uint8_t *at;
+	uint32_t pieces_left;
+	uint32_t slab_blocks;
+	uint32_t piece_count;
+};
+
+struct packed_view {
+	uint64_t segment;
+	uint32_t first; /* slot of the packed slab */
+	uint32_t count;
+	const void *slots;
+	const uint32_t *crcs;
+};
+
+/* Checks all of the directory at @directory (8-byte aligned, @directory_blocks blocks).
+ * -EUCLEAN. */
+int packed_open(struct packed_reader *reader, const void *directory, uint32_t directory_blocks,
+    uint32_t slab_blocks, uint64_t number, const struct uuid *pool, struct error *error) must_check;
+/* False: no piece is left. */
+bool packed_next(struct packed_reader *reader, struct packed_view *view);
+
+#endif
