@@ -14,12 +14,13 @@ struct local_backend {
 
 static int
 local_open(struct target_backend *backend, const char *path, uint64_t new_file_bytes,
-    struct reactor *reactor, struct device **device, struct error *error)
+    bool preallocate, struct reactor *reactor, struct device **device, struct error *error)
 {
 	struct local_backend *local = container_of(backend, struct local_backend, backend);
 	const struct file_device_options options = {
 		.new_file_bytes = new_file_bytes,
 		.cache = local->cache,
+		.preallocate = preallocate,
 		.discard = true,
 	};
 

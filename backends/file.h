@@ -19,6 +19,8 @@ struct file_device_options {
 	/* A regular file that does not exist is made this long (and sparse); 0: it must exist. */
 	uint64_t new_file_bytes;
 	enum file_cache cache;
+	/* The space of a regular file is allocated, all of it; -ENOSPC if there is too little. */
+	bool preallocate;
 	/* DISCARD punches holes, or is passed on to the disk; otherwise it does nothing. */
 	bool discard;
 };

@@ -375,6 +375,21 @@ query(struct file_device *file, const struct stat *st, bool discard, struct erro
 	return 0;
 }
 
+/* Step 5. */
+static int
+preallocate(struct file_device *file, struct error *error)
+{
+	uint64_t size_bytes = file->device.size_bytes;
+
+	if (file->block_device)
+		return 0;
+	if (fallocate(file->fd, 0, 0, (off_t)size_bytes) != 0)
+		return error_set(error, -errno, "%s: cannot allocate %llu bytes: %s",
+		    file->device.name, (unsigned long long)size_bytes, strerror(errno));
+	file->device.preallocated = true;
+	return 0;
+}
+
 int
 file_device_open(const char *path, const struct file_device_options *options,
     struct reactor *reactor, struct device **device, struct error *error)
@@ -399,6 +414,8 @@ file_device_open(const char *path, const struct file_device_options *options,
 		goto err_free;
 	file->fd = rc;
 	rc = query(file, &st, options->discard, error);
+	if (rc == 0 && options->preallocate)
+		rc = preallocate(file, error);
 	if (rc < 0)
 		goto err_close;
 	*device = &file->device;

@@ -71,6 +71,8 @@ struct device {
 	bool prepare_space;
 	/* DISCARD does something, and space that is free should be given back. */
 	bool gives_back;
+	/* Its space was allocated when it was opened, to stay: see LABEL_PREALLOCATED. */
+	bool preallocated;
 	uint32_t in_flight;
 };
 

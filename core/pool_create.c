@@ -120,6 +120,7 @@ finish(struct creation *c)
 		start->pool = NULL;
 	} else {
 		c->pool->state = POOL_ONLINE;
+		housekeeping_start(c->pool);
 		start->pool = c->pool;
 	}
 	free(c);
@@ -180,6 +181,8 @@ lay_out(struct pool *pool, const char *name, uint32_t slab_blocks, struct error 
 			return error_set(error, -EINVAL,
 			    "%s is too small: %llu bytes; a device needs at least 16 MiB",
 			    pool->devices[i].device->name, (unsigned long long)label->size_bytes);
+		if (pool->devices[i].device->preallocated)
+			label->features_compat |= LABEL_PREALLOCATED;
 		label->pool_uuid = pool->uuid;
 		label->device_uuid = uuid_new();
 		label->device_index = i;

@@ -917,6 +917,7 @@ finish(struct import *m)
 	} else {
 		if (pool->state == POOL_STARTING)
 			pool->state = POOL_ONLINE;
+		housekeeping_start(pool);
 		reaper_kick(pool);
 		start->pool = pool;
 	}

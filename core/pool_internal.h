@@ -198,6 +198,8 @@ struct housekeeping {
 	struct slab *slab; /* being written ahead, off the free list; NULL: none */
 	uint32_t block;    /* next to write */
 	bool failed;
+	struct timer pause;
+	uint64_t piece_began_ns;
 	uint64_t flush_round; /* the log's, when the open segment was begun */
 	void *zeroes;
 	struct list discards; /* struct slab_discard; the first is under way if `discarding` */
@@ -408,6 +410,10 @@ bool reaper_idle(const struct pool *pool);
 /* housekeeping.c */
 void housekeeping_init(struct pool *pool);
 void housekeeping_fini(struct pool *pool);
+/* The pool is online. */
+void housekeeping_start(struct pool *pool);
+/* Free slabs of preallocated files that are yet to be written ahead. */
+uint64_t housekeeping_unprepared_slabs(const struct pool *pool);
 void housekeeping_slab_released(void *pool, struct slab *slab);
 /* Writes some slab ahead if that pays now. */
 void housekeeping_consider(struct pool *pool);

@@ -149,6 +149,7 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 	report->checkpoint = pool->checkpoint_number;
 	report->checkpoint_running = pool->checkpoint.phase != CHECKPOINT_IDLE;
 	report_deleting(pool, report);
+	report->unprepared_bytes = housekeeping_unprepared_slabs(pool) * slab_bytes;
 	report->devices = xcalloc(pool->device_count, sizeof(*report->devices));
 	report->device_count = pool->device_count;
 	for (uint32_t i = 0; i < pool->device_count; i++) {

@@ -431,8 +431,8 @@ open_devices(struct offload *offload)
 			    "%s is not empty (%s): use --force to overwrite it", path, what);
 			return;
 		}
-		rc = backend->open(backend, path, is_new ? request->new_file_bytes : 0, o->reactor,
-		    &o->devices[i], &request->error);
+		rc = backend->open(backend, path, is_new ? request->new_file_bytes : 0,
+		    is_new && request->preallocate, o->reactor, &o->devices[i], &request->error);
 		if (rc) {
 			if (!request->error.code)
 				error_set(&request->error, rc, "%s: %s", path, strerror(-rc));

@@ -48,7 +48,7 @@ void target_names(struct target *target, struct target_names *op);
 /* --- administration --- */
 
 enum admin_verb {
-	ADMIN_POOL_CREATE,   /* name.pool, devices[], new_file_bytes, force */
+	ADMIN_POOL_CREATE,   /* name.pool, devices[], new_file_bytes, preallocate, force */
 	ADMIN_POOL_IMPORT,   /* devices[] (every device of one or several pools), force */
 	ADMIN_POOL_EXPORT,   /* name.pool, force: even with clients connected */
 	ADMIN_POOL_DESTROY,  /* name.pool, force: even with volumes or clients */
@@ -112,6 +112,7 @@ struct admin_pool_report {
 	uint64_t checkpoint;
 	uint64_t deleting; /* images whose space is being freed in the background */
 	uint64_t deleting_done_permille;
+	uint64_t unprepared_bytes; /* space of files that is yet to be written in advance */
 	bool checkpoint_running;
 	struct admin_device_report *devices;
 	size_t device_count;
@@ -133,6 +134,7 @@ struct admin_request {
 	uint64_t size_bytes;
 	uint64_t created_s; /* SNAPSHOT_CREATE, VOLUME_CREATE …: the present time */
 	bool readonly;
+	bool preallocate; /* POOL_CREATE */
 	bool force;
 	void (*done)(struct admin_request *request);
 	/* result */
@@ -157,10 +159,11 @@ void admin_request_fini(struct admin_request *request);
 
 /* How the target gets at devices; the daemon fills it, so that core knows no backend. */
 struct target_backend {
-	/* Opens (creates, if @new_file_bytes and it does not exist) what @path names: blocking,
-	 * called in an offload thread.  -EBUSY: somebody has it; says why in @error. */
+	/* Opens (creates, if @new_file_bytes and it does not exist) what @path names, and allocates
+	 * all space of a file if asked to: blocking, called in an offload thread.  -EBUSY: somebody
+	 * has it; says why in @error. */
 	int (*open)(struct target_backend *backend, const char *path, uint64_t new_file_bytes,
-	    struct reactor *reactor, struct device **device, struct error *error);
+	    bool preallocate, struct reactor *reactor, struct device **device, struct error *error);
 	/* What the device holds that must not be overwritten by accident ("ext4 filesystem",
 	 * "quarry pool"…): 0 nothing, 1 something, told in @what.  Blocking. */
 	int (*probe)(struct target_backend *backend, const char *path, char what[128]);

@@ -103,6 +103,10 @@ static_assert(sizeof(struct map_entry) * MAP_FANOUT == FORMAT_BLOCK_BYTES, "a no
 
 #define LABEL_MAGIC "QUARRYLB"
 
+/* features_compat: the space of the file is the pool's to keep; it is written once, in advance, and
+ * never given back. */
+#define LABEL_PREALLOCATED 1u
+
 struct label {
 	char magic[8];
 	uint32_t version;

@@ -598,6 +598,14 @@ space_slab_given_back(struct space *space, struct slab *slab)
 }
 
 void
+space_slab_written(struct space *space, struct slab *slab)
+{
+	CHECK(slab->state == SLAB_FREE && list_empty(&slab->link));
+	slab->flags |= SLAB_WRITTEN;
+	mark_dirty(space, slab);
+}
+
+void
 space_reserve(struct space *space, struct slab *slab)
 {
 	CHECK(slab->state == SLAB_FREE && !list_empty(&slab->link));

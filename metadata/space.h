@@ -164,6 +164,8 @@ uint64_t space_page_block(const struct space_device *device, uint32_t page);
 /* Writes page @page as of now into @block; marks it clean and its other place current. */
 void space_encode_page(
     struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint, void *block);
+/* A slab that is reserved was written to, all of it. */
+void space_slab_written(struct space *space, struct slab *slab);
 /* Takes the newer valid one of both places that is not newer than @checkpoint.  -EUCLEAN: neither.
  * Records are checked; slabs get their states, segments are found. */
 int space_decode_page(struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint,

@@ -27,6 +27,8 @@ static const struct option {
 	{ 'f', "force", OPTION_FORCE, NULL, "do it in spite of what speaks against it" },
 	{ 'y', "yes", OPTION_YES, NULL, "do not ask" },
 	{ 'n', "dry-run", OPTION_DRY_RUN, NULL, "say what would be done, and do nothing" },
+	{ 0, "preallocate", OPTION_PREALLOCATE, NULL,
+	    "allocate all space of files now, and keep it" },
 	{ 0, "data", OPTION_DATA, NULL, "verify the checksums of all data, too" },
 };
 

@@ -155,6 +155,8 @@ build_pool_create(struct cli *cli, struct error *error)
 		return -EINVAL;
 	if (cli->options & OPTION_SIZE)
 		must_put(cli->request, "new_file_bytes", json_integer((json_int_t)cli->size_bytes));
+	if (cli->options & OPTION_PREALLOCATE)
+		must_put(cli->request, "preallocate", json_true());
 	cli->done_text = text_new(
 	    "pool %s created; next: quarry volume create %s/NAME SIZE", cli->args[0], cli->args[0]);
 	done_one(cli, "pools", cli->args[0]);
@@ -430,10 +432,14 @@ const struct cli_command cli_commands[] = {
 	{ "pool", "create", "POOL DEVICE…", "Make a pool of disks or files.",
 	    "Devices that hold a filesystem, a partition table or a pool are refused without "
 	    "--force.\n"
-	    "Files that do not exist are made with --size SIZE, each that large.\n\n"
+	    "Files that do not exist are made with --size SIZE, each that large.\n"
+	    "Files are sparse, and get their space as it is needed, which is slow; with "
+	    "--preallocate\n"
+	    "they keep all of it from the beginning, and it is written once, in the background.\n\n"
 	    "  quarry pool create tank /dev/sdb /dev/sdc\n"
 	    "  quarry pool create demo disk0.img disk1.img --size 20G\n",
-	    OPTION_SIZE | OPTION_FORCE, 2, 1 + ADMIN_DEVICES_MAX, SHOW_DONE, build_pool_create },
+	    OPTION_SIZE | OPTION_PREALLOCATE | OPTION_FORCE, 2, 1 + ADMIN_DEVICES_MAX, SHOW_DONE,
+	    build_pool_create },
 	{ "pool", "import", "DEVICE…", "Take pools into service that were made before.",
 	    "Name every device of each pool.  --force imports a pool that seems to be in use "
 	    "elsewhere.\n",

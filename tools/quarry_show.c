@@ -356,6 +356,8 @@ print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 	if (deleting)
 		fprintf(out, "  %-12s%lld in the background, %lld.%lld%% done\n", "deleting",
 		    (long long)deleting, (long long)permille / 10, (long long)permille % 10);
+	if (json_integer_value(json_object_get(pool, "unprepared_bytes")))
+		print_bytes(out, "unprepared", pool, "unprepared_bytes", exact);
 	fputs("\n", out);
 	table_print(out, &table_devices, json_object_get(pool, "devices"), cli);
 }

@@ -19,6 +19,7 @@ enum {
 	FIELD_SIZE_BYTES = 1 << 5,
 	FIELD_READONLY = 1 << 6,
 	FIELD_FORCE = 1 << 7,
+	FIELD_PREALLOCATE = 1 << 8,
 };
 
 enum name_kind {
@@ -41,7 +42,7 @@ struct verb {
 
 static const struct verb verbs[] = {
 	{ "pool.create", ADMIN_MESSAGE_TARGET, ADMIN_POOL_CREATE, FIELD_NAME | FIELD_DEVICES,
-	    FIELD_NEW_FILE_BYTES | FIELD_FORCE, NAME_POOL, NAME_NONE },
+	    FIELD_NEW_FILE_BYTES | FIELD_PREALLOCATE | FIELD_FORCE, NAME_POOL, NAME_NONE },
 	{ "pool.import", ADMIN_MESSAGE_TARGET, ADMIN_POOL_IMPORT, FIELD_DEVICES, FIELD_FORCE,
 	    NAME_NONE, NAME_NONE },
 	{ "pool.export", ADMIN_MESSAGE_TARGET, ADMIN_POOL_EXPORT, FIELD_NAME, FIELD_FORCE,
@@ -264,6 +265,13 @@ decode_force(const struct verb *verb, const json_t *value, struct admin_request 
 	return decode_bool("force", value, &request->force, error);
 }
 
+static int
+decode_preallocate(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	return decode_bool("preallocate", value, &request->preallocate, error);
+}
+
 static const struct field {
 	const char *key;
 	unsigned bit;
@@ -278,6 +286,7 @@ static const struct field {
 	{ "size_bytes", FIELD_SIZE_BYTES, decode_size_bytes },
 	{ "readonly", FIELD_READONLY, decode_readonly },
 	{ "force", FIELD_FORCE, decode_force },
+	{ "preallocate", FIELD_PREALLOCATE, decode_preallocate },
 };
 
 static const struct field *

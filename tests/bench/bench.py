@@ -120,7 +120,7 @@ class Bare(Server):
 
 class Quarry(Server):
     name = "quarryd"
-    note = "two files in a pool, --cache direct"
+    note = "two preallocated files in a pool, --cache direct"
 
     def start(self):
         admin = os.path.join(self.bench.dir, "admin.sock")
@@ -130,11 +130,21 @@ class Quarry(Server):
             sys.exit("quarryd does not start")
         quarry = [os.path.join(self.bench.build, "quarry"), "--socket", admin]
         disks = [os.path.join(self.bench.dir, f"quarry{i}.img") for i in range(2)]
-        subprocess.run(quarry + ["pool", "create", "tank", *disks, "--size", str(self.bench.pool_size // 2)],
-                       check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(quarry + ["pool", "create", "tank", *disks, "--size", str(self.bench.pool_size // 2),
+                                 "--preallocate"], check=True, stdout=subprocess.DEVNULL)
         subprocess.run(quarry + ["volume", "create", "tank/bench", str(self.bench.size)],
                        check=True, stdout=subprocess.DEVNULL)
         self.uri = f"nbd+unix:///tank/bench?socket={self.socket}"
+        self.wait_prepared(quarry)
+
+    @staticmethod
+    def wait_prepared(quarry):
+        """The bare file was written before it is measured, and so is the space of the pool."""
+        while True:
+            status = subprocess.run(quarry + ["pool", "status", "tank", "--json"], check=True, capture_output=True)
+            if json.loads(status.stdout)["pools"][0]["unprepared_bytes"] == 0:
+                return
+            time.sleep(0.2)
 
 
 class QemuNbd(Server):
@@ -405,7 +415,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--seconds", type=int, default=None, help="of each run")
     parser.add_argument("--size", type=int, default=None, metavar="MIB", help="of the volume")
-    parser.add_argument("--pool-size", type=int, default=24 << 10, metavar="MIB", help="files are sparse")
+    parser.add_argument("--pool-size", type=int, default=24 << 10, metavar="MIB", help="its files are preallocated")
     parser.add_argument("--dir", default="/var/tmp", help="where the files are made")
     parser.add_argument("--keep", action="store_true", help="leave the files")
     parser.add_argument("--no-docs", action="store_true", help="do not touch docs/")

@@ -287,6 +287,35 @@ test_resize_rename_and_readonly_last() {
     refuses grep -i failed io.out
 }
 
+prepared() {
+    [ "$(quarry pool status tank --json | json 'd["pools"][0]["unprepared_bytes"]')" = 0 ]
+}
+
+# kept WHAT: each file still has all of its 64 MiB.
+kept() {
+    local file
+    for file in "${POOL_FILES[@]}"; do
+        [ "$(($(stat -c '%b * %B' "$file")))" -ge $((64 * MIB)) ] || fail "$file lost space $1"
+    done
+}
+
+test_a_preallocated_pool_keeps_its_space() {
+    start_daemon
+    POOL_FILES=("$T/a.img" "$T/b.img")
+    quarry pool create tank "${POOL_FILES[@]}" --size 64M --preallocate
+    kept "at once"
+    wait_for 30 prepared
+    stop_daemon
+    restart_with_pool
+    prepared || fail "what was prepared before is not known any more"
+    quarry volume create tank/v 64M
+    nbdcopy --synchronous <(head -c 40M /dev/urandom) "$(uri v)"
+    quarry volume delete tank/v
+    wait_for 30 eval '[ "$(quarry pool status tank --json | json "d[\"pools\"][0][\"deleting\"]")" = 0 ]'
+    stop_daemon
+    kept "after a volume was deleted"
+}
+
 test_export_import_destroy() {
     start_with_pool
     quarry volume create tank/v 64M

@@ -37,6 +37,9 @@ test_requests(void **state)
 		const char *words[WORDS_MAX];
 		const char *request;
 	} cases[] = {
+		{ { "pool", "create", "tank", "a", "--size", "1M", "--preallocate" },
+		    "{\"quarry\":1,\"verb\":\"pool.create\",\"name\":\"tank\",\"devices\":"
+		    "[\"/home/me/a\"],\"new_file_bytes\":1048576,\"preallocate\":true}" },
 		{ { "pool", "create", "tank", "/dev/sdb", "disk0.img", "--size", "20G" },
 		    "{\"quarry\":1,\"verb\":\"pool.create\",\"name\":\"tank\",\"devices\":[\"/dev/"
 		    "sdb\","

@@ -465,6 +465,7 @@ test_reply_list(void **state)
 		.checkpoint = 7,
 		.deleting = 1,
 		.deleting_done_permille = 500,
+		.unprepared_bytes = 4096,
 		.checkpoint_running = true,
 		.devices = devices,
 		.device_count = 2,
@@ -480,7 +481,8 @@ test_reply_list(void **state)
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"state\":\"readonly\","
 	    "\"state_reason\":\"a flush failed\",\"size_bytes\":100,\"allocated_bytes\":50,"
 	    "\"live_bytes\":40,\"available_bytes\":9223372036854775807,\"checkpoint\":7,"
-	    "\"checkpoint_running\":true,\"deleting\":1,\"deleting_done_permille\":500,\"devices\":"
+	    "\"checkpoint_running\":true,\"deleting\":1,\"deleting_done_permille\":500,"
+	    "\"unprepared_bytes\":4096,\"devices\":"
 	    "["
 	    "{\"path\":\"/dev/sdb\",\"uuid\":\"00000000-0000-0000-0000-000000000000\","
 	    "\"state\":\"online\",\"size_bytes\":1,\"slabs\":2,\"slabs_free\":3,\"errors\":4},"
