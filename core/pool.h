@@ -22,6 +22,9 @@ struct pool_config {
 /* An operation that makes, opens or closes a pool; done() from the reactor. */
 struct pool_start {
 	void (*done)(struct pool_start *start);
+	/* An import, before it writes anything: @pool is as the devices have it, log replayed.  May
+	 * be NULL; may change what a checkpoint writes (quarry check --repair does). */
+	void (*recovered)(struct pool_start *start, struct pool *pool);
 	struct pool *pool; /* if error.code is 0 */
 	struct error error;
 };

@@ -835,6 +835,8 @@ begin_generation(struct import *m)
 		node_pin_end(&pool->nodes, &m->pin);
 		m->pinned = false;
 	}
+	if (m->start->recovered)
+		m->start->recovered(m->start, pool);
 	pool_set_limits(pool);
 	log->next_segment_number = m->segment_max + SEGMENT_GAP;
 	log->sequence = m->sequence;

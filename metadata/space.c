@@ -379,6 +379,15 @@ space_mark_dead(struct space *space, struct baddr addr)
 		set_dead(space, piece->slab, slot);
 }
 
+void
+space_set_slot(struct space *space, struct slab *slab, uint32_t slot, bool live)
+{
+	if (live)
+		set_live(space, slab, slot);
+	else
+		set_dead(space, slab, slot);
+}
+
 bool
 space_is_live(const struct space *space, struct baddr addr)
 {

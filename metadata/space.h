@@ -120,6 +120,8 @@ void space_seal_slab(struct space *space, struct slab *slab, uint32_t age);
 /* Of what the log just wrote; what relocation has moved already stays as it is. */
 void space_mark_live(struct space *space, struct baddr addr);
 void space_mark_dead(struct space *space, struct baddr addr);
+/* For a repair: slot @slot of @slab becomes live or dead, whatever lies there. */
+void space_set_slot(struct space *space, struct slab *slab, uint32_t slot, bool live);
 bool space_is_live(const struct space *space, struct baddr addr);
 
 /* At a checkpoint's cut: what is all dead now is released when this checkpoint is durable; its

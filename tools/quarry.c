@@ -79,6 +79,7 @@ run(const struct cli *cli)
 		return check_run(cli->args, cli->arg_count,
 		    &(struct check_options){
 			.data = cli->options & OPTION_DATA,
+			.repair = cli->options & OPTION_REPAIR,
 			.json = cli->options & OPTION_JSON,
 			.json_schema = CLI_JSON_SCHEMA,
 		    });

@@ -30,6 +30,7 @@ static const struct option {
 	{ 0, "preallocate", OPTION_PREALLOCATE, NULL,
 	    "allocate all space of files now, and keep it" },
 	{ 0, "data", OPTION_DATA, NULL, "verify the checksums of all data, too" },
+	{ 0, "repair", OPTION_REPAIR, NULL, "make again what can be derived from the rest" },
 };
 
 static const struct option *

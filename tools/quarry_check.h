@@ -2,33 +2,36 @@
 /*
  * quarry check: looks at the devices of a pool that is not in service, and writes nothing.
  *
- *   - labels, superblocks and device sets, each with its twin;
- *   - the pool as an import would find it: it is imported by the engine itself, on devices whose
- *     writes stay in memory, so that the log is replayed by the one mechanism that there is;
- *   - then all maps, from the roots: places, checksums, epochs, and live bits against what is
- * reached.
+ *   - labels, superblocks and device sets, each with its twin (quarry_check_heads.c);
+ *   - the pool as an import would find it (quarry_offline.h), after the log was replayed;
+ *   - then all maps, from the roots: places, checksums, epochs, blocks that are claimed twice, and
+ *     live bits against what is reached (quarry_check_maps.c).
  *
- * Memory: two bits for each block of the pool beside the engine's own one (32 MiB a TiB each), and
- * the blocks that the import writes.
+ * --repair then makes again what can be derived from the rest, and looks once more: twins from each
+ * other, slab-table pages from the batch headers on the slabs (quarry_check_table.c), live bits
+ * from the maps.  It writes no block of a volume or snapshot, and cuts no log off.  A crash in the
+ * middle of it leaves what was damaged before damaged, no more.
+ *
+ * Memory: two bytes for each block of the slabs in use (512 MiB a TiB), beside the engine's own
+ * bit.
  */
 #ifndef QUARRY_TOOLS_QUARRY_CHECK_H
 #define QUARRY_TOOLS_QUARRY_CHECK_H
 
-#include "core/device.h"
+#include "core/base/util.h"
 
 struct check_options {
 	bool data; /* verify the checksums of data blocks, too */
+	bool repair;
 	bool json;
 	int json_schema;
 };
 
-/* The exit status: 0 no problem was found, 1 some were, or the pool could not be checked. */
+/* The exit status: 0 all is well (by now); 1 it is not; 3 the devices cannot be looked at. */
+enum {
+	CHECK_EXIT_PROBLEMS = 1,
+	CHECK_EXIT_NOT_CHECKED = 3,
+};
 int check_run(char *const *paths, size_t count, const struct check_options *options);
-
-/* Opens @path for reading, locked against daemons; writes stay in memory, and are read back. */
-int overlay_open(
-    const char *path, struct reactor *reactor, struct device **device, struct error *error);
-/* Blocking.  0 or a negative errno value. */
-int overlay_read(struct device *device, uint64_t offset_bytes, void *block);
 
 #endif

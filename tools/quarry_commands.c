@@ -493,11 +493,14 @@ const struct cli_command cli_commands[] = {
 	{ "list", NULL, "[POOL]", "Show everything as a tree: pools, volumes, snapshots, clones.",
 	    "used is what an object maps; unique is what deleting it alone would free.\n",
 	    OPTIONS_LIST, 0, 1, SHOW_TREE, build_list },
-	{ "check", NULL, "DEVICE…", "Check a pool that is not in service; writes nothing.",
+	{ "check", NULL, "DEVICE…", "Check, and repair, a pool that is not in service.",
 	    "Name every device of the pool.  Looks at labels, superblocks, slab table, catalog, "
-	    "log "
-	    "and\nall maps; with --data also at all data.  Exit status: 0 clean, 1 not.\n",
-	    OPTION_DATA, 1, POOL_DEVICES_MAX, SHOW_CHECK, build_check },
+	    "log and\nall maps, with --data also at all data, and writes nothing.\n\n"
+	    "--repair then makes again what can be derived from the rest: labels and superblocks "
+	    "from\ntheir twins, the slab table and what is marked as in use from slabs and maps.  "
+	    "It never\nwrites to data.\n\n"
+	    "Exit status: 0 clean (by now), 1 not, 3 the devices cannot be looked at.\n",
+	    OPTION_DATA | OPTION_REPAIR, 1, POOL_DEVICES_MAX, SHOW_CHECK, build_check },
 	{ "version", NULL, "", "Print the versions of command and daemon.", NULL, 0, 0, 0,
 	    SHOW_VERSION, build_version },
 };

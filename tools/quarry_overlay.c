@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A device over a file or disk that is only read: what is written stays in memory, block by block.
+ * A device over a file or disk, for one that is not in service.  Read-only: what is written stays
+ * in memory, block by block.  Otherwise everything goes through, and blocks the caller: there is
+ * nobody else to serve.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -9,12 +11,13 @@
 #include <unistd.h>
 
 #include "core/base/table.h"
-#include "tools/quarry_check.h"
+#include "tools/quarry_offline.h"
 
 struct overlay {
 	struct device device;
-	struct table blocks; /* number + 1 -> what was written there */
+	struct table blocks; /* number + 1 -> what was written there, if not writable */
 	int fd;
+	bool writable;
 };
 
 static struct overlay *
@@ -47,17 +50,47 @@ overlay_read(struct device *device, uint64_t offset_bytes, void *block)
 	return 0;
 }
 
-static void
-overlay_write(struct overlay *overlay, uint64_t offset_bytes, const void *block)
+static int
+write_through(const struct overlay *overlay, uint64_t offset_bytes, const void *block)
 {
+	size_t have = 0;
+
+	while (have < BLOCK_BYTES) {
+		ssize_t got = pwrite(overlay->fd, (const uint8_t *)block + have, BLOCK_BYTES - have,
+		    (off_t)(offset_bytes + have));
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got < 0 ? -errno : -EIO;
+		have += (size_t)got;
+	}
+	return 0;
+}
+
+int
+overlay_write(struct device *device, uint64_t offset_bytes, const void *block)
+{
+	struct overlay *overlay = overlay_of(device);
 	uint64_t key = offset_bytes / BLOCK_BYTES + 1;
 	void *copy = table_get(&overlay->blocks, key);
 
+	if (overlay->writable)
+		return write_through(overlay, offset_bytes, block);
 	if (!copy) {
 		copy = xcalloc(1, BLOCK_BYTES);
 		table_set(&overlay->blocks, key, copy);
 	}
 	memcpy(copy, block, BLOCK_BYTES);
+	return 0;
+}
+
+int
+overlay_flush(struct device *device)
+{
+	const struct overlay *overlay = overlay_of(device);
+
+	return overlay->writable && fdatasync(overlay->fd) < 0 ? -errno : 0;
 }
 
 /* The vectors are whole blocks each: everything that the engine hands out is. */
@@ -70,12 +103,10 @@ transfer(struct overlay *overlay, const struct device_io *io)
 		uint8_t *at = io->iov[i].iov_base;
 
 		for (size_t done = 0; done < io->iov[i].iov_len; done += BLOCK_BYTES) {
-			int rc = 0;
+			int rc = io->op == DEVICE_WRITE
+				     ? overlay_write(&overlay->device, offset_bytes, at + done)
+				     : overlay_read(&overlay->device, offset_bytes, at + done);
 
-			if (io->op == DEVICE_WRITE)
-				overlay_write(overlay, offset_bytes, at + done);
-			else
-				rc = overlay_read(&overlay->device, offset_bytes, at + done);
 			if (rc)
 				return rc;
 			offset_bytes += BLOCK_BYTES;
@@ -92,6 +123,8 @@ run_io(struct task *task)
 
 	if (io->op == DEVICE_READ || io->op == DEVICE_WRITE)
 		rc = transfer(overlay_of(io->device), io);
+	else if (io->op == DEVICE_FLUSH)
+		rc = overlay_flush(io->device);
 	device_complete(io, rc);
 }
 
@@ -122,7 +155,8 @@ static const struct device_ops overlay_ops = {
 };
 
 int
-overlay_open(const char *path, struct reactor *reactor, struct device **device, struct error *error)
+overlay_open(const char *path, bool writable, struct reactor *reactor, struct device **device,
+    struct error *error)
 {
 	struct overlay *overlay;
 	struct stat st;
@@ -133,7 +167,8 @@ overlay_open(const char *path, struct reactor *reactor, struct device **device, 
 		return error_set(error, -errno, "%s: %s", path, strerror(errno));
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return error_set(error, -EINVAL, "%s is neither a file nor a block device", path);
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | (S_ISBLK(st.st_mode) ? O_EXCL : 0));
+	fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
+			    (S_ISBLK(st.st_mode) ? O_EXCL : 0));
 	if (fd < 0)
 		return error_set(error, -errno, "cannot open %s: %s", path, strerror(errno));
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
@@ -157,6 +192,7 @@ overlay_open(const char *path, struct reactor *reactor, struct device **device, 
 	overlay->device.name = xstrdup(path);
 	overlay->device.size_bytes = round_down((uint64_t)size_bytes, BLOCK_BYTES);
 	overlay->fd = fd;
+	overlay->writable = writable;
 	table_init(&overlay->blocks);
 	*device = &overlay->device;
 	return 0;

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See quarry_offline.h. */
+#include "tools/quarry_offline.h"
+
+#include <stdio.h>
+
+#include "core/base/diag.h"
+
+#define NODE_CACHE_BYTES (64 * MIB)
+
+int
+offline_open(
+    struct offline *offline, char *const *paths, size_t count, bool writable, struct error *error)
+{
+	CHECK(count <= POOL_DEVICES_MAX);
+	memset(offline, 0, sizeof(*offline));
+	diag_set_level(DIAG_ERROR);
+	reactor_init(&offline->reactor);
+	reactor_set_current(&offline->reactor);
+	for (; offline->count < count; offline->count++) {
+		int rc = overlay_open(paths[offline->count], writable, &offline->reactor,
+		    &offline->devices[offline->count], error);
+
+		if (rc) {
+			offline_close(offline);
+			return rc;
+		}
+	}
+	return 0;
+}
+
+void
+offline_close(struct offline *offline)
+{
+	while (offline->count > 0)
+		device_close(offline->devices[--offline->count]);
+	reactor_set_current(NULL);
+	reactor_fini(&offline->reactor);
+}
+
+struct opening {
+	struct pool_start start;
+	void (*recovered)(void *context, struct pool *pool);
+	void *context;
+	bool ended;
+};
+
+static void
+recovered(struct pool_start *start, struct pool *pool)
+{
+	struct opening *opening = container_of(start, struct opening, start);
+
+	opening->recovered(opening->context, pool);
+}
+
+static void
+opened(struct pool_start *start)
+{
+	container_of(start, struct opening, start)->ended = true;
+}
+
+struct closing {
+	struct pool_stop stop;
+	bool ended;
+};
+
+static void
+closed(struct pool_stop *stop)
+{
+	container_of(stop, struct closing, stop)->ended = true;
+}
+
+static void
+run_until(struct reactor *reactor, const bool *ended)
+{
+	while (!*ended) {
+		bool ran = reactor_run_turn(reactor, reactor->now_ns);
+		uint64_t next_ns = reactor_next_deadline_ns(reactor);
+
+		if (ran || *ended)
+			continue;
+		CHECK(next_ns != UINT64_MAX);
+		reactor_run_turn(reactor, next_ns);
+	}
+}
+
+void
+offline_import(struct offline *offline, void (*on_recovered)(void *context, struct pool *pool),
+    void *context, bool export)
+{
+	const struct pool_config config = {
+		.reactor = &offline->reactor,
+		.node_cache_bytes = NODE_CACHE_BYTES,
+	};
+	struct opening opening = {
+		.start = { .done = opened, .recovered = recovered },
+		.recovered = on_recovered,
+		.context = context,
+	};
+	struct closing closing = { .stop = { .done = closed, .abandon = !export } };
+
+	pool_import(&config, offline->devices, offline->count, &opening.start);
+	offline->count = 0; /* the pool closes them */
+	run_until(&offline->reactor, &opening.ended);
+	offline->import_error = opening.start.error;
+	if (!opening.start.pool)
+		return;
+	if (opening.start.pool->state != POOL_ONLINE)
+		snprintf(
+		    offline->state, sizeof(offline->state), "%s", opening.start.pool->state_reason);
+	pool_stop(opening.start.pool, &closing.stop);
+	run_until(&offline->reactor, &closing.ended);
+	if (closing.stop.error && export && !offline->state[0])
+		snprintf(offline->state, sizeof(offline->state), "it could not be exported: %s",
+		    strerror(-closing.stop.error));
+}
