@@ -155,7 +155,7 @@ SIM_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/sim/*.c))
 SEEDS ?= 2000
 
 $(BUILD)/quarry-sim: $(SIM_OBJS) $(BUILD)/libquarry.a
-	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start -o $@ $^ $(LDLIBS)
+	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start,--wrap=space_pack -o $@ $^ $(LDLIBS)
 
 .PHONY: sim
 sim: $(BUILD)/quarry-sim

@@ -511,6 +511,7 @@ end(struct pool *pool, int error)
 	else
 		checkpoint_consider(pool);
 	waiters_wake(&waiters, error);
+	relocation_checkpoint_ended(pool);
 }
 
 static void
@@ -562,7 +563,8 @@ checkpoint_step(struct pool *pool)
 			if (!write_table(pool))
 				return;
 			c->phase = CHECKPOINT_FLUSH;
-			reaper_kick(pool); /* it had to rest */
+			reaper_kick(pool); /* they had to rest */
+			relocation_kick(pool);
 			return start_flush(pool);
 		case CHECKPOINT_FLUSH:
 			c->superblock.table_digest = pool->space.table_digest;
@@ -607,6 +609,17 @@ checkpoint_start(struct pool *pool, struct waiter *waiter)
 	reactor_defer(pool->reactor, &c->step);
 }
 
+/* Slabs are empty that would help. */
+static bool
+slabs_wait(const struct pool *pool)
+{
+	uint64_t free_slabs = pool->space.free_count + (pool->log.next_slab != NULL);
+	uint64_t empty = pool->space.empty_count;
+
+	return (empty > 0 && free_slabs <= pool->reserve_slabs + 1) ||
+	       (empty > pool->reserve_slabs / 2 && free_slabs < 2 * pool->reserve_slabs);
+}
+
 void
 checkpoint_consider(struct pool *pool)
 {
@@ -616,8 +629,7 @@ checkpoint_consider(struct pool *pool)
 	if (c->phase != CHECKPOINT_IDLE || pool->state != POOL_ONLINE)
 		return;
 	if (log->blocks_since_cut > pool->checkpoint_blocks ||
-	    pool->nodes.dirty_count > pool->dirty_nodes_max / 2 ||
-	    (!list_empty(&pool->space.empty) && pool->space.free_count < 2 * pool->reserve_slabs)) {
+	    pool->nodes.dirty_count > pool->dirty_nodes_max / 2 || slabs_wait(pool)) {
 		checkpoint_start(pool, NULL);
 		return;
 	}

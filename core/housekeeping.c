@@ -250,6 +250,7 @@ housekeeping_slab_released(void *context, struct slab *slab)
 	const struct space_device *device = &pool->space.devices[slab->device];
 
 	if (!pool_device(pool, slab->device)->gives_back || pool->state != POOL_ONLINE ||
+	    slab->readers > 0 || /* they look where it lay until now */
 	    device->written_free_count <= max_u64(AHEAD_SLABS, device->slab_count / 32))
 		return;
 	discard = xcalloc(1, sizeof(*discard));

@@ -220,6 +220,7 @@ open_batch(struct pool *pool)
 		batch->iov[0].iov_len = FORMAT_BLOCK_BYTES;
 		batch->iov_count = 1;
 		batch->owned_count = 0;
+		batch->write_blocks = 0;
 		batch_begin(batch->header, log->segment, log->slot);
 		log->open = batch;
 		reactor_at_turn_end(pool->reactor, &log->turn_end);
@@ -318,6 +319,10 @@ log_add_data(struct pool *pool, enum batch_entry_type type, uint64_t image, uint
 	struct iovec *last = &batch->iov[batch->iov_count - 1];
 	size_t bytes = (size_t)count * FORMAT_BLOCK_BYTES;
 
+	if (type == BATCH_WRITE) {
+		batch->write_blocks += count;
+		pool->log.pending_blocks += count;
+	}
 	batch_add_blocks(batch->header, type, image, lba, count, crcs);
 	if (batch->iov_count > 1 && (char *)last->iov_base + last->iov_len == (char *)data) {
 		last->iov_len += bytes;
@@ -402,6 +407,7 @@ apply_batch(struct pool *pool, struct batch *batch)
 	struct log *log = &pool->log;
 	const struct batch_header *header = batch->header;
 
+	log->pending_blocks -= batch->write_blocks;
 	if (pool->state == POOL_FAILED)
 		return;
 	if (batch_apply(&pool->catalog, header, block_of, batch, 0)) {
@@ -463,6 +469,7 @@ batch_done(struct device_io *io)
 	log_pump(pool);
 	waiters_wake(&pool->log.waiters, 0);
 	reaper_kick(pool); /* a large trim, perhaps */
+	relocation_kick(pool);
 	checkpoint_consider(pool);
 }
 
@@ -482,6 +489,7 @@ log_pump(struct pool *pool)
 		}
 		apply_in_order(pool);
 		waiters_wake(&log->waiters, -EIO);
+		relocation_kick(pool);
 		return;
 	}
 	list_for_each(node, &log->batches) {

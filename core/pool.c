@@ -73,6 +73,7 @@ pool_init_engine(struct pool *pool, uint32_t slab_blocks)
 	log_init(pool);
 	checkpoint_init(pool);
 	reaper_init(pool);
+	relocation_init(pool);
 	housekeeping_init(pool);
 	pool->engine = true;
 }
@@ -86,6 +87,10 @@ pool_set_limits(struct pool *pool)
 	/* What a checkpoint may write at worst must fit into what is held back, with the log's own
 	 * open segments and room for deletes. */
 	pool->reserve_slabs = max_u64(6, min_u64(slabs / 40, 64));
+	pool->relocate_slabs = pool->reserve_slabs + max_u64(4, slabs / 64);
+	/* What is live beyond this could not be packed so that the rest stays free. */
+	pool->live_blocks_max = (slabs - pool->reserve_slabs - 1 - slabs / 32) *
+				(pool->space.slab_blocks - 2 - pool->space.slab_blocks / 256);
 	pool->dirty_nodes_max = max_u64(
 	    min_u64(pool->nodes.budget / 2, pool->reserve_slabs * pool->space.slab_blocks / 4), 32);
 	pool->checkpoint_blocks = min_u64(64 * 1024, max_u64(blocks / 8, 256));
@@ -116,6 +121,7 @@ pool_free(struct pool *pool)
 	if (pool->engine) {
 		free_runtimes(pool);
 		housekeeping_fini(pool);
+		relocation_fini(pool);
 		checkpoint_fini(pool);
 		reactor_cancel(pool->reactor, &pool->reaper.step);
 		reactor_timer_cancel(pool->reactor, &pool->reaper.next);
@@ -199,8 +205,8 @@ static bool
 is_quiet(const struct pool *pool)
 {
 	return pool->requests_in_flight == 0 && log_idle(pool) && !node_loads_pending(pool) &&
-	       !pool->reaper.waiting && housekeeping_idle(pool) && !pool->admin_busy &&
-	       pool->checkpoint.phase == CHECKPOINT_IDLE;
+	       !pool->reaper.waiting && housekeeping_idle(pool) && relocation_idle(pool) &&
+	       !pool->admin_busy && pool->checkpoint.phase == CHECKPOINT_IDLE;
 }
 
 /* Writes zeroes over the labels of one device. */
@@ -233,6 +239,7 @@ stop_step(struct stopping *s)
 		case STOP_DRAIN:
 			/* Everything under way ends by itself, and whoever paused a volume resumes
 			 * it (what was held back is refused then); nothing new begins. */
+			relocation_kick(pool);
 			if (!is_quiet(pool)) {
 				reactor_timer_start(pool->reactor, &s->poll, 1000 * 1000);
 				return;

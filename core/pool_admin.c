@@ -362,6 +362,20 @@ pin(struct admin_operation *a)
 	a->pinned = true;
 }
 
+/* As log_reserve(); of -EAGAIN the operation is woken. */
+static int
+reserve(struct admin_operation *a, enum log_class class, uint32_t blocks, size_t entry_bytes)
+{
+	struct pool *pool = a->pool;
+	int rc = log_reserve(pool, class, blocks, entry_bytes);
+
+	if (rc == -EAGAIN)
+		list_push_back(&pool->log.waiters, &a->wait.link);
+	if (rc == -ENOSPC && relocation_wait(pool, &a->wait))
+		return -EAGAIN;
+	return rc;
+}
+
 /* A volume that gets smaller: what lies behind its new end becomes a hole first.  False: waits. */
 static bool
 shrink(struct admin_operation *a)
@@ -382,11 +396,9 @@ shrink(struct admin_operation *a)
 		node_load(pool, &fault, &a->wait);
 		return false;
 	}
-	rc = log_reserve(pool, LOG_DELETE, 0, BATCH_ZERO_BYTES);
-	if (rc == -EAGAIN) {
-		list_push_back(&pool->log.waiters, &a->wait.link);
+	rc = reserve(a, LOG_DELETE, 0, BATCH_ZERO_BYTES);
+	if (rc == -EAGAIN)
 		return false;
-	}
 	if (rc)
 		error_set(&a->request->error, rc, "pool %s: %s", pool->name, strerror(-rc));
 	else
@@ -417,11 +429,9 @@ append(struct admin_operation *a)
 	uint32_t blocks = (uint32_t)div_round_up(a->op_count, CATALOG_OPS_PER_BLOCK);
 	uint32_t crcs[LOG_OWNED_BLOCKS];
 	uint8_t *data;
-	int rc = log_reserve(
-	    pool, gives_space(a) ? LOG_DELETE : LOG_TRIM, blocks, BATCH_BYTES_FOR(blocks));
+	int rc =
+	    reserve(a, gives_space(a) ? LOG_DELETE : LOG_TRIM, blocks, BATCH_BYTES_FOR(blocks));
 
-	if (rc == -EAGAIN)
-		list_push_back(&pool->log.waiters, &a->wait.link);
 	if (rc)
 		return rc;
 	data = log_owned_blocks(pool, blocks);

@@ -921,6 +921,7 @@ finish(struct import *m)
 			pool->state = POOL_ONLINE;
 		housekeeping_start(pool);
 		reaper_kick(pool);
+		relocation_kick(pool);
 		start->pool = pool;
 	}
 	free(m);

@@ -58,7 +58,8 @@ struct batch {
 	struct slab *slab;
 	struct slab *then_slab; /* the last batch of its segment: where the log goes on */
 	uint64_t then_segment;
-	struct list appends; /* struct log_append: whom to tell when it is applied */
+	uint32_t write_blocks; /* of WRITE entries */
+	struct list appends;   /* struct log_append: whom to tell when it is applied */
 	uint8_t *owned; /* blocks that the batch brings itself (nodes, catalog); LOG_OWNED_BLOCKS */
 	uint32_t owned_count;
 	struct device_io io;
@@ -113,8 +114,9 @@ struct log {
 	uint32_t applied_crc;
 	struct slab *applied_slab;
 	uint64_t blocks_since_cut;
-	bool slab_is_new;    /* the open slab was not written before: flushes are slow */
-	struct list waiters; /* for a batch to be free */
+	uint64_t pending_blocks; /* of WRITE entries that are not applied yet */
+	bool slab_is_new;        /* the open slab was not written before: flushes are slow */
+	struct list waiters;     /* for a batch to be free */
 	struct list flush_waiters;
 	uint32_t flushes_left; /* devices not done yet; 0: no flush is running */
 	uint64_t flush_round;  /* number of the last one begun */
@@ -189,6 +191,46 @@ struct reaper {
 	bool waiting;
 	struct timer next; /* a turn between two pieces, for everybody else */
 	bool stuck;        /* a map that is to be freed is unreadable */
+};
+
+/* See relocate.c. */
+enum relocation_phase {
+	RELOCATION_IDLE,
+	RELOCATION_CHOOSE,
+	RELOCATION_READ,
+	RELOCATION_WRITE,
+	RELOCATION_SWITCH,
+	RELOCATION_CHECKPOINT,
+};
+
+struct relocation {
+	enum relocation_phase phase;
+	struct task step;
+	struct timer pace;
+	struct waiter wait;
+	struct list waiters;     /* who needs space: woken when there is some, or none will come */
+	bool exhausted;          /* nothing can be gained now ... */
+	uint64_t exhausted_live; /* ... with so many live blocks in the pool */
+	unsigned fruitless;      /* checkpoints in a row without a pass between them */
+	/* the present pass */
+	struct relocation_victim *victims;
+	uint32_t victim_count;
+	uint32_t victim; /* being read */
+	struct relocation_move *moves;
+	uint32_t move_count;
+	uint32_t directory_blocks;
+	uint64_t number;
+	struct slab *slab; /* where they go */
+	uint32_t block;    /* next to read or write */
+	uint8_t *from;     /* a victim as it lies */
+	uint8_t *to;       /* the new slab */
+	struct device_io io;
+	struct iovec iov;
+	uint64_t io_began_ns;
+	/* since the pool was opened */
+	uint64_t passes;
+	uint64_t blocks_moved;
+	uint64_t blocks_written; /* directories included */
 };
 
 /* See housekeeping.c. */
@@ -319,6 +361,7 @@ struct pool {
 	struct log log;
 	struct checkpoint checkpoint;
 	struct reaper reaper;
+	struct relocation relocation;
 	struct housekeeping housekeeping;
 	bool engine; /* the parts above are set up */
 	bool was_readonly;
@@ -326,6 +369,8 @@ struct pool {
 	uint64_t generation;
 	uint64_t checkpoint_number; /* of the last durable one */
 	uint64_t reserve_slabs;     /* held back for checkpoints, deletes and trims */
+	uint64_t relocate_slabs;    /* with fewer free, relocation begins */
+	uint64_t live_blocks_max;   /* beyond, nobody gets more; overwriting goes on */
 	uint64_t dirty_nodes_max;
 	uint64_t nodes_promised;    /* what writes under way may yet make dirty */
 	uint64_t checkpoint_blocks; /* of log between two checkpoints */
@@ -406,6 +451,16 @@ void checkpoint_consider(struct pool *pool);
 void reaper_init(struct pool *pool);
 void reaper_kick(struct pool *pool);
 bool reaper_idle(const struct pool *pool);
+
+/* relocate.c */
+void relocation_init(struct pool *pool);
+void relocation_fini(struct pool *pool);
+/* Something changed: begins if there is need, ends if the pool does. */
+void relocation_kick(struct pool *pool);
+void relocation_checkpoint_ended(struct pool *pool);
+/* There is no room in the log: true: @waiter is woken when there may be; false: none will come. */
+bool relocation_wait(struct pool *pool, struct waiter *waiter) must_check;
+bool relocation_idle(const struct pool *pool);
 
 /* housekeeping.c */
 void housekeeping_init(struct pool *pool);

@@ -182,6 +182,31 @@ piece_add(struct pool *pool, const struct image *image, struct piece *piece)
 	}
 }
 
+static bool
+is_full(const struct pool *pool, uint32_t blocks)
+{
+	return pool->space.live_blocks + pool->log.pending_blocks + pool->nodes.dirty_count +
+		   blocks >
+	       pool->live_blocks_max;
+}
+
+/* Whether some of the blocks replace none that are the image's own. */
+static bool
+grows(const struct volume_request *request, uint64_t lba, uint32_t blocks)
+{
+	struct map_entry entries[LOG_PIECE_BLOCKS];
+	struct map_fault fault;
+
+	if (map_get(&request->pool->nodes, &request->image->map, lba, blocks, entries, &fault) ==
+	    MAP_FAULT)
+		return true;
+	for (uint32_t i = 0; i < blocks; i++)
+		if (entries[i].addr == 0 ||
+		    entries[i].epoch <= image_shared_epoch(request->image, lba + i))
+			return true;
+	return false;
+}
+
 static int
 append_blocks(struct volume_request *request, uint64_t lba, uint8_t *data, uint32_t blocks)
 {
@@ -189,6 +214,9 @@ append_blocks(struct volume_request *request, uint64_t lba, uint8_t *data, uint3
 	int rc;
 
 	piece_examine(&piece);
+	if (piece.data_blocks && is_full(request->pool, piece.data_blocks) &&
+	    grows(request, lba, blocks))
+		return -ENOSPC;
 	rc = log_reserve(request->pool, piece.data_blocks ? LOG_CLIENT : LOG_TRIM,
 	    piece.data_blocks, piece.entry_bytes);
 	if (rc)
@@ -267,15 +295,22 @@ flushed(struct log_flush *flush, int error)
 	request->step(request);
 }
 
-/* The pool is full: is there something that frees space without anybody's doing? */
+/* The pool is full: is there something that frees space without anybody's doing?  True: waits. */
 static bool
-space_may_come(const struct volume_request *request)
+wait_for_space(struct volume_request *request)
 {
-	const struct pool *pool = request->pool;
+	struct pool *pool = request->pool;
+	bool counted = pool->nodes.dirty_count > 0 || pool->log.pending_blocks > 0;
 
-	return request->retries < 4 &&
-	       (pool->state == POOL_ONLINE || pool->state == POOL_CLOSING) &&
-	       (!list_empty(&pool->space.empty) || !reaper_idle(pool));
+	if (!log_has_room(pool, LOG_CLIENT) && relocation_wait(pool, &request->wait))
+		return true;
+	if ((pool->state != POOL_ONLINE && pool->state != POOL_CLOSING) || request->retries >= 4 ||
+	    (list_empty(&pool->space.empty) && reaper_idle(pool) &&
+		!(counted && request->retries == 0)))
+		return false;
+	request->retries++;
+	checkpoint_start(pool, &request->wait);
+	return true;
 }
 
 static enum map_result
@@ -419,11 +454,8 @@ volume_write_step(struct volume_request *request)
 				list_push_back(&pool->log.waiters, &request->wait.link);
 				return;
 			}
-			if (rc == -ENOSPC && space_may_come(request)) {
-				request->retries++;
-				checkpoint_start(pool, &request->wait);
+			if (rc == -ENOSPC && wait_for_space(request))
 				return;
-			}
 			if (rc)
 				request_fail(request, rc);
 			request->phase = REQUEST_APPLY;

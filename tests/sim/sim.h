@@ -267,7 +267,8 @@ struct sim {
 	jmp_buf exhausted;
 	bool refused; /* the last administrative operation found no room */
 	struct {
-		uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, exhausted;
+		uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, exhausted,
+		    moves;
 	} stats;
 };
 

@@ -30,6 +30,7 @@ struct outcome {
 	uint64_t enospc;
 	uint64_t bytes;
 	uint64_t exhausted;
+	uint64_t moves;
 };
 
 /* What a crash abandons is no leak. */
@@ -59,6 +60,7 @@ run_seed(uint64_t seed, bool trace, struct outcome *outcome)
 	outcome->enospc = sim->stats.enospc;
 	outcome->bytes = sim->stats.bytes;
 	outcome->exhausted = sim->stats.exhausted;
+	outcome->moves = sim->stats.moves;
 }
 
 /* False: the seed failed. */
@@ -189,17 +191,19 @@ main(int argc, char **argv)
 		total.enospc += outcome.enospc;
 		total.bytes += outcome.bytes;
 		total.exhausted += outcome.exhausted;
+		total.moves += outcome.moves;
 	}
 	printf(
 	    "%llu seeds from %llu on, %llu failed, %.1f a second; %llu events, %llu crashes, %llu "
 	    "imports, %llu requests (%llu without space), %llu administrative, %llu MiB; %llu "
-	    "pools exhausted; digest "
+	    "slabs packed; %llu pools exhausted; digest "
 	    "%016llx\n",
 	    (unsigned long long)done, (unsigned long long)start, (unsigned long long)failed,
 	    (double)done / (now_s() - began), (unsigned long long)total.events,
 	    (unsigned long long)total.crashes, (unsigned long long)total.imports,
 	    (unsigned long long)total.ops, (unsigned long long)total.enospc,
 	    (unsigned long long)total.admins, (unsigned long long)(total.bytes / MIB),
-	    (unsigned long long)total.exhausted, (unsigned long long)digest);
+	    (unsigned long long)total.moves, (unsigned long long)total.exhausted,
+	    (unsigned long long)digest);
 	return failed ? 1 : 0;
 }

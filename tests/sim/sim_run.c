@@ -298,7 +298,7 @@ is_quiet(struct sim *sim)
 	return sim->io_count == 0 && sim->admin_count == 0 && log_idle(pool) &&
 	       pool->checkpoint.phase == CHECKPOINT_IDLE && reaper_idle(pool) &&
 	       !task_queued(&pool->reaper.step) && !pool->reaper.waiting &&
-	       !node_loads_pending(pool) && housekeeping_idle(pool);
+	       !node_loads_pending(pool) && housekeeping_idle(pool) && relocation_idle(pool);
 }
 
 static struct waiter checkpoint_waiter;
@@ -442,6 +442,22 @@ sim_run(struct sim *sim)
 	}
 	sim->crash_in = 0;
 	last_life(sim);
+}
+
+/* --- relocation is counted --- */
+
+void __real_space_pack(struct space *space, struct slab *slab, uint64_t number,
+    uint32_t directory_blocks, struct packed_reader *reader, uint32_t age);
+void __wrap_space_pack(struct space *space, struct slab *slab, uint64_t number,
+    uint32_t directory_blocks, struct packed_reader *reader, uint32_t age);
+
+void
+__wrap_space_pack(struct space *space, struct slab *slab, uint64_t number,
+    uint32_t directory_blocks, struct packed_reader *reader, uint32_t age)
+{
+	the_sim->stats.moves++;
+	the_sim->progress_ns = the_sim->now_ns;
+	__real_space_pack(space, slab, number, directory_blocks, reader, age);
 }
 
 /* --- telling --- */

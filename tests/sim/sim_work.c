@@ -82,6 +82,17 @@ work_draw(struct sim *sim)
 		w->spread = 8192;
 		w->ops = 200;
 	}
+	if (one_in(sim, 5)) { /* a pool that is overwritten many times */
+		w->device_count = 1 + (uint32_t)draw(sim, 2);
+		w->slab_blocks = 64;
+		w->device_bytes[0] = 10 * MIB;
+		w->device_bytes[1] = 9 * MIB;
+		w->blocks_max = 1 + draw(sim, 60);
+		w->spread = 200 + draw(sim, 1500);
+		w->volumes_max = 1 + (unsigned)draw(sim, 2);
+		w->ops = 600;
+		w->huge = false;
+	}
 	for (unsigned i = 0; i < OP_COUNT; i++) {
 		w->weights[i] = usual_weights[i];
 		if (one_in(sim, 5))

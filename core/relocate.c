@@ -1,0 +1,747 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Relocation: moves the live blocks of slabs that are partly dead, packed, into a fresh slab, so
+ * that their slabs become free.  Addresses do not change, and nothing goes to the log.
+ *
+ *   IDLE ─► CHOOSE ─► READ (each victim) ─► WRITE ─► SWITCH ─► CHOOSE …
+ *             └─► CHECKPOINT (frees what was emptied) ─► CHOOSE …
+ *
+ *  1. Victims are chosen by what they give and how long it will last: (1 - u) * age / (1 + u), with
+ *     the age of their blocks by the log's own clock, the segment number.  Of the best ones those
+ *     are taken together whose blocks are of like age: so hot and cold stay apart.
+ *  2. A victim is read as far as it is live, and each block compared with the checksum that lies
+ *     beside it: in the batch headers, or in the directory of a packed slab.  If one does not
+ * match, the slab is left alone from then on, and named: what can be read of it can be read there.
+ *  3. The blocks, in the order of their addresses, are written behind a directory (packed.h).
+ *  4. The switch is one step, never between a checkpoint's cut and its table: a table shows all of
+ *     it or nothing.  What died meanwhile is not live in the new slab either.
+ *  5. Victims that are all dead now are free when the next checkpoint is durable.
+ *
+ * A crash before a table that shows the switch is durable leaves the old slabs, which nobody has
+ * touched, and the new one free; after it the new one, whose blocks the same flush made durable.
+ * While they are read, victims count as being read, so nobody opens them.
+ */
+#include "core/pool_internal.h"
+
+#include <stdlib.h>
+
+#include "core/base/diag.h"
+
+#define VICTIMS_MAX 256u
+#define IO_BLOCKS 256u
+
+struct relocation_victim {
+	struct slab *slab;
+	uint32_t end_slot; /* behind the last block that is moved */
+};
+
+/* A block that is moved. */
+struct relocation_move {
+	struct packed_block block;
+	uint32_t slot; /* of the victim */
+	uint32_t victim;
+};
+
+struct candidate {
+	struct slab *slab;
+	double score;
+	double age;
+};
+
+static void relocation_step(struct pool *pool);
+
+static void
+run_step(struct task *task)
+{
+	relocation_step(container_of(task, struct pool, relocation.step));
+}
+
+static void
+paced(struct timer *timer)
+{
+	relocation_step(container_of(timer, struct pool, relocation.pace));
+}
+
+static void
+checkpoint_ended(struct waiter *waiter, int error)
+{
+	struct pool *pool = container_of(waiter, struct pool, relocation.wait);
+
+	(void)error; /* then the pool failed, and has said so */
+	pool->relocation.phase = RELOCATION_CHOOSE;
+	reactor_defer(pool->reactor, &pool->relocation.step);
+}
+
+void
+relocation_init(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+
+	memset(r, 0, sizeof(*r));
+	task_init(&r->step, run_step);
+	timer_init(&r->pace, paced);
+	waiter_init(&r->wait, checkpoint_ended);
+	list_init(&r->waiters);
+}
+
+static void
+free_buffers(struct relocation *r)
+{
+	free(r->victims);
+	free(r->moves);
+	free(r->from);
+	free(r->to);
+	r->victims = NULL;
+	r->moves = NULL;
+	r->from = NULL;
+	r->to = NULL;
+}
+
+void
+relocation_fini(struct pool *pool)
+{
+	reactor_cancel(pool->reactor, &pool->relocation.step);
+	reactor_timer_cancel(pool->reactor, &pool->relocation.pace);
+	free_buffers(&pool->relocation);
+}
+
+/* --- how much is to be done --- */
+
+/* Slabs that are free, or will be when a checkpoint is durable. */
+static uint64_t
+slabs_coming(const struct pool *pool)
+{
+	return pool->space.free_count + pool->space.empty_count + (pool->log.next_slab != NULL);
+}
+
+/* 0 nothing to do … 1 all there is: as it goes from `relocate_slabs` down to what is held back. */
+static double
+urgency(const struct pool *pool)
+{
+	uint64_t have = slabs_coming(pool);
+	uint64_t floor = pool->reserve_slabs + 1;
+
+	if (!list_empty(&pool->relocation.waiters) || have <= floor)
+		return 1;
+	if (have >= pool->relocate_slabs)
+		return 0;
+	return (double)(pool->relocate_slabs - have) / (double)(pool->relocate_slabs - floor);
+}
+
+/* Blocks that a checkpoint from now may write at most. */
+static uint64_t
+checkpoint_blocks_max(const struct pool *pool)
+{
+	uint64_t blocks = pool->nodes.dirty_count + pool->nodes.frozen_count +
+			  pool->nodes_promised + 4 * pool->catalog.dirty_blocks.count + 8;
+
+	return blocks + blocks / 8;
+}
+
+/* Whether there is room for a checkpoint beside the slab that a pass takes. */
+static bool
+may_take_slab(const struct pool *pool)
+{
+	const struct log *log = &pool->log;
+	uint64_t slab_blocks = pool->space.slab_blocks - 2;
+	uint64_t left = log->slot < slab_blocks ? slab_blocks - log->slot : 0;
+
+	if (pool->space.free_count == 0)
+		return false;
+	left += (pool->space.free_count - 1 + (log->next_slab != NULL)) * slab_blocks;
+	return left >= checkpoint_blocks_max(pool);
+}
+
+/* --- victims --- */
+
+static int
+by_score(const void *left, const void *right)
+{
+	const struct candidate *a = left, *b = right;
+
+	if (a->score != b->score)
+		return a->score > b->score ? -1 : 1;
+	return a->slab < b->slab ? -1 : 1;
+}
+
+static int
+by_address(const void *left, const void *right)
+{
+	const struct relocation_move *a = left, *b = right;
+
+	return a->block.addr.n < b->block.addr.n ? -1 : a->block.addr.n > b->block.addr.n;
+}
+
+static bool
+is_candidate(const struct pool *pool, const struct slab *slab)
+{
+	uint32_t slab_blocks = pool->space.slab_blocks;
+
+	return (slab->state == SLAB_SEALED || slab->state == SLAB_PACKED) && !slab->stuck &&
+	       slab->live > 0 && slab->live + slab_blocks / 64 + 3 <= slab_blocks;
+}
+
+/* All slabs that could be moved, best first; the caller frees them. */
+static struct candidate *
+find_candidates(const struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
+{
+	const struct space *space = &pool->space;
+	struct candidate *all = xcalloc(space->slab_count + 1, sizeof(*all));
+	uint32_t n = 0;
+
+	*dead_blocks = 0;
+	for (uint32_t d = 0; d < space->device_count; d++) {
+		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
+			struct slab *slab = &space->devices[d].slabs[i];
+			double used = (double)slab->live / space->slab_blocks;
+			uint64_t birth;
+
+			if (!is_candidate(pool, slab))
+				continue;
+			birth = space_birth(slab);
+			all[n].slab = slab;
+			all[n].age =
+			    birth < pool->log.segment ? (double)(pool->log.segment - birth) : 1;
+			all[n].score = (1 - used) * all[n].age / (1 + used);
+			*dead_blocks += space->slab_blocks - slab->live;
+			n++;
+		}
+	}
+	qsort(all, n, sizeof(*all), by_score);
+	*count = n;
+	return all;
+}
+
+/* Of the best candidates from @first on the one whose age is most like @age. */
+static uint32_t
+most_alike(const struct candidate *all, uint32_t first, uint32_t end, double age)
+{
+	uint32_t best = first;
+	double best_ratio = 0;
+
+	for (uint32_t i = first; i < end; i++) {
+		double ratio = all[i].age < age ? all[i].age / age : age / all[i].age;
+
+		if (ratio > best_ratio) {
+			best_ratio = ratio;
+			best = i;
+		}
+	}
+	return best;
+}
+
+static void
+add_victim(struct pool *pool, struct slab *slab)
+{
+	struct relocation *r = &pool->relocation;
+	struct baddr *addrs = xcalloc(slab->live, sizeof(*addrs));
+	uint32_t *slots = xcalloc(slab->live, sizeof(*slots));
+	uint32_t n = space_list_live(&pool->space, slab, addrs, slots);
+
+	for (uint32_t i = 0; i < n; i++)
+		r->moves[r->move_count++] = (struct relocation_move){
+			.block.addr = addrs[i], .slot = slots[i], .victim = r->victim_count
+		};
+	r->victims[r->victim_count++] = (struct relocation_victim){ .slab = slab };
+	free(addrs);
+	free(slots);
+}
+
+/* So many blocks of the last victims stay where they are: they do not fit. */
+static void
+fit_moves(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	uint32_t slab_blocks = pool->space.slab_blocks;
+	struct packed_block *blocks = xcalloc(r->move_count, sizeof(*blocks));
+	uint32_t fit;
+
+	/* Victims that were added last lose blocks first. */
+	if (r->move_count > slab_blocks)
+		r->move_count = slab_blocks;
+	for (;;) {
+		qsort(r->moves, r->move_count, sizeof(*r->moves), by_address);
+		for (uint32_t i = 0; i < r->move_count; i++)
+			blocks[i] = r->moves[i].block;
+		fit = packed_fit(blocks, r->move_count, slab_blocks, &r->directory_blocks);
+		if (fit == r->move_count)
+			break;
+		/* The excess is taken off the last victim that has any. */
+		uint32_t excess = r->move_count - fit, last = 0, kept = 0;
+
+		for (uint32_t i = 0; i < r->move_count; i++)
+			if (r->moves[i].victim > last)
+				last = r->moves[i].victim;
+		for (uint32_t i = r->move_count; i-- > 0 && excess > 0;)
+			if (r->moves[i].victim == last) {
+				r->moves[i].victim = UINT32_MAX;
+				excess--;
+			}
+		for (uint32_t i = 0; i < r->move_count; i++)
+			if (r->moves[i].victim != UINT32_MAX)
+				r->moves[kept++] = r->moves[i];
+		r->move_count = kept;
+	}
+	free(blocks);
+	for (uint32_t i = 0; i < r->move_count; i++) {
+		struct relocation_victim *victim = &r->victims[r->moves[i].victim];
+
+		if (r->moves[i].slot >= victim->end_slot)
+			victim->end_slot = r->moves[i].slot + 1;
+	}
+}
+
+static bool
+is_emptied(const struct relocation *r, uint32_t victim)
+{
+	uint32_t moved = 0;
+
+	for (uint32_t i = 0; i < r->move_count; i++)
+		moved += r->moves[i].victim == victim;
+	return moved == r->victims[victim].slab->live;
+}
+
+/* Whether the pass gains something: what is filled is full, or two slabs or more become one. */
+static bool
+pays(const struct pool *pool)
+{
+	const struct relocation *r = &pool->relocation;
+	uint32_t emptied = 0;
+
+	for (uint32_t i = 0; i < r->victim_count; i++)
+		emptied += is_emptied(r, i);
+	return emptied >= 2 || (emptied == 1 && r->victim_count > 1);
+}
+
+/* Chooses what the next pass moves; false: nothing that pays. */
+static bool
+choose_victims(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	uint32_t slab_blocks = pool->space.slab_blocks;
+	uint32_t count, window;
+	uint64_t dead_blocks;
+	struct candidate *all = find_candidates(pool, &count, &dead_blocks);
+
+	r->victim_count = 0;
+	r->move_count = 0;
+	if (!r->victims) {
+		r->victims = xcalloc(VICTIMS_MAX, sizeof(*r->victims));
+		r->moves = xcalloc(2ull * slab_blocks, sizeof(*r->moves));
+		r->from = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
+		r->to = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
+	}
+	window = (uint32_t)max_u64(4, count / 16);
+	for (uint32_t next = 0;
+	     next < count && r->victim_count < VICTIMS_MAX && r->move_count < slab_blocks; next++) {
+		uint32_t end = (uint32_t)min_u64(count, next + window);
+		uint32_t pick = next ? most_alike(all, next, end, all[0].age) : 0;
+		struct candidate chosen = all[pick];
+
+		/* The others keep their order. */
+		memmove(&all[next + 1], &all[next], (pick - next) * sizeof(*all));
+		all[next] = chosen;
+		add_victim(pool, chosen.slab);
+	}
+	free(all);
+	if (dead_blocks < slab_blocks || r->victim_count == 0)
+		return false;
+	fit_moves(pool);
+	return pays(pool);
+}
+
+/* --- moving --- */
+
+static void
+io_done(struct device_io *io)
+{
+	struct pool *pool = container_of(io, struct pool, relocation.io);
+	struct relocation *r = &pool->relocation;
+	double share = urgency(pool);
+	uint64_t took_ns = pool->reactor->now_ns - r->io_began_ns;
+
+	if (io->op == DEVICE_WRITE)
+		pool->devices[r->slab->device].dirty = true;
+	if (share >= 1 || pool->state != POOL_ONLINE) {
+		relocation_step(pool);
+		return;
+	}
+	/* So that it takes about that share of the time. */
+	share = share < 0.02 ? 0.02 : share;
+	reactor_timer_start(
+	    pool->reactor, &r->pace, (uint64_t)((double)took_ns * (1 - share) / share));
+}
+
+static void
+submit(struct pool *pool, enum device_op op, struct slab *slab, uint32_t slot, uint32_t blocks,
+    uint8_t *buffer)
+{
+	struct relocation *r = &pool->relocation;
+
+	memset(&r->io, 0, sizeof(r->io));
+	r->iov.iov_base = buffer;
+	r->iov.iov_len = (size_t)blocks * BLOCK_BYTES;
+	r->io.op = op;
+	r->io.offset_bytes = space_offset_bytes(&pool->space, slab, slot);
+	r->io.len_bytes = r->iov.iov_len;
+	r->io.iov = &r->iov;
+	r->io.iov_count = 1;
+	r->io.done = io_done;
+	r->io_began_ns = pool->reactor->now_ns;
+	device_submit(pool_device(pool, slab->device), &r->io);
+}
+
+/* The checksums that lie beside the blocks of a slab that the log wrote. */
+static void
+find_crcs_in_headers(const struct pool *pool, const struct relocation_victim *victim,
+    const uint8_t *blocks, uint32_t *crcs, uint64_t *known)
+{
+	uint32_t slab_blocks = pool->space.slab_blocks;
+	uint32_t slot = 0;
+
+	while (slot < victim->end_slot) {
+		const struct batch_header *header =
+		    (const void *)(blocks + (size_t)slot * BLOCK_BYTES);
+		struct batch_reader reader;
+		struct batch_piece piece;
+
+		if (!batch_header_valid(
+			header, &pool->uuid, victim->slab->segment, slot, slab_blocks)) {
+			slot++; /* the next one may be */
+			continue;
+		}
+		batch_read_begin(&reader, header);
+		while (batch_read_next(&reader, &piece) == 1) {
+			uint32_t at = slot + 1 + piece.block_index;
+
+			if (piece.type == BATCH_ZERO)
+				continue;
+			memcpy(crcs + at, piece.crcs, piece.blocks * sizeof(*crcs));
+			for (uint32_t i = 0; i < piece.blocks; i++)
+				bitmap_set(known, at + i);
+		}
+		slot += 1 + header->block_count;
+	}
+}
+
+static void
+find_crcs_in_directory(const struct pool *pool, const struct relocation_victim *victim,
+    const uint8_t *blocks, uint32_t *crcs, uint64_t *known)
+{
+	struct packed_reader reader;
+	struct packed_view view;
+	struct error error;
+
+	if (packed_open(&reader, blocks, victim->slab->directory_blocks, pool->space.slab_blocks,
+		victim->slab->segment, &pool->uuid, &error))
+		return;
+	while (packed_next(&reader, &view)) {
+		memcpy(crcs + view.first, view.crcs, view.count * sizeof(*crcs));
+		for (uint32_t i = 0; i < view.count; i++)
+			bitmap_set(known, view.first + i);
+	}
+}
+
+static void
+leave_alone(struct pool *pool, struct slab *slab, uint32_t slot, const char *why)
+{
+	slab->stuck = true;
+	pool->devices[slab->device].errors++;
+	diag_error("pool %s: at byte %llu of %s: %s; the slab is left as it is", pool->name,
+	    (unsigned long long)space_offset_bytes(&pool->space, slab, slot),
+	    pool_device(pool, slab->device)->name, why);
+}
+
+/* All of the victim that is moved was read: copies its blocks to their new places; false: some are
+ * not as they should be. */
+static bool
+take_victim(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	const struct relocation_victim *victim = &r->victims[r->victim];
+	uint32_t crcs[SLAB_BLOCKS_MAX];
+	uint64_t known[SLAB_BLOCKS_MAX / 64] = { 0 };
+
+	if (victim->slab->state == SLAB_PACKED)
+		find_crcs_in_directory(pool, victim, r->from, crcs, known);
+	else
+		find_crcs_in_headers(pool, victim, r->from, crcs, known);
+	for (uint32_t i = 0; i < r->move_count; i++) {
+		struct relocation_move *move = &r->moves[i];
+		const uint8_t *block = r->from + (size_t)move->slot * BLOCK_BYTES;
+
+		if (move->victim != r->victim || !space_is_live(&pool->space, move->block.addr))
+			continue;
+		if (!bitmap_test(known, move->slot) ||
+		    baddr_block_crc(move->block.addr, block) != crcs[move->slot]) {
+			pool->checksum_errors++;
+			leave_alone(pool, victim->slab, move->slot,
+			    bitmap_test(known, move->slot) ? "a block has a wrong checksum"
+							   : "the checksum of a block is lost");
+			return false;
+		}
+		move->block.crc = crcs[move->slot];
+		memcpy(r->to + (size_t)(r->directory_blocks + i) * BLOCK_BYTES, block, BLOCK_BYTES);
+	}
+	return true;
+}
+
+static void
+let_victims_go(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+
+	for (uint32_t i = 0; i < r->victim_count; i++) {
+		r->victims[i].slab->readers--;
+		log_slab_unread(pool, r->victims[i].slab);
+	}
+	r->victim_count = 0;
+}
+
+static void
+give_up_pass(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+
+	if (r->slab)
+		space_unreserve(&pool->space, r->slab);
+	r->slab = NULL;
+	let_victims_go(pool);
+	r->phase = RELOCATION_CHOOSE;
+}
+
+static void
+encode_directory(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	uint32_t slab_blocks = pool->space.slab_blocks;
+	struct packed_block *blocks = xcalloc(r->move_count, sizeof(*blocks));
+
+	for (uint32_t i = 0; i < r->move_count; i++)
+		blocks[i] = r->moves[i].block;
+	r->number = pool->log.next_segment_number++;
+	packed_encode(
+	    blocks, r->move_count, slab_blocks, r->number, &pool->uuid, r->directory_blocks, r->to);
+	free(blocks);
+	r->block = 0;
+}
+
+/* Starts reading more of the present victim; false: it is read. */
+static bool
+read_victim(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	const struct relocation_victim *victim = &r->victims[r->victim];
+	uint32_t n = (uint32_t)min_u64(victim->end_slot - r->block, IO_BLOCKS);
+
+	if (n == 0)
+		return false;
+	submit(
+	    pool, DEVICE_READ, victim->slab, r->block, n, r->from + (size_t)r->block * BLOCK_BYTES);
+	r->block += n;
+	return true;
+}
+
+/* Starts writing more of the new slab, the copy of its directory last; false: it is written. */
+static bool
+write_slab(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	uint32_t end = r->directory_blocks + r->move_count;
+	uint32_t n = (uint32_t)min_u64(end - min_u64(r->block, end), IO_BLOCKS);
+
+	if (n > 0) {
+		submit(pool, DEVICE_WRITE, r->slab, r->block, n,
+		    r->to + (size_t)r->block * BLOCK_BYTES);
+		r->block += n;
+		r->blocks_written += n;
+		return true;
+	}
+	if (r->block > end)
+		return false;
+	r->block = end + 1;
+	r->blocks_written += r->directory_blocks;
+	submit(pool, DEVICE_WRITE, r->slab, pool->space.slab_blocks - r->directory_blocks,
+	    r->directory_blocks, r->to);
+	return true;
+}
+
+static bool
+must_rest(const struct pool *pool)
+{
+	return pool->checkpoint.phase >= CHECKPOINT_NODES &&
+	       pool->checkpoint.phase <= CHECKPOINT_TABLE;
+}
+
+static void
+switch_over(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	struct packed_reader reader;
+	struct error error;
+
+	CHECK(packed_open(&reader, r->to, r->directory_blocks, pool->space.slab_blocks, r->number,
+		  &pool->uuid, &error) == 0);
+	space_pack(&pool->space, r->slab, r->number, r->directory_blocks, &reader,
+	    (uint32_t)pool->checkpoint_number);
+	CHECK_SLOW(space_invariant(&pool->space));
+	r->slab = NULL;
+	r->passes++;
+	r->blocks_moved += r->move_count;
+	r->fruitless = 0;
+	let_victims_go(pool);
+}
+
+/* --- the machine --- */
+
+/* True: a pass begins; false: it waits for a checkpoint, or rests. */
+static bool
+begin_pass(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	bool chosen = choose_victims(pool);
+	bool room = may_take_slab(pool);
+
+	if (chosen && room)
+		r->slab = space_pick(&pool->space, r->victims[0].slab->device, 0);
+	if (chosen && r->slab) {
+		space_reserve(&pool->space, r->slab);
+		for (uint32_t i = 0; i < r->victim_count; i++)
+			r->victims[i].slab->readers++;
+		r->victim = 0;
+		r->block = 0;
+		r->phase = RELOCATION_READ;
+		return true;
+	}
+	r->victim_count = 0;
+	/* A checkpoint frees what is empty, and makes room for the next pass. */
+	if (r->fruitless < 3 && (pool->space.empty_count > 0 || chosen) &&
+	    (!list_empty(&r->waiters) || chosen)) {
+		r->fruitless++;
+		r->phase = RELOCATION_CHECKPOINT;
+		checkpoint_start(pool, &r->wait);
+		return false;
+	}
+	r->exhausted = true;
+	r->exhausted_live = pool->space.live_blocks;
+	r->fruitless = 0;
+	r->phase = RELOCATION_IDLE;
+	waiters_wake(&r->waiters, 0);
+	return false;
+}
+
+static void
+relocation_step(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+
+	for (;;) {
+		if (pool->state != POOL_ONLINE && r->phase != RELOCATION_IDLE &&
+		    r->phase != RELOCATION_CHECKPOINT) {
+			give_up_pass(pool);
+			r->phase = RELOCATION_IDLE;
+		}
+		switch (r->phase) {
+		case RELOCATION_IDLE:
+			free_buffers(r);
+			if (pool->state != POOL_ONLINE)
+				waiters_wake(&r->waiters, pool->state == POOL_FAILED ? -EIO : 0);
+			return;
+		case RELOCATION_CHOOSE:
+			if (log_has_room(pool, LOG_CLIENT))
+				waiters_wake(&r->waiters, 0);
+			if (urgency(pool) == 0)
+				r->phase = RELOCATION_IDLE;
+			else if (!begin_pass(pool) && r->phase == RELOCATION_CHECKPOINT)
+				return;
+			continue;
+		case RELOCATION_READ:
+			if (r->io.error) {
+				leave_alone(
+				    pool, r->victims[r->victim].slab, 0, strerror(-r->io.error));
+				r->io.error = 0;
+				give_up_pass(pool);
+				continue;
+			}
+			if (r->victim < r->victim_count && read_victim(pool))
+				return;
+			if (r->victim < r->victim_count && !take_victim(pool)) {
+				give_up_pass(pool);
+				continue;
+			}
+			r->block = 0;
+			if (++r->victim < r->victim_count)
+				continue;
+			encode_directory(pool);
+			r->phase = RELOCATION_WRITE;
+			continue;
+		case RELOCATION_WRITE:
+			if (r->io.error) {
+				pool->devices[r->slab->device].errors++;
+				pool_fail(pool, "writing to %s at byte %llu failed: %s",
+				    r->io.device->name, (unsigned long long)r->io.offset_bytes,
+				    strerror(-r->io.error));
+				r->io.error = 0;
+				continue;
+			}
+			if (write_slab(pool))
+				return;
+			r->phase = RELOCATION_SWITCH;
+			continue;
+		case RELOCATION_SWITCH:
+			if (must_rest(pool))
+				return; /* the checkpoint kicks it */
+			switch_over(pool);
+			r->phase = RELOCATION_CHOOSE;
+			checkpoint_consider(pool);
+			continue;
+		case RELOCATION_CHECKPOINT:
+			return; /* checkpoint_ended() goes on */
+		}
+	}
+}
+
+void
+relocation_kick(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+
+	if (r->phase == RELOCATION_SWITCH || pool->state != POOL_ONLINE) {
+		if (r->phase == RELOCATION_SWITCH || r->phase == RELOCATION_IDLE)
+			reactor_defer(pool->reactor, &r->step);
+		return;
+	}
+	if (r->phase != RELOCATION_IDLE || urgency(pool) == 0 ||
+	    (r->exhausted &&
+		pool->space.live_blocks + pool->space.slab_blocks / 4 > r->exhausted_live))
+		return;
+	r->exhausted = false;
+	r->phase = RELOCATION_CHOOSE;
+	reactor_defer(pool->reactor, &r->step);
+}
+
+void
+relocation_checkpoint_ended(struct pool *pool)
+{
+	pool->relocation.exhausted = false;
+	waiters_wake(&pool->relocation.waiters, 0);
+	relocation_kick(pool);
+}
+
+bool
+relocation_wait(struct pool *pool, struct waiter *waiter)
+{
+	struct relocation *r = &pool->relocation;
+
+	if (pool->state != POOL_ONLINE || r->exhausted)
+		return false;
+	list_push_back(&r->waiters, &waiter->link);
+	relocation_kick(pool);
+	return true;
+}
+
+bool
+relocation_idle(const struct pool *pool)
+{
+	return pool->relocation.phase == RELOCATION_IDLE && list_empty(&pool->relocation.waiters);
+}
