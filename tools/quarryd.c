@@ -20,6 +20,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "backends/backend.h"
@@ -54,7 +55,6 @@ struct daemon {
 	struct target *target;
 	struct nbd_server *nbd;
 	struct admin_server *admin;
-	const char **listeners; /* URIs, for daemon.info */
 	enum phase phase;
 	bool stop_wanted;
 	bool signalled; /* once: the next one ends it at once */
@@ -145,7 +145,7 @@ start_listening(struct daemon *daemon)
 {
 	for (size_t i = 0; i < daemon->config.listen_count; i++) {
 		struct error error = { 0 };
-		int rc = nbd_server_listen(daemon->nbd, daemon->config.listen[i].uri, &error);
+		int rc = nbd_server_listen(daemon->nbd, daemon->config.listen[i], &error);
 
 		if (rc) {
 			diag_error("%s", error.text);
@@ -163,8 +163,8 @@ announce(struct daemon *daemon)
 
 	list[0] = '\0';
 	for (size_t i = 0; i < daemon->config.listen_count && len < sizeof(list); i++)
-		len += (size_t)snprintf(
-		    list + len, sizeof(list) - len, "%s%s", i ? ", " : "", daemon->listeners[i]);
+		len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "",
+		    daemon->config.listen[i]);
 	diag_info("ready: serves %s; quarry --socket %s", list, daemon->config.socket_path);
 	notify("READY=1");
 }
@@ -339,6 +339,12 @@ servers_create(struct daemon *daemon)
 		.reactor_count = daemon->reactor_count,
 		.exports = config->exports,
 		.export_count = config->export_count,
+		.tls = config->tls,
+		.tls_files = {
+			.certificates = config->tls_certificates,
+			.psk_file = config->tls_psk_file,
+			.verify_peer = config->tls_verify_peer,
+		},
 		.buffer_bytes =
 		    max_u64(config->buffer_memory_bytes / config->reactors, 2 * BUFFER_BYTES_MAX),
 	};
@@ -348,9 +354,9 @@ servers_create(struct daemon *daemon)
 
 	daemon->target = target_create(&target_config);
 	nbd_config.target = daemon->target;
-	rc = nbd_server_create(&nbd_config, &daemon->nbd);
+	rc = nbd_server_create(&nbd_config, &daemon->nbd, &error);
 	if (rc) {
-		diag_error("cannot set up the NBD server: %s", strerror(-rc));
+		diag_error("%s", error.text);
 		return rc;
 	}
 	rc = admin_server_create(
@@ -361,10 +367,7 @@ servers_create(struct daemon *daemon)
 		diag_error("%s", error.text);
 		return rc;
 	}
-	daemon->listeners = xcalloc(config->listen_count, sizeof(*daemon->listeners));
-	for (size_t i = 0; i < config->listen_count; i++)
-		daemon->listeners[i] = config->listen[i].uri;
-	info.listeners = daemon->listeners;
+	info.listeners = (const char **)config->listen;
 	info.listener_count = config->listen_count;
 	admin_server_describe(daemon->admin, &info);
 	return 0;
@@ -406,7 +409,6 @@ take_down(struct daemon *daemon)
 	free(daemon->reactors);
 	free(daemon->reactor_list);
 	free(daemon->core_list);
-	free(daemon->listeners);
 	daemon_config_fini(&daemon->config);
 }
 

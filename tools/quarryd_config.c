@@ -22,26 +22,28 @@ enum {
 
 /* --- settings --- */
 
+static void
+append(char ***list, size_t *count, const char *value)
+{
+	*list = xrealloc(*list, (*count + 1) * sizeof(**list));
+	(*list)[(*count)++] = xstrdup(value);
+}
+
 static int
 set_listen(struct daemon_config *config, const char *value, struct error *error)
 {
-	struct listen_address address;
-	int rc = listen_address_parse(&address, value, error);
+	struct nbd_address address;
+	int rc = nbd_address_parse(&address, value, error);
 
-	if (rc)
-		return rc;
-	config->listen =
-	    xrealloc(config->listen, (config->listen_count + 1) * sizeof(*config->listen));
-	config->listen[config->listen_count++] = address;
-	return 0;
+	if (!rc)
+		append(&config->listen, &config->listen_count, value);
+	return rc;
 }
 
 static int
 set_import(struct daemon_config *config, const char *value, struct error *error)
 {
-	config->import =
-	    xrealloc(config->import, (config->import_count + 1) * sizeof(*config->import));
-	config->import[config->import_count++] = xstrdup(value);
+	append(&config->import, &config->import_count, value);
 	return 0;
 }
 
@@ -53,9 +55,7 @@ set_export(struct daemon_config *config, const char *value, struct error *error)
 		    "\"%.40s\" is no pattern: name volumes as in tank/vm1 or tank/*, with ! before "
 		    "it to hide them",
 		    value);
-	config->exports =
-	    xrealloc(config->exports, (config->export_count + 1) * sizeof(*config->exports));
-	config->exports[config->export_count++] = xstrdup(value);
+	append(&config->exports, &config->export_count, value);
 	return 0;
 }
 
@@ -81,6 +81,35 @@ static int
 set_socket_group(struct daemon_config *config, const char *value, struct error *error)
 {
 	replace(&config->socket_group, value);
+	return 0;
+}
+
+static int
+set_tls(struct daemon_config *config, const char *value, struct error *error)
+{
+	return nbd_tls_policy_parse(value, &config->tls, error);
+}
+
+static int
+set_tls_certificates(struct daemon_config *config, const char *value, struct error *error)
+{
+	replace(&config->tls_certificates, value);
+	return 0;
+}
+
+static int
+set_tls_psk_file(struct daemon_config *config, const char *value, struct error *error)
+{
+	replace(&config->tls_psk_file, value);
+	return 0;
+}
+
+static int
+set_tls_verify_peer(struct daemon_config *config, const char *value, struct error *error)
+{
+	config->tls_verify_peer = strcmp(value, "on") == 0;
+	if (!config->tls_verify_peer && strcmp(value, "off") != 0)
+		return error_set(error, -EINVAL, "\"%.40s\" is neither on nor off", value);
 	return 0;
 }
 
@@ -166,13 +195,21 @@ static const struct setting {
 	const char *help;
 	int (*set)(struct daemon_config *config, const char *value, struct error *error);
 } settings[] = {
-	{ "listen", true, "URI", "nbd://ADDRESS:PORT or nbd+unix:///?socket=PATH; may be repeated",
+	{ "listen", true, "URI",
+	    "nbd://ADDRESS:PORT or nbd+unix:///?socket=PATH, nbds for TLS; may be repeated",
 	    set_listen },
 	{ "import", true, "DEVICE", "import the pools on these devices at start; may be repeated",
 	    set_import },
 	{ "export", true, "PATTERN",
 	    "offer these names over NBD (default: all); !PATTERN hides; may be repeated",
 	    set_export },
+	{ "tls", false, "off|on|require", "whether nbd:// offers or demands TLS (default: off)",
+	    set_tls },
+	{ "tls-certificates", false, "FOLDER",
+	    "with server-cert.pem, server-key.pem, ca-cert.pem, ca-crl.pem", set_tls_certificates },
+	{ "tls-psk-file", false, "FILE", "lines of USER:KEY, the key in hex", set_tls_psk_file },
+	{ "tls-verify-peer", false, "on|off", "on: clients must have a certificate, too",
+	    set_tls_verify_peer },
 	{ "socket", false, "PATH", "the socket of the quarry command", set_socket },
 	{ "socket-group", false, "GROUP", "this group's members may use it, too",
 	    set_socket_group },
@@ -283,7 +320,7 @@ apply_setting(struct yaml_source *source, const struct setting *setting, const y
 static int
 unknown_key(struct yaml_source *source, const yaml_node_t *key)
 {
-	char known[160];
+	char known[240];
 	size_t len = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(settings) && len < sizeof(known); i++)
@@ -525,18 +562,22 @@ daemon_config_load(struct daemon_config *config, int argc, char **argv, struct e
 	return 0;
 }
 
+static void
+list_fini(char **list, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(list[i]);
+	free(list);
+}
+
 void
 daemon_config_fini(struct daemon_config *config)
 {
-	for (size_t i = 0; i < config->listen_count; i++)
-		free(config->listen[i].uri);
-	for (size_t i = 0; i < config->import_count; i++)
-		free(config->import[i]);
-	for (size_t i = 0; i < config->export_count; i++)
-		free(config->exports[i]);
-	free(config->exports);
-	free(config->listen);
-	free(config->import);
+	list_fini(config->listen, config->listen_count);
+	list_fini(config->import, config->import_count);
+	list_fini(config->exports, config->export_count);
+	free(config->tls_certificates);
+	free(config->tls_psk_file);
 	free(config->config_path);
 	free(config->socket_path);
 	free(config->socket_group);

@@ -8,26 +8,17 @@
 #define QUARRY_TOOLS_QUARRYD_CONFIG_H
 
 #include <stdio.h>
-#include <sys/un.h>
 
 #include "core/base/diag.h"
 #include "core/base/error.h"
+#include "frontends/nbd/nbd_uri.h"
 
 enum {
 	REACTORS_MAX = 64,
-	NBD_PORT_DEFAULT = 10809,
 };
 
 #define NODE_CACHE_BYTES_MIN (4 * MIB)
 #define BUFFER_MEMORY_BYTES_MIN (64 * MIB)
-
-struct listen_address {
-	char *uri; /* as given */
-	bool is_unix;
-	char host[256]; /* TCP: a name or an address, without brackets */
-	uint16_t port;
-	char path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* Unix socket */
-};
 
 struct daemon_config {
 	bool help;
@@ -35,8 +26,12 @@ struct daemon_config {
 	char *config_path; /* NULL: none */
 	char *socket_path;
 	char *socket_group; /* NULL: only the daemon's user may administer */
-	struct listen_address *listen;
+	char **listen;      /* URIs, valid ones */
 	size_t listen_count;
+	enum nbd_tls_policy tls; /* where a URI does not say */
+	char *tls_certificates;  /* a folder; NULL: none */
+	char *tls_psk_file;      /* NULL: none */
+	bool tls_verify_peer;
 	char **import;
 	size_t import_count;
 	char **exports; /* patterns, see nbd_server.h */
@@ -62,10 +57,6 @@ void daemon_config_fini(struct daemon_config *config);
 void daemon_config_init(struct daemon_config *config);
 int daemon_config_parse_yaml(struct daemon_config *config, const char *path, const char *text,
     size_t len_bytes, struct error *error) must_check;
-
-/* nbd://ADDRESS[:PORT] or nbd+unix:///?socket=PATH */
-int listen_address_parse(
-    struct listen_address *address, const char *uri, struct error *error) must_check;
 
 void daemon_config_print_help(FILE *out);
 

@@ -301,6 +301,31 @@ option_extended_headers(struct nbd_session *session, struct reader *in)
 	return acknowledge(session);
 }
 
+static enum nbd_event
+option_starttls(struct nbd_session *session, struct reader *in)
+{
+	if (in->left)
+		return refuse(session, NBD_REP_ERR_INVALID, "STARTTLS takes no data");
+	if (session->secure)
+		return refuse(session, NBD_REP_ERR_INVALID, "TLS is already there");
+	if (session->tls == NBD_TLS_OFF)
+		return refuse(session, NBD_REP_ERR_POLICY, "this address serves without TLS");
+	put_reply_header(session, NBD_REP_ACK, 0);
+	session->state = NBD_SESSION_TLS;
+	return NBD_EVENT_TLS;
+}
+
+void
+nbd_session_secured(struct nbd_session *session)
+{
+	CHECK(session->state == NBD_SESSION_TLS);
+	session->secure = true;
+	session->structured = false;
+	session->extended = false;
+	session->allocation = false;
+	session->state = NBD_SESSION_OPTION;
+}
+
 /* Whether @query selects base:allocation; a namespace alone does so in a LIST. */
 static bool
 query_selects(const uint8_t *query, uint32_t len_bytes, bool list)
@@ -402,6 +427,7 @@ static const struct option {
 	{ NBD_OPT_EXPORT_NAME, option_export_name, finish_export_name },
 	{ NBD_OPT_ABORT, option_abort, NULL },
 	{ NBD_OPT_LIST, option_list, NULL },
+	{ NBD_OPT_STARTTLS, option_starttls, NULL },
 	{ NBD_OPT_INFO, option_info, finish_info },
 	{ NBD_OPT_GO, option_info, finish_go },
 	{ NBD_OPT_STRUCTURED_REPLY, option_structured_reply, NULL },
@@ -503,6 +529,14 @@ client_flags_input(
 	return NBD_EVENT_MORE;
 }
 
+/* Before TLS that is required, only what leads to it or away. */
+static bool
+needs_tls(const struct nbd_session *session)
+{
+	return session->tls == NBD_TLS_REQUIRE && !session->secure &&
+	       session->option != NBD_OPT_STARTTLS && session->option != NBD_OPT_ABORT;
+}
+
 static enum nbd_event
 option_input(struct nbd_session *session, const uint8_t *bytes, size_t len_bytes, size_t *consumed)
 {
@@ -531,6 +565,8 @@ option_input(struct nbd_session *session, const uint8_t *bytes, size_t len_bytes
 		return NBD_EVENT_MORE;
 	*consumed = sizeof(header) + data_bytes;
 	in = (struct reader){ .at = bytes + sizeof(header), .left = data_bytes };
+	if (needs_tls(session))
+		return refuse(session, NBD_REP_ERR_TLS_REQD, "TLS comes first here");
 	option = option_find(session->option);
 	if (!option)
 		return refuse(
@@ -564,6 +600,7 @@ nbd_handshake_input(
 		return option_input(session, bytes, len_bytes, consumed);
 	case NBD_SESSION_SKIP_OPTION:
 		return skip_option_input(session, len_bytes, consumed);
+	case NBD_SESSION_TLS:
 	case NBD_SESSION_NAMES:
 	case NBD_SESSION_OPEN:
 	case NBD_SESSION_HEADER:

@@ -45,14 +45,23 @@ nbd_server_offers(const struct nbd_server_config *config, const char *name)
 }
 
 int
-nbd_server_create(const struct nbd_server_config *config, struct nbd_server **out)
+nbd_server_create(
+    const struct nbd_server_config *config, struct nbd_server **out, struct error *error)
 {
+	struct stream_tls_context *tls_context = NULL;
 	struct nbd_server *server;
 
 	if (!config->target || config->reactor_count == 0 ||
 	    (config->buffer_bytes && config->buffer_bytes < 2 * BUFFER_BYTES_MAX))
-		return -EINVAL;
+		return error_set(error, -EINVAL, "an NBD server needs a target and buffers");
+	if (config->tls_files.certificates || config->tls_files.psk_file) {
+		int rc = stream_tls_context_create(&config->tls_files, &tls_context, error);
+
+		if (rc)
+			return rc;
+	}
 	server = xcalloc(1, sizeof(*server));
+	server->tls_context = tls_context;
 	server->config = *config;
 	server->config.connections_max = or_default(config->connections_max, 1024);
 	server->config.requests_max = or_default(config->requests_max, 256);
@@ -63,6 +72,7 @@ nbd_server_create(const struct nbd_server_config *config, struct nbd_server **ou
 	server->config.stop_timeout_ms = or_default(config->stop_timeout_ms, 10000);
 	server->config.reactors = NULL; /* the homes know */
 	list_init(&server->listeners);
+	list_init(&server->policies);
 	atomic_init(&server->connection_count, 0);
 	server->homes = xcalloc(config->reactor_count, sizeof(server->homes[0]));
 	for (size_t i = 0; i < config->reactor_count; i++) {
@@ -164,6 +174,8 @@ nbd_server_stop(struct nbd_server *server, struct task *done)
 void
 nbd_server_free(struct nbd_server *server)
 {
+	struct list *link;
+
 	if (!server)
 		return;
 	CHECK(nbd_server_connection_count(server) == 0);
@@ -171,6 +183,9 @@ nbd_server_free(struct nbd_server *server)
 		listener_free(list_first(&server->listeners, struct nbd_listener, link));
 	for (size_t i = 0; i < server->config.reactor_count; i++)
 		nbd_home_fini(&server->homes[i]);
+	while ((link = list_pop_front(&server->policies)))
+		free(container_of(link, struct nbd_listener_policy, link));
+	stream_tls_context_free(server->tls_context);
 	free(server->homes);
 	free(server);
 }
@@ -178,8 +193,9 @@ nbd_server_free(struct nbd_server *server)
 /* --- accepting --- */
 
 static void
-accepted(struct nbd_server *server, int fd)
+accepted(struct nbd_listener *listener, int fd)
 {
+	struct nbd_server *server = listener->server;
 	struct nbd_home *home = &server->homes[server->next_home];
 	struct nbd_connection *connection;
 
@@ -191,7 +207,7 @@ accepted(struct nbd_server *server, int fd)
 	}
 	atomic_fetch_add(&server->connection_count, 1);
 	server->next_home = (server->next_home + 1) % server->config.reactor_count;
-	connection = nbd_connection_create(home, fd);
+	connection = nbd_connection_create(home, listener->policy, fd);
 	reactor_post(&home->r->reactor, nbd_connection_arrive_task(connection));
 }
 
@@ -223,7 +239,7 @@ accept_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
 	if (result >= 0 && server->stopping)
 		close(result);
 	else if (result >= 0)
-		accepted(server, result);
+		accepted(listener, result);
 	if (cqe_flags & IORING_CQE_F_MORE)
 		return;
 	listener->accepting = false;

@@ -12,6 +12,8 @@
 
 #include "core/base/error.h"
 #include "core/reactor_uring.h"
+#include "frontends/nbd/nbd_uri.h"
+#include "frontends/stream/stream_tls.h"
 
 struct nbd_server;
 struct target;
@@ -25,6 +27,8 @@ struct nbd_server_config {
 	 * valid. */
 	char *const *exports;
 	size_t export_count;
+	enum nbd_tls_policy tls;            /* of listeners whose URI does not say */
+	struct stream_tls_config tls_files; /* none: no TLS */
 	/* limits; 0: the default */
 	uint32_t connections_max;   /* 1024, of the server */
 	uint32_t requests_max;      /* 256, in flight per connection */
@@ -36,13 +40,13 @@ struct nbd_server_config {
 	uint32_t stop_timeout_ms;  /* 10 s, for clients to take their answers */
 };
 
-/* 0 or -EINVAL. */
-int nbd_server_create(const struct nbd_server_config *config, struct nbd_server **out) must_check;
+/* Reads the files of TLS: blocking.  0 or a negative errno value. */
+int nbd_server_create(const struct nbd_server_config *config, struct nbd_server **out,
+    struct error *error) must_check;
 
 /*
- * Listens at @uri: nbd://ADDRESS[:PORT], where ADDRESS is an IPv4 address, an [IPv6] address, a
- * host name, or nothing (every address); or nbd+unix:///?socket=PATH.  From any thread before the
- * first reactor runs, or from its thread.  Blocks for name resolution.  0 or a negative errno
+ * Listens at @uri, see nbd_uri.h; of a host name at all of its addresses.  From any thread before
+ * the first reactor runs, or from its thread.  Blocks for name resolution.  0 or a negative errno
  * value: -EINVAL (the URI), -EADDRINUSE …
  */
 int nbd_server_listen(struct nbd_server *server, const char *uri, struct error *error) must_check;

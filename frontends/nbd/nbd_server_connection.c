@@ -36,7 +36,7 @@
 
 #include "core/base/diag.h"
 #include "frontends/nbd/nbd_server_internal.h"
-#include "frontends/stream/stream_connection.h"
+#include "frontends/stream/stream_tls.h"
 
 enum {
 	INPUT_BYTES = 128 * 1024,
@@ -62,6 +62,7 @@ struct nbd_connection {
 	struct list link;      /* home->connections */
 	struct list wait_link; /* home->waiting */
 	struct nbd_home *home;
+	const struct nbd_listener_policy *policy;
 	enum connection_phase phase;
 	struct stream stream; /* the socket, what is received and sent */
 	char peer[STREAM_PEER_BYTES];
@@ -70,7 +71,7 @@ struct nbd_connection {
 	struct nbd_session session;
 	struct volume *volume; /* in transmission */
 
-	/* questions to the target; at most one at a time */
+	/* questions to the target and the TLS handshake; at most one at a time */
 	bool asking;
 	struct target_open open;
 	struct target_names names;
@@ -90,6 +91,7 @@ struct nbd_connection {
 	/* sending */
 	struct task send_task;
 	bool sending_output; /* session.out */
+	bool securing;       /* TLS begins when it is sent */
 	struct list replies; /* ready */
 	struct list sent;    /* in the present sendmsg */
 };
@@ -441,6 +443,11 @@ stream_was_sent(struct stream *stream, int error)
 		c->sending_output = false;
 		c->session.out.len_bytes = 0;
 	}
+	if (c->securing && !error && c->phase == CONNECTION_LIVE) {
+		c->securing = false;
+		stream_tls_start(&c->stream, c->policy->tls_context);
+		return;
+	}
 	if (error && c->phase != CONNECTION_DEAD) {
 		connection_kill(c);
 		return;
@@ -451,6 +458,47 @@ stream_was_sent(struct stream *stream, int error)
 		connection_advance(c);
 	else
 		connection_finish(c);
+}
+
+/* --- TLS --- */
+
+/*
+ * What came in plaintext behind STARTTLS, before it was granted, was either put there by somebody
+ * in between or by a client that does not wait as it must: it is not looked at.
+ */
+static void
+secure(struct nbd_connection *c)
+{
+	if (stream_input_bytes(&c->stream)) {
+		diag_warning("%s: disconnected: it sent plaintext behind STARTTLS", c->peer);
+		connection_kill(c);
+		return;
+	}
+	c->asking = true;
+	c->securing = true;
+	reactor_at_turn_end(reactor_of(c), &c->send_task);
+}
+
+static void
+stream_was_secured(struct stream *stream, int error)
+{
+	struct nbd_connection *c = container_of(stream, struct nbd_connection, stream);
+	char text[96];
+
+	c->asking = false;
+	if (c->phase != CONNECTION_LIVE) {
+		connection_finish(c);
+		return;
+	}
+	stream_tls_describe(stream, text);
+	if (error) {
+		diag_info("%s: no TLS: %s", c->peer, text);
+		connection_kill(c);
+		return;
+	}
+	diag_debug("%s: %s, \"%s\"", c->peer, text, stream_tls_peer_name(stream));
+	nbd_session_secured(&c->session);
+	connection_advance(c);
 }
 
 /* --- questions to the target --- */
@@ -640,6 +688,9 @@ connection_event(struct nbd_connection *c, enum nbd_event event)
 	case NBD_EVENT_OPEN:
 		ask_open(c);
 		break;
+	case NBD_EVENT_TLS:
+		secure(c);
+		break;
 	case NBD_EVENT_REQUEST:
 		request_start(c);
 		break;
@@ -763,6 +814,7 @@ stream_was_received(struct stream *stream, int32_t result)
 static const struct stream_events stream_events = {
 	.received = stream_was_received,
 	.sent = stream_was_sent,
+	.secured = stream_was_secured,
 };
 
 /* --- waiting for buffers --- */
@@ -837,13 +889,14 @@ arrive(struct task *task)
 
 /* On the accepting reactor; from arrive() on it is its home's. */
 struct nbd_connection *
-nbd_connection_create(struct nbd_home *home, int fd)
+nbd_connection_create(struct nbd_home *home, const struct nbd_listener_policy *policy, int fd)
 {
 	struct nbd_connection *c = xcalloc(1, sizeof(*c));
 
 	list_init(&c->link);
 	list_init(&c->wait_link);
 	c->home = home;
+	c->policy = policy;
 	c->phase = CONNECTION_LIVE;
 	stream_init(&c->stream, home->r, fd, INPUT_BYTES, &stream_events);
 	stream_set_up_peer(&c->stream, "nbd", c->peer);
@@ -851,6 +904,7 @@ nbd_connection_create(struct nbd_home *home, int fd)
 	timer_init(&c->timer, handshake_timeout);
 	timer_init(&c->rest_timer, rest_timeout);
 	nbd_session_init(&c->session);
+	c->session.tls = policy->tls;
 	task_init(&c->send_task, send_task_run);
 	list_init(&c->replies);
 	list_init(&c->sent);

@@ -47,9 +47,17 @@ struct nbd_home {
 	struct task stopped_task; /* posted to the first reactor */
 };
 
+/* What holds for the clients of a listener; outlives it, until the server is freed. */
+struct nbd_listener_policy {
+	struct list link; /* server->policies */
+	enum nbd_tls_policy tls;
+	struct stream_tls_context *tls_context; /* NULL only if tls is off */
+};
+
 struct nbd_listener {
 	struct list link;
 	struct nbd_server *server;
+	const struct nbd_listener_policy *policy;
 	int fd;
 	char *unix_path; /* removed when the listener ends; NULL: not a UNIX socket */
 	struct task start_task;
@@ -64,6 +72,8 @@ struct nbd_listener {
 struct nbd_server {
 	struct nbd_server_config config; /* with the defaults filled in */
 	struct nbd_home *homes;          /* config.reactor_count */
+	struct stream_tls_context *tls_context;
+	struct list policies;
 	struct list listeners;
 	size_t next_home;
 	atomic_uint connection_count;
@@ -78,7 +88,8 @@ void nbd_server_connection_gone(
     struct nbd_home *home); /* after its last connection, when stopping */
 
 /* nbd_server_connection.c */
-struct nbd_connection *nbd_connection_create(struct nbd_home *home, int fd);
+struct nbd_connection *nbd_connection_create(
+    struct nbd_home *home, const struct nbd_listener_policy *policy, int fd);
 struct task *nbd_connection_arrive_task(struct nbd_connection *connection);
 struct nbd_connection *nbd_connection_of(struct list *link);
 /* Reads no more, answers what is in flight, closes. */

@@ -2,7 +2,7 @@
 /*
  * One client's conversation, without its socket: bytes in; bytes, questions and requests out.
  *
- *   FLAGS ─► OPTION ⇄ { SKIP_OPTION, NAMES, OPEN } ─► HEADER ⇄ { PAYLOAD, SKIP_PAYLOAD }
+ *   FLAGS ─► OPTION ⇄ { SKIP_OPTION, TLS, NAMES, OPEN } ─► HEADER ⇄ { PAYLOAD, SKIP_PAYLOAD }
  *      └────────┴── whatever cannot be answered ──► CLOSED ◄──┘
  *
  * The owner calls nbd_session_input() with what it has received and not yet had consumed, and does
@@ -22,6 +22,7 @@
 
 #include "core/volume.h"
 #include "frontends/nbd/nbd_proto.h"
+#include "frontends/nbd/nbd_uri.h"
 
 /* An option's data beyond this are skipped and refused, beyond the second number not even that. */
 #define NBD_OPTION_BYTES_MAX (64 * KIB)
@@ -39,6 +40,7 @@ enum nbd_event {
 	NBD_EVENT_OUTPUT,  /* send session.out, then go on */
 	NBD_EVENT_NAMES,   /* answer with nbd_session_names(); session.want_snapshots */
 	NBD_EVENT_OPEN,    /* open session.open_name; answer with nbd_session_opened() */
+	NBD_EVENT_TLS,     /* send session.out, secure the stream, then nbd_session_secured() */
 	NBD_EVENT_REQUEST, /* session.request is new */
 	NBD_EVENT_CLOSE,   /* answer what is in flight, send session.out, then close */
 };
@@ -47,6 +49,7 @@ enum nbd_session_state {
 	NBD_SESSION_CLIENT_FLAGS,
 	NBD_SESSION_OPTION,
 	NBD_SESSION_SKIP_OPTION, /* data of an option that is too long */
+	NBD_SESSION_TLS,         /* waits for the owner */
 	NBD_SESSION_NAMES,       /* waits for the owner */
 	NBD_SESSION_OPEN,        /* waits for the owner */
 	NBD_SESSION_HEADER,      /* transmission from here on */
@@ -85,8 +88,10 @@ struct nbd_output {
 struct nbd_session {
 	enum nbd_session_state state;
 	struct nbd_output out;
+	enum nbd_tls_policy tls; /* the owner sets it after nbd_session_init() */
 
 	/* negotiated */
+	bool secure; /* by TLS */
 	bool no_zeroes;
 	bool structured;
 	bool extended;
@@ -121,6 +126,9 @@ enum nbd_event nbd_session_names(
     struct nbd_session *session, int error, const struct name *names, size_t count) must_check;
 enum nbd_event nbd_session_opened(
     struct nbd_session *session, int error, const struct nbd_export *export) must_check;
+
+/* The stream is secured; all that was agreed on before is forgotten, as proto.md demands. */
+void nbd_session_secured(struct nbd_session *session);
 
 /* @len_bytes of the payload of the last REQUEST were taken from the stream, before or beside
  * nbd_session_input(). */

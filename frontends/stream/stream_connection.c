@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "frontends/stream/stream_tls.h"
+
 enum {
 	/* After such a payload the next one is expected: do not take much of it into the input. */
 	INPUT_BYTES_BETWEEN_PAYLOADS = 4096,
@@ -29,9 +31,14 @@ stream_take(struct stream *stream, void *into, size_t len_bytes)
 static void
 submit_receive(struct stream *stream, void *into, uint32_t len_bytes, int flags)
 {
-	struct io_uring_sqe *sqe = reactor_uring_sqe(stream->r, &stream->receive_op);
+	struct io_uring_sqe *sqe;
 
 	stream->receiving = true;
+	if (stream->tls) {
+		stream_tls_receive(stream, into, len_bytes);
+		return;
+	}
+	sqe = reactor_uring_sqe(stream->r, &stream->receive_op);
 	io_uring_prep_recv(sqe, stream->fd, into, len_bytes, flags);
 	if (stream->poll_first && stream->poll_first_works)
 		sqe->ioprio = IORING_RECVSEND_POLL_FIRST;
@@ -87,21 +94,28 @@ receive_retries(struct stream *stream, int32_t result)
 	return result == -EINTR || result == -EAGAIN;
 }
 
+void
+stream_received(struct stream *stream, int32_t result)
+{
+	stream->receiving = false;
+	stream->progress_ns = stream->r->reactor.now_ns;
+	if (result > 0 && !stream->receives_into)
+		stream->input_end += (uint32_t)result;
+	stream->events->received(stream, result);
+}
+
 static void
 receive_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
 {
 	struct stream *stream = container_of(op, struct stream, receive_op);
 
-	stream->receiving = false;
-	stream->progress_ns = stream->r->reactor.now_ns;
 	stream->poll_first = !(cqe_flags & IORING_CQE_F_SOCK_NONEMPTY);
 	if (!stream->shut && result < 0 && receive_retries(stream, result)) {
+		stream->receiving = false;
 		stream_receive_payload(stream, stream->into, stream->into_bytes);
 		return;
 	}
-	if (result > 0 && !stream->receives_into)
-		stream->input_end += (uint32_t)result;
-	stream->events->received(stream, result);
+	stream_received(stream, result);
 }
 
 /* --- sending --- */
@@ -109,9 +123,14 @@ receive_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
 static void
 submit_send(struct stream *stream)
 {
-	struct io_uring_sqe *sqe = reactor_uring_sqe(stream->r, &stream->send_op);
+	struct io_uring_sqe *sqe;
 
 	stream->sending = true;
+	if (stream->tls) {
+		stream_tls_send(stream);
+		return;
+	}
+	sqe = reactor_uring_sqe(stream->r, &stream->send_op);
 	io_uring_prep_sendmsg(sqe, stream->fd, &stream->message, MSG_WAITALL | MSG_NOSIGNAL);
 }
 
@@ -139,6 +158,14 @@ skip_sent(struct stream *stream, size_t len_bytes)
 	stream->message.msg_iov->iov_len -= len_bytes;
 }
 
+void
+stream_sent(struct stream *stream, int32_t result)
+{
+	stream->sending = false;
+	stream->progress_ns = stream->r->reactor.now_ns;
+	stream->events->sent(stream, result > 0 ? 0 : result < 0 ? result : -EPIPE);
+}
+
 static void
 send_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
 {
@@ -154,9 +181,7 @@ send_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
 		submit_send(stream);
 		return;
 	}
-	stream->sending = false;
-	stream->progress_ns = stream->r->reactor.now_ns;
-	stream->events->sent(stream, result > 0 ? 0 : result < 0 ? result : -EPIPE);
+	stream_sent(stream, result);
 }
 
 /* --- the end --- */
@@ -179,6 +204,8 @@ void
 stream_fini(struct stream *stream)
 {
 	CHECK(stream_idle(stream));
+	if (stream->tls)
+		stream_tls_fini(stream);
 	close(stream->fd);
 	free(stream->input);
 }

@@ -37,10 +37,13 @@ struct stream_events {
 	void (*received)(struct stream *stream, int32_t result);
 	/* All that was gathered went out (0), or the stream can send no more. */
 	void (*sent)(struct stream *stream, int error);
+	/* What stream_tls_start() began is done (0) or failed; NULL: the owner never calls it. */
+	void (*secured)(struct stream *stream, int error);
 };
 
 struct stream {
 	struct reactor_uring *r;
+	struct stream_tls *tls; /* NULL: plaintext; see stream_tls.h */
 	const struct stream_events *events;
 	int fd;
 	bool receiving;
@@ -141,6 +144,11 @@ void stream_send(struct stream *stream);
 void stream_shutdown_receive(struct stream *stream);
 /* The socket is of no more use: ends both. */
 void stream_shutdown(struct stream *stream);
+
+/* --- for stream_tls.c alone: the ends of what it did in the place of the ring --- */
+
+void stream_received(struct stream *stream, int32_t result);
+void stream_sent(struct stream *stream, int32_t result);
 
 /* Nothing is in the ring. */
 static inline bool

@@ -88,6 +88,8 @@ run(struct nbd_session *session, const uint8_t *bytes, size_t *at, size_t end, u
 		session->out.len_bytes = 0;
 		if (event == NBD_EVENT_CLOSE)
 			return false;
+		if (event == NBD_EVENT_TLS)
+			nbd_session_secured(session);
 		if (event == NBD_EVENT_REQUEST)
 			answer_request(session);
 		if (event == NBD_EVENT_MORE)
@@ -114,6 +116,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	nbd_session_init(&session);
 	session.out.len_bytes = 0;
+	session.tls = (how >> 4) % 3; /* the good start knows of none */
+	if (how & 8)
+		session.tls = NBD_TLS_OFF;
 	bytes = xmalloc(sizeof(good_start) + input.left + 1);
 	if (how & 8) {
 		how |= 2;

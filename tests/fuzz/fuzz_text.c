@@ -46,15 +46,14 @@ static void
 try_listen(const char *text)
 {
 	struct error error = { 0 };
-	struct listen_address address = { 0 };
+	struct nbd_address address = { 0 };
 
-	if (listen_address_parse(&address, text, &error))
+	if (nbd_address_parse(&address, text, &error))
 		CHECK(error.text[0]);
 	else if (address.is_unix)
 		CHECK(address.path[0]);
 	else
-		CHECK(address.host[0]);
-	free(address.uri);
+		CHECK(address.host[0] && address.port[0]);
 }
 
 int

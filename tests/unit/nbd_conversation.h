@@ -228,6 +228,8 @@ feed(struct conversation *c, const void *data, size_t len)
 		while (event == NBD_EVENT_NAMES || event == NBD_EVENT_OPEN)
 			event = answer(c, event);
 		take_output(c);
+		if (event == NBD_EVENT_TLS)
+			nbd_session_secured(&c->session); /* by a peer that needs no bytes */
 		if (event == NBD_EVENT_MORE)
 			return;
 		if (event == NBD_EVENT_REQUEST) {
@@ -239,6 +241,9 @@ feed(struct conversation *c, const void *data, size_t len)
 	}
 }
 
+/* What the listener of the next conversations says of TLS. */
+static enum nbd_tls_policy conversation_tls;
+
 /* A conversation in which @input arrives in pieces of @piece bytes. */
 static inline struct conversation *
 converse(const struct bytes *input, size_t piece, bool one_volume)
@@ -248,6 +253,7 @@ converse(const struct bytes *input, size_t piece, bool one_volume)
 	c->one_volume = one_volume;
 	add(&c->in, NULL, 0);
 	nbd_session_init(&c->session);
+	c->session.tls = conversation_tls;
 	take_output(c);
 	for (size_t at = 0; at < input->len; at += piece)
 		feed(c, input->at + at, min_u64(piece, input->len - at));

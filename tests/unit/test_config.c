@@ -10,7 +10,6 @@
 /* The programs' parts are in no library. */
 #include "frontends/nbd/nbd_server.h"
 #include "tools/quarryd_config.c"
-#include "tools/quarryd_listen.c"
 
 static void
 test_bad_files(void **state)
@@ -21,7 +20,8 @@ test_bad_files(void **state)
 	} cases[] = {
 		{ "socket-path: /a\n",
 		    "q.yaml:1: there is no key \"socket-path\"; there are: listen, import, export, "
-		    "socket, socket-group, node-cache, buffer-memory, reactors, cache, log-level" },
+		    "tls, tls-certificates, tls-psk-file, tls-verify-peer, socket, socket-group, "
+		    "node-cache, buffer-memory, reactors, cache, log-level" },
 		{ "# head\n\nnode-cache: 10X\n", "q.yaml:3: node-cache: \"10X\" is not a size: the "
 						 "units are K, M, G, T, P and E (or "
 						 "KiB, MiB …)" },
@@ -54,7 +54,7 @@ test_bad_files(void **state)
 		    "q.yaml:1: listen: a list is wanted: listen: [URI]" },
 		{ "listen:\n  - nbd://127.0.0.1:1\n  - http://x\n",
 		    "q.yaml:3: listen: \"http://x\" is not an address to listen on; write "
-		    "nbd://ADDRESS:PORT or nbd+unix:///?socket=PATH" },
+		    "nbd://ADDRESS:PORT or nbd+unix:///?socket=PATH (nbds for TLS)" },
 		{ "listen:\n  - {uri: x}\n",
 		    "q.yaml:2: listen: a URI is wanted here, not a mapping" },
 		{ "import:\n  - ''\n", "q.yaml:2: import: the value is missing: DEVICE" },
@@ -166,12 +166,9 @@ test_good_file(void **state)
 	assert_int_equal(
 	    daemon_config_parse_yaml(&config, "q.yaml", text, strlen(text), &error), 0);
 	assert_int_equal(config.listen_count, 3);
-	assert_string_equal(config.listen[0].host, "127.0.0.1");
-	assert_int_equal(config.listen[0].port, 10810);
-	assert_string_equal(config.listen[1].host, "::1");
-	assert_int_equal(config.listen[1].port, 10809);
-	assert_true(config.listen[2].is_unix);
-	assert_string_equal(config.listen[2].path, "/run/a b.sock");
+	assert_string_equal(config.listen[0], "nbd://127.0.0.1:10810");
+	assert_string_equal(config.listen[1], "nbd://[::1]");
+	assert_string_equal(config.listen[2], "nbd+unix:///?socket=/run/a%20b.sock");
 	assert_int_equal(config.import_count, 2);
 	assert_string_equal(config.import[1], "disk 1.img");
 	assert_int_equal(config.export_count, 2);
@@ -289,7 +286,7 @@ test_flags_and_file(void **state)
 
 	assert_int_equal(load(&config, (const char *[]){ NULL }, &error), 0);
 	assert_int_equal(config.listen_count, 1);
-	assert_string_equal(config.listen[0].uri, "nbd://127.0.0.1:10809");
+	assert_string_equal(config.listen[0], "nbd://127.0.0.1:10809");
 	assert_false(config.cache_kernel);
 	assert_int_equal(config.log_level, DIAG_INFO);
 	daemon_config_fini(&config);
@@ -316,28 +313,33 @@ test_listen_addresses(void **state)
 		{ "nbd://[::]:65535", NULL },
 		{ "nbd+unix:///?socket=/a", NULL },
 		{ "", "\"\" is not an address to listen on; write nbd://ADDRESS:PORT or "
-		      "nbd+unix:///?socket=PATH" },
+		      "nbd+unix:///?socket=PATH (nbds for TLS)" },
 		{ "127.0.0.1:10809", "\"127.0.0.1:10809\" is not an address to listen on; write "
 				     "nbd://ADDRESS:PORT or "
-				     "nbd+unix:///?socket=PATH" },
-		{ "nbds://h", "\"nbds://h\": TLS is not there yet; write nbd://ADDRESS:PORT or "
-			      "nbd+unix:///?socket=PATH" },
+				     "nbd+unix:///?socket=PATH (nbds for TLS)" },
+		{ "nbds://h", NULL },
+		{ "nbds+unix:///?socket=/a", NULL },
+		{ "nbd://h:1?tls=on", NULL },
+		{ "nbd+unix:///?tls=require&socket=/a", NULL },
+		{ "nbds://h?tls=require", NULL },
+		{ "nbds://h?tls=off", "\"nbds://h?tls=off\": nbds means that TLS is required" },
+		{ "nbd://h?tls=yes",
+		    "\"nbd://h?tls=yes\": tls=\"yes\" is none of off, on and require" },
+		{ "nbd://h?socket=/a",
+		    "\"nbd://h?socket=/a\": nothing but tls= may stand behind the ?" },
 		{ "nbd://", "\"nbd://\" has no address; for every address of this machine write "
 			    "nbd://0.0.0.0:10809 or nbd://[::]:10809" },
 		{ "nbd://:1",
 		    "\"nbd://:1\" has no address; for every address of this machine write "
 		    "nbd://0.0.0.0:10809 or nbd://[::]:10809" },
 		{ "nbd://h:",
-		    "\"nbd://h:\": the port must be a number from 1 to 65535 (an IPv6 address "
+		    "\"nbd://h:\": the port must be a number up to 65535 (an IPv6 address "
 		    "stands in [ ])" },
-		{ "nbd://h:0", "\"nbd://h:0\": the port must be a number from 1 to 65535 (an IPv6 "
-			       "address stands in [ ])" },
-		{ "nbd://h:65536",
-		    "\"nbd://h:65536\": the port must be a number from 1 to 65535 (an "
-		    "IPv6 address stands in [ ])" },
-		{ "nbd://h:1x",
-		    "\"nbd://h:1x\": the port must be a number from 1 to 65535 (an IPv6 "
-		    "address stands in [ ])" },
+		{ "nbd://h:0", NULL },
+		{ "nbd://h:65536", "\"nbd://h:65536\": the port must be a number up to 65535 (an "
+				   "IPv6 address stands in [ ])" },
+		{ "nbd://h:1x", "\"nbd://h:1x\": the port must be a number up to 65535 (an IPv6 "
+				"address stands in [ ])" },
 		{ "nbd://::1",
 		    "\"nbd://::1\" has no address; for every address of this machine write "
 		    "nbd://0.0.0.0:10809 or nbd://[::]:10809" },
@@ -351,6 +353,16 @@ test_listen_addresses(void **state)
 		{ "nbd+unix://", "\"nbd+unix://\": write nbd+unix:///?socket=PATH" },
 		{ "nbd+unix:///x?socket=/a", "\"nbd+unix:///x?socket=/a\": write "
 					     "nbd+unix:///?socket=PATH" },
+		{ "nbds://h", NULL },
+		{ "nbds+unix:///?socket=/a", NULL },
+		{ "nbd://h:1?tls=on", NULL },
+		{ "nbd+unix:///?tls=require&socket=/a", NULL },
+		{ "nbds://h?tls=require", NULL },
+		{ "nbds://h?tls=off", "\"nbds://h?tls=off\": nbds means that TLS is required" },
+		{ "nbd://h?tls=yes",
+		    "\"nbd://h?tls=yes\": tls=\"yes\" is none of off, on and require" },
+		{ "nbd://h?socket=/a",
+		    "\"nbd://h?socket=/a\": nothing but tls= may stand behind the ?" },
 		{ "nbd+unix:///?socket=",
 		    "\"nbd+unix:///?socket=\": the socket's path must begin with "
 		    "/" },
@@ -358,7 +370,8 @@ test_listen_addresses(void **state)
 		    "\"nbd+unix:///?socket=a\": the socket's path must begin "
 		    "with /" },
 		{ "nbd+unix:///?socket=/a&b=c",
-		    "\"nbd+unix:///?socket=/a&b=c\": nothing but the socket may be given" },
+		    "\"nbd+unix:///?socket=/a&b=c\": nothing but socket= and tls= may stand "
+		    "behind the ?" },
 		{ "nbd+unix:///?socket=/a%2",
 		    "\"nbd+unix:///?socket=/a%2\": two hex digits must follow a %" },
 		{ "nbd+unix:///?socket=/a%00",
@@ -373,9 +386,9 @@ test_listen_addresses(void **state)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		struct listen_address address;
+		struct nbd_address address;
 		struct error error = { 0 };
-		int rc = listen_address_parse(&address, cases[i].uri, &error);
+		int rc = nbd_address_parse(&address, cases[i].uri, &error);
 
 		if (cases[i].error) {
 			assert_int_equal(rc, -EINVAL);
@@ -383,7 +396,6 @@ test_listen_addresses(void **state)
 		} else {
 			assert_int_equal(rc, 0);
 		}
-		free(address.uri);
 	}
 }
 

@@ -38,6 +38,7 @@ reply_name(uint32_t type)
 		{ NBD_REP_ERR_UNSUP, "UNSUP" },
 		{ NBD_REP_ERR_POLICY, "POLICY" },
 		{ NBD_REP_ERR_INVALID, "INVALID" },
+		{ NBD_REP_ERR_TLS_REQD, "TLS_REQD" },
 		{ NBD_REP_ERR_UNKNOWN, "UNKNOWN" },
 		{ NBD_REP_ERR_SHUTDOWN, "SHUTDOWN" },
 		{ NBD_REP_ERR_TOO_BIG, "TOO_BIG" },
@@ -418,70 +419,113 @@ build_extended(struct bytes *b)
 	add_go(b, NBD_OPT_GO, "tank/a", "");
 }
 
+/* Everything that could be said before TLS, TLS, and the same once more. */
+static void
+build_tls(struct bytes *b)
+{
+	build_flags(b);
+	add_option(b, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	add_meta(b, NBD_OPT_SET_META_CONTEXT, "tank/a", NBD_META_ALLOCATION, NULL);
+	add_option(b, NBD_OPT_EXTENDED_HEADERS, NULL, 0);
+	add_option(b, NBD_OPT_LIST, NULL, 0);
+	add_go(b, NBD_OPT_INFO, "tank/a", "");
+	add_option(b, 77, NULL, 0);
+	add_option(b, NBD_OPT_STARTTLS, "x", 1);
+	add_option(b, NBD_OPT_STARTTLS, NULL, 0);
+	add_option(b, NBD_OPT_STARTTLS, NULL, 0);
+	add_go(b, NBD_OPT_GO, "tank/a", "");
+}
+
+static void
+build_tls_abort(struct bytes *b)
+{
+	build_flags(b);
+	add_option(b, NBD_OPT_ABORT, NULL, 0);
+}
+
 static const struct {
 	void (*build)(struct bytes *b);
 	const char *expected;
 	bool one_volume;
+	enum nbd_tls_policy tls;
 } cases[] = {
-	{ build_silence, "option", false },
-	{ build_flags, "option", false },
-	{ build_unknown_flags, "closed", false },
-	{ build_bad_magic, "closed", false },
-	{ build_export_name, "raw 10; transmission", false },
-	{ build_export_name_zeroes, "raw 134; transmission", false },
-	{ build_export_name_oldest, "raw 134; transmission", false },
-	{ build_export_name_unknown, "closed", false },
-	{ build_export_name_long, "closed", false },
-	{ build_abort, "2 ack; closed", false },
+	{ build_tls,
+	    "8 TLS_REQD; 10 TLS_REQD; 11 TLS_REQD; 3 TLS_REQD; 6 TLS_REQD; 77 TLS_REQD; "
+	    "5 INVALID; 5 ack; 5 INVALID; 7 export " SIZE " " FLAGS "; 7 ack; transmission",
+	    false, NBD_TLS_REQUIRE },
+	{ build_tls,
+	    "8 ack; 10 meta 1 base:allocation; 10 ack; 11 ack; 3 server tank/a; 3 server tank/a@s; "
+	    "3 server tank/b; 3 ack; 6 export " SIZE " " FLAGS_DF "; 6 ack; 77 UNSUP; "
+	    "5 INVALID; 5 ack; 5 INVALID; 7 export " SIZE " " FLAGS "; 7 ack; transmission",
+	    false, NBD_TLS_ON },
+	{ build_tls_abort, "2 ack; closed", false, NBD_TLS_REQUIRE },
+	{ build_export_name, "closed", false, NBD_TLS_REQUIRE },
+	{ build_export_name, "raw 10; transmission", false, NBD_TLS_ON },
+	{ build_huge, "closed", false, NBD_TLS_REQUIRE },
+	{ build_silence, "option", false, NBD_TLS_OFF },
+	{ build_flags, "option", false, NBD_TLS_OFF },
+	{ build_unknown_flags, "closed", false, NBD_TLS_OFF },
+	{ build_bad_magic, "closed", false, NBD_TLS_OFF },
+	{ build_export_name, "raw 10; transmission", false, NBD_TLS_OFF },
+	{ build_export_name_zeroes, "raw 134; transmission", false, NBD_TLS_OFF },
+	{ build_export_name_oldest, "raw 134; transmission", false, NBD_TLS_OFF },
+	{ build_export_name_unknown, "closed", false, NBD_TLS_OFF },
+	{ build_export_name_long, "closed", false, NBD_TLS_OFF },
+	{ build_abort, "2 ack; closed", false, NBD_TLS_OFF },
 	{ build_list,
-	    "3 INVALID; 3 server tank/a; 3 server tank/a@s; 3 server tank/b; 3 ack; option",
-	    false },
-	{ build_unsupported, "5 UNSUP; 4 UNSUP; 0 UNSUP; 4294967295 UNSUP; option", false },
-	{ build_too_big, "7 TOO_BIG; 77 UNSUP; 6 INVALID; option", false },
-	{ build_huge, "closed", false },
-	{ build_go, "7 export " SIZE " " FLAGS "; 7 ack; transmission", false },
+	    "3 INVALID; 3 server tank/a; 3 server tank/a@s; 3 server tank/b; 3 ack; option", false,
+	    NBD_TLS_OFF },
+	{ build_unsupported, "5 POLICY; 4 UNSUP; 0 UNSUP; 4294967295 UNSUP; option", false,
+	    NBD_TLS_OFF },
+	{ build_too_big, "7 TOO_BIG; 77 UNSUP; 6 INVALID; option", false, NBD_TLS_OFF },
+	{ build_huge, "closed", false, NBD_TLS_OFF },
+	{ build_go, "7 export " SIZE " " FLAGS "; 7 ack; transmission", false, NBD_TLS_OFF },
 	{ build_go_snapshot,
 	    "8 INVALID; 8 ack; 7 export " SIZE " " FLAGS_DF_RO
 	    "; 7 name tank/a@s; 7 description about a; 7 block 1 4096 33554432; 7 ack; "
 	    "transmission",
-	    false },
+	    false, NBD_TLS_OFF },
 	{ build_info_then_go,
 	    "6 export " SIZE " " FLAGS "; 6 block 1 4096 33554432; 6 ack; "
 	    "7 export " SIZE " " FLAGS "; 7 name tank/b; 7 ack; transmission",
-	    false },
+	    false, NBD_TLS_OFF },
 	{ build_go_refused,
-	    "7 UNKNOWN; 7 UNKNOWN; 7 UNKNOWN; 7 POLICY; 7 SHUTDOWN; 7 UNKNOWN; option", false },
+	    "7 UNKNOWN; 7 UNKNOWN; 7 UNKNOWN; 7 POLICY; 7 SHUTDOWN; 7 UNKNOWN; option", false,
+	    NBD_TLS_OFF },
 	{ build_go_malformed,
 	    "7 INVALID; 7 INVALID; 7 INVALID; 7 INVALID; 7 INVALID; 7 INVALID; 7 UNKNOWN; "
 	    "7 TOO_BIG; 7 UNKNOWN; option",
-	    false },
-	{ build_default, "7 UNKNOWN; option", false },
-	{ build_default, "7 export " SIZE " " FLAGS "; 7 name tank/a; 7 ack; transmission", true },
-	{ build_default_export_name, "closed", false },
-	{ build_default_export_name, "raw 10; transmission", true },
+	    false, NBD_TLS_OFF },
+	{ build_default, "7 UNKNOWN; option", false, NBD_TLS_OFF },
+	{ build_default, "7 export " SIZE " " FLAGS "; 7 name tank/a; 7 ack; transmission", true,
+	    NBD_TLS_OFF },
+	{ build_default_export_name, "closed", false, NBD_TLS_OFF },
+	{ build_default_export_name, "raw 10; transmission", true, NBD_TLS_OFF },
 	{ build_meta_early,
-	    "10 INVALID; 9 INVALID; 7 export " SIZE " " FLAGS "; 7 ack; transmission", false },
+	    "10 INVALID; 9 INVALID; 7 export " SIZE " " FLAGS "; 7 ack; transmission", false,
+	    NBD_TLS_OFF },
 	{ build_meta_list,
 	    "8 ack; 9 meta 0 base:allocation; 9 ack; 9 meta 0 base:allocation; 9 ack; "
 	    "9 meta 0 base:allocation; 9 ack; 9 ack; 9 UNKNOWN; 9 INVALID; option",
-	    false },
+	    false, NBD_TLS_OFF },
 	{ build_meta_set,
 	    "8 ack; 10 ack; 10 meta 1 base:allocation; 10 ack; 7 export " SIZE " " FLAGS_DF
 	    "; 7 ack; transmission allocation",
-	    false },
+	    false, NBD_TLS_OFF },
 	{ build_meta_of_other,
 	    "8 ack; 10 meta 1 base:allocation; 10 ack; 7 export " SIZE " " FLAGS_DF
 	    "; 7 ack; transmission",
-	    false },
+	    false, NBD_TLS_OFF },
 	{ build_meta_replaced,
 	    "8 ack; 10 meta 1 base:allocation; 10 ack; 10 ack; 7 export " SIZE " " FLAGS_DF
 	    "; 7 ack; transmission",
-	    false },
-	{ build_meta_malformed, "8 ack; 10 INVALID; 10 INVALID; 10 INVALID; option", false },
+	    false, NBD_TLS_OFF },
+	{ build_meta_malformed, "8 ack; 10 INVALID; 10 INVALID; 10 INVALID; option", false,
+	    NBD_TLS_OFF },
 	{ build_extended,
 	    "11 INVALID; 11 ack; 8 EXT_HEADER_REQD; 10 meta 1 base:allocation; 10 ack; "
 	    "7 export " SIZE " " FLAGS_DF "; 7 ack; transmission allocation",
-	    false },
+	    false, NBD_TLS_OFF },
 };
 
 static void
@@ -492,6 +536,7 @@ test_options_are_answered(void **state)
 		struct conversation *c;
 		char *text;
 
+		conversation_tls = cases[i].tls;
 		cases[i].build(&input);
 		c = converse(&input, max_u64(input.len, 1), cases[i].one_volume);
 		text = transcript(c);
@@ -511,6 +556,7 @@ test_pieces_make_no_difference(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct bytes input = { 0 };
 
+		conversation_tls = cases[i].tls;
 		cases[i].build(&input);
 		for (size_t p = 0; p < ARRAY_SIZE(pieces); p++) {
 			struct conversation *c;
@@ -536,6 +582,7 @@ test_truncation_gives_a_prefix(void **state)
 		struct bytes input = { 0 };
 		struct conversation *whole;
 
+		conversation_tls = cases[i].tls;
 		cases[i].build(&input);
 		whole = converse(&input, max_u64(input.len, 1), cases[i].one_volume);
 		for (size_t len = 0; len < input.len && input.len < 10000; len++) {
@@ -564,6 +611,7 @@ test_garbage_is_survived(void **state)
 		struct bytes input = { 0 };
 		struct conversation *c;
 
+		conversation_tls = cases[i].tls;
 		cases[i].build(&input);
 		if (input.len > 10000 || input.len == 0) {
 			free(input.at);

@@ -102,7 +102,7 @@ start(struct fixture *f, struct nbd_server_config config, size_t reactor_count)
 	config.target = &f->target;
 	config.reactors = reactors;
 	config.reactor_count = reactor_count;
-	assert_int_equal(nbd_server_create(&config, &f->server), 0);
+	assert_int_equal(nbd_server_create(&config, &f->server, &error), 0);
 	assert_int_equal(nbd_server_listen(f->server, f->uri, &error), 0);
 	for (size_t i = 0; i < reactor_count; i++)
 		assert_int_equal(reactor_uring_start_thread(reactors[i]), 0);
@@ -829,7 +829,7 @@ test_a_stale_socket_is_replaced(void **state)
 	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
 	close(fd);
 	assert_int_equal(reactor_uring_init(&reactor, 0), 0);
-	assert_int_equal(nbd_server_create(&config, &server), 0);
+	assert_int_equal(nbd_server_create(&config, &server, &error), 0);
 	assert_int_equal(nbd_server_listen(server, uri, &error), 0);
 	assert_int_equal(stat(address.sun_path, &st), 0);
 	nbd_server_free(server);
@@ -839,7 +839,7 @@ test_a_stale_socket_is_replaced(void **state)
 	/* What is no socket is not removed. */
 	fclose(fopen(address.sun_path, "w"));
 	assert_int_equal(reactor_uring_init(&reactor, 0), 0);
-	assert_int_equal(nbd_server_create(&config, &server), 0);
+	assert_int_equal(nbd_server_create(&config, &server, &error), 0);
 	assert_int_equal(nbd_server_listen(server, uri, &error), -EEXIST);
 	nbd_server_free(server);
 	reactor_uring_fini(&reactor);

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a server shows and believes: certificates, keys, and what of TLS is spoken at all. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <openssl/err.h>
+#include <openssl/x509.h>
+
+#include "frontends/stream/stream_tls_internal.h"
+
+enum {
+	PSK_LINE_BYTES = 1024,
+	PSK_KEY_BYTES_MIN = 16,
+};
+
+/* --- pre-shared keys --- */
+
+static int
+hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Reads `user:hexkey`; false: it is not such a line. */
+static bool
+parse_psk(const char *line, struct stream_tls_psk *psk)
+{
+	const char *colon = strchr(line, ':');
+	size_t name_bytes = colon ? (size_t)(colon - line) : 0;
+	const char *hex = colon + 1;
+	size_t digits;
+
+	if (name_bytes == 0 || name_bytes >= sizeof(psk->name))
+		return false;
+	digits = strlen(hex);
+	if (digits % 2 || digits / 2 < PSK_KEY_BYTES_MIN || digits / 2 > sizeof(psk->key))
+		return false;
+	memset(psk, 0, sizeof(*psk));
+	memcpy(psk->name, line, name_bytes);
+	for (size_t i = 0; i < digits; i += 2) {
+		int high = hex_value(hex[i]);
+		int low = hex_value(hex[i + 1]);
+
+		if (high < 0 || low < 0)
+			return false;
+		psk->key[psk->key_bytes++] = (uint8_t)(high << 4 | low);
+	}
+	return true;
+}
+
+static int
+load_psks(struct stream_tls_context *context, const char *path, struct error *error)
+{
+	FILE *file = fopen(path, "re");
+	char line[PSK_LINE_BYTES];
+	struct stream_tls_psk psk;
+	unsigned number = 0;
+	int rc = 0;
+
+	if (!file)
+		return error_set(error, -errno, "cannot open %.150s: %m", path);
+	while (!rc && fgets(line, sizeof(line), file)) {
+		number++;
+		line[strcspn(line, "\r\n")] = '\0';
+		if (line[0] == '\0' || line[0] == '#')
+			continue;
+		if (!parse_psk(line, &psk)) {
+			rc = error_set(error, -EINVAL,
+			    "%.120s:%u: wanted is USER:KEY, with a key of %d to %zu bytes in hex "
+			    "(psktool -u USER -p FILE writes one)",
+			    path, number, PSK_KEY_BYTES_MIN, sizeof(psk.key));
+			break;
+		}
+		context->psks =
+		    xrealloc(context->psks, (context->psk_count + 1) * sizeof(*context->psks));
+		context->psks[context->psk_count++] = psk;
+	}
+	explicit_bzero(line, sizeof(line));
+	explicit_bzero(&psk, sizeof(psk));
+	if (!rc && ferror(file))
+		rc = error_set(error, -EIO, "cannot read %.150s", path);
+	if (!rc && context->psk_count == 0)
+		rc = error_set(error, -EINVAL, "%.150s has no key in it", path);
+	fclose(file);
+	return rc;
+}
+
+/* OpenSSL asks for the key of @identity. */
+static unsigned int
+psk_wanted(SSL *ssl, const char *identity, unsigned char *key, unsigned int key_size)
+{
+	const struct stream_tls_context *context = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+	struct stream *stream = SSL_get_app_data(ssl);
+
+	for (size_t i = 0; i < context->psk_count; i++) {
+		const struct stream_tls_psk *psk = &context->psks[i];
+
+		if (strcmp(psk->name, identity) != 0 || psk->key_bytes > key_size)
+			continue;
+		memcpy(key, psk->key, psk->key_bytes);
+		stream->tls->psk = psk;
+		return psk->key_bytes;
+	}
+	return 0;
+}
+
+/* --- certificates --- */
+
+static int
+openssl_error(struct error *error, const char *what)
+{
+	const char *reason = ERR_reason_error_string(ERR_peek_last_error());
+
+	ERR_clear_error();
+	return error_set(
+	    error, -EINVAL, "%.180s: %s", what, reason ? reason : "OpenSSL refuses it");
+}
+
+static int
+load_certificates(
+    struct stream_tls_context *context, const char *folder, bool verify_peer, struct error *error)
+{
+	char ca[PATH_BYTES], crl[PATH_BYTES], certificate[PATH_BYTES], key[PATH_BYTES];
+	SSL_CTX *ctx = context->ctx;
+
+	if (snprintf(certificate, PATH_BYTES, "%s/server-cert.pem", folder) >= PATH_BYTES)
+		return error_set(error, -ENAMETOOLONG, "%.100s: the path is too long", folder);
+	snprintf(ca, PATH_BYTES, "%s/ca-cert.pem", folder);
+	snprintf(crl, PATH_BYTES, "%s/ca-crl.pem", folder);
+	snprintf(key, PATH_BYTES, "%s/server-key.pem", folder);
+	for (const char *const *path = (const char *const[]){ certificate, key, NULL }; *path;
+	     path++)
+		if (access(*path, R_OK) != 0)
+			return error_set(error, -errno, "cannot read %.180s: %m", *path);
+	if (SSL_CTX_use_certificate_chain_file(ctx, certificate) != 1)
+		return openssl_error(error, certificate);
+	if (SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1)
+		return openssl_error(error, key);
+	if (access(ca, R_OK) != 0)
+		return verify_peer ? error_set(error, -errno,
+					 "cannot read %.150s, which tells whom to believe: %m", ca)
+				   : 0;
+	if (SSL_CTX_load_verify_file(ctx, ca) != 1)
+		return openssl_error(error, ca);
+	SSL_CTX_set_client_CA_list(ctx, SSL_load_client_CA_file(ca));
+	if (access(crl, R_OK) == 0) {
+		if (SSL_CTX_load_verify_file(ctx, crl) != 1)
+			return openssl_error(error, crl);
+		X509_STORE_set_flags(SSL_CTX_get_cert_store(ctx), X509_V_FLAG_CRL_CHECK);
+	}
+	/* Always asked for, so that a client that has one is known by it. */
+	SSL_CTX_set_verify(
+	    ctx, SSL_VERIFY_PEER | (verify_peer ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0), NULL);
+	return 0;
+}
+
+/* --- the whole --- */
+
+static void
+choose_protocol(SSL_CTX *ctx)
+{
+	SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
+	SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
+				     SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_NO_TICKET);
+	SSL_CTX_set_num_tickets(ctx, 0);
+	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+	/* To OpenSSL a key is a session, and a server that asks for certificates needs this. */
+	SSL_CTX_set_session_id_context(ctx, (const unsigned char *)"quarry", 6);
+	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+	SSL_CTX_set_cipher_list(ctx, "HIGH:!aNULL:!eNULL:!kRSA:!SRP");
+	SSL_CTX_set_dh_auto(ctx, 1);
+}
+
+int
+stream_tls_context_create(
+    const struct stream_tls_config *config, struct stream_tls_context **out, struct error *error)
+{
+	struct stream_tls_context *context = xcalloc(1, sizeof(*context));
+	int rc = 0;
+
+	context->ctx = SSL_CTX_new(TLS_server_method());
+	CHECK(context->ctx);
+	SSL_CTX_set_app_data(context->ctx, context);
+	choose_protocol(context->ctx);
+	if (!config->certificates && !config->psk_file)
+		rc = error_set(error, -EINVAL, "TLS needs certificates or a file of keys");
+	if (!rc && config->certificates)
+		rc = load_certificates(context, config->certificates, config->verify_peer, error);
+	if (!rc && config->psk_file) {
+		rc = load_psks(context, config->psk_file, error);
+		SSL_CTX_set_psk_server_callback(context->ctx, psk_wanted);
+		/* A key goes with SHA-256: with another hash a client that has one is not heard. */
+		SSL_CTX_set_ciphersuites(context->ctx,
+		    "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:"
+		    "TLS_AES_256_GCM_SHA384");
+	}
+	if (rc) {
+		stream_tls_context_free(context);
+		return rc;
+	}
+	*out = context;
+	return 0;
+}
+
+void
+stream_tls_context_free(struct stream_tls_context *context)
+{
+	if (!context)
+		return;
+	SSL_CTX_free(context->ctx);
+	if (context->psks)
+		explicit_bzero(context->psks, context->psk_count * sizeof(*context->psks));
+	free(context->psks);
+	free(context);
+}

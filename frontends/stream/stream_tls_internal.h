@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the two files of TLS share: the credentials of a server, and the state of a stream. */
+#ifndef QUARRY_FRONTENDS_STREAM_TLS_INTERNAL_H
+#define QUARRY_FRONTENDS_STREAM_TLS_INTERNAL_H
+
+#include <openssl/ssl.h>
+
+#include "frontends/stream/stream_tls.h"
+
+enum {
+	PATH_BYTES = 4096,
+	RECORD_BYTES = 16384,              /* of plaintext; the protocol's longest */
+	RECORD_ROOM_BYTES = 17 * 1024,     /* what such a record is at most when encrypted */
+	IN_BYTES = 32 * 1024,              /* received at once */
+	OUT_BYTES = 6 * RECORD_ROOM_BYTES, /* sent at once */
+};
+
+struct stream_tls_psk {
+	char name[STREAM_TLS_NAME_BYTES];
+	uint8_t key[64];
+	uint8_t key_bytes;
+};
+
+/* Not changed after it was made; shared by all reactors. */
+struct stream_tls_context {
+	SSL_CTX *ctx;
+	struct stream_tls_psk *psks;
+	size_t psk_count;
+};
+
+struct stream_tls {
+	SSL *ssl;
+	BIO *in;                          /* ciphertext that was received */
+	BIO *out;                         /* ciphertext to be sent; moved to out_bytes at once */
+	bool announced;                   /* secured() came */
+	const struct stream_tls_psk *psk; /* that the peer named, not yet that it has */
+	char peer_name[STREAM_TLS_NAME_BYTES];
+
+	/* the present receive */
+	void *into;
+	uint32_t into_bytes;
+	int32_t result; /* that deliver_task tells */
+	struct task deliver_task;
+	uint8_t received[IN_BYTES];
+
+	/* the present send */
+	uint8_t plain[RECORD_BYTES]; /* where small pieces become one record */
+	uint32_t send_at;
+	uint32_t send_end;
+	uint8_t to_send[OUT_BYTES];
+};
+
+#endif

@@ -1,0 +1,198 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 180
+#
+# TLS with the clients that people have, and refusals with bytes that no client would send.
+# shellcheck source=tests/integration/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# Two authorities, a server, and clients: alice is ours, mallory is the other one's.
+make_certificates() {
+    local who ca
+    mkdir -p pki/server pki/alice pki/mallory pki/none
+    for ca in ca other; do
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "/CN=$ca" \
+            -keyout "pki/$ca.key" -out "pki/$ca.pem" 2>/dev/null
+    done
+    for who in server:ca alice:ca mallory:other; do
+        ca=${who#*:} who=${who%:*}
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$who" \
+            -keyout "pki/$who.key" -out "pki/$who.csr" 2>/dev/null
+        openssl x509 -req -in "pki/$who.csr" -CA "pki/$ca.pem" -CAkey "pki/$ca.key" -days 2 \
+            -extfile <(echo "subjectAltName=DNS:localhost,IP:127.0.0.1") -out "pki/$who.pem" 2>/dev/null
+        [ "$who" = server ] && continue
+        cp "pki/$who.pem" "pki/$who/client-cert.pem"
+        cp "pki/$who.key" "pki/$who/client-key.pem"
+        cp pki/ca.pem "pki/$who/ca-cert.pem"
+    done
+    cp pki/ca.pem pki/none/ca-cert.pem
+    cp pki/ca.pem pki/server/ca-cert.pem
+    cp pki/server.pem pki/server/server-cert.pem
+    cp pki/server.key pki/server/server-key.pem
+    echo "alice:$(openssl rand -hex 32)" >pki/keys.psk
+    echo "bob:$(openssl rand -hex 32)" >pki/other.psk
+}
+
+# start_tls [FLAG…]: certificates, tank/v, and beside the plain socket one with TLS at $PORT.
+start_tls() {
+    [ -d pki ] || make_certificates
+    start_daemon --listen "nbds://127.0.0.1:0" --listen "nbds+unix:///?socket=$T/tls.sock" "$@"
+    PORT=$(sed -n 's/.*listening at nbds\{0,1\}:\/\/127.0.0.1:\([0-9]*\).*/\1/p' quarryd.log | head -n 1)
+    make_pool
+    quarry volume create tank/v 64M
+}
+
+tls_uri() {
+    echo "nbds://localhost:$PORT/tank/v?tls-certificates=$T/pki/$1"
+}
+
+test_certificates_with_libnbd_over_tcp_and_unix() {
+    make_certificates
+    start_tls --tls-certificates "$T/pki/server"
+    head -c 20000000 /dev/urandom >data
+    truncate -s 64M data
+    nbdcopy --connections=4 --requests=16 data "$(tls_uri alice)"
+    nbdcopy --connections=4 --requests=16 "$(tls_uri none)" back
+    cmp data back
+    nbdcopy "nbds+unix://localhost/tank/v?socket=$T/tls.sock&tls-certificates=$T/pki/alice&tls-hostname=localhost" back2 ||
+        nbdcopy "nbds+unix:///tank/v?socket=$T/tls.sock&tls-certificates=$T/pki/alice&tls-verify-peer=false" back2
+    cmp data back2
+    nbdinfo "$(tls_uri alice)" | grep -q 'protocol: newstyle-fixed with TLS'
+    # in plaintext nothing is told here
+    refuses nbdinfo "nbd://localhost:$PORT/tank/v"
+    refuses nbdinfo --list "nbd://localhost:$PORT"
+}
+
+test_qemu_with_certificates_and_keys() {
+    make_certificates
+    start_tls --tls-certificates "$T/pki/server" --tls-psk-file "$T/pki/keys.psk"
+    local image="driver=raw,file.driver=nbd,file.host=localhost,file.port=$PORT,file.export=tank/v,file.tls-creds=t"
+    qemu-io --object "tls-creds-x509,id=t,endpoint=client,dir=$T/pki/alice" -c 'write -P 7 1M 3M' \
+        --image-opts "$image" >write.out
+    refuses grep -i -E 'fail|error' write.out
+    mkdir psk
+    cp pki/keys.psk psk/keys.psk
+    qemu-io --object "tls-creds-psk,id=t,endpoint=client,dir=$T/psk,username=alice" -c 'read -P 7 1M 3M' \
+        --image-opts "$image" >read.out
+    grep -q '3 MiB' read.out
+    refuses grep -i 'verification failed' read.out
+    cp pki/other.psk psk/keys.psk
+    refuses qemu-img info --object "tls-creds-psk,id=t,endpoint=client,dir=$T/psk,username=bob" --image-opts "$image"
+}
+
+test_keys_with_libnbd() {
+    make_certificates
+    start_tls --tls-psk-file "$T/pki/keys.psk"
+    local uri="nbds+unix://alice@/tank/v?socket=$T/tls.sock&tls-psk-file="
+    qemu-io -f raw -c 'write -P 3 0 1M' "$(uri v)" >/dev/null
+    expect "$(sum_of v)" "$(nbdcopy "$uri$T/pki/keys.psk" - | sha256sum | cut -d ' ' -f 1)" "checksum"
+    sed 's/.$/x/; y/0123456789abcdefx/1234567890bcdefa0/' pki/keys.psk | sed 's/^[^:]*:/alice:/' >pki/wrong.psk
+    refuses nbdinfo "$uri$T/pki/wrong.psk"
+}
+
+test_peers_are_verified_if_so_wished() {
+    make_certificates
+    start_tls --tls-certificates "$T/pki/server" --tls-verify-peer on
+    expect 67108864 "$(nbdinfo --size "$(tls_uri alice)")" "size"
+    refuses nbdinfo "$(tls_uri none)"
+    refuses nbdinfo "$(tls_uri mallory)"
+    expect 67108864 "$(nbdinfo --size "$(tls_uri alice)")" "size, after those"
+}
+
+test_a_revoked_certificate_is_refused() {
+    make_certificates
+    (
+        cd pki
+        : >index
+        echo 01 >number
+        printf '[ca]\ndefault_ca=c\n[c]\ndatabase=index\ncrlnumber=number\ndefault_md=sha256\ndefault_crl_days=2\n' >ca.cnf
+        openssl ca -config ca.cnf -cert ca.pem -keyfile ca.key -revoke alice.pem
+        openssl ca -config ca.cnf -cert ca.pem -keyfile ca.key -gencrl -out server/ca-crl.pem
+    ) >ca.log 2>&1
+    start_tls --tls-certificates "$T/pki/server"
+    refuses nbdinfo "$(tls_uri alice)"
+    expect 67108864 "$(nbdinfo --size "$(tls_uri none)")" "size, without a certificate"
+}
+
+test_versions() {
+    make_certificates
+    start_tls --tls-certificates "$T/pki/server"
+    $PYTHON - "$T" <<'PYTHON'
+import ssl, sys, warnings
+import nbd_bytes as n
+warnings.simplefilter("ignore")
+for version, good in ((ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True)):
+    c = n.Client(sys.argv[1] + "/tls.sock")
+    assert c.final(n.STRUCTURED_REPLY) == n.ERR_TLS_REQD
+    assert c.final(n.LIST) == n.ERR_TLS_REQD
+    assert c.go("tank/v")[-1][0] == n.ERR_TLS_REQD
+    assert c.final(n.STARTTLS, b"x") == n.ERR_INVALID
+    assert c.final(n.STARTTLS) == n.ACK
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.load_verify_locations(sys.argv[1] + "/pki/ca.pem")
+    context.minimum_version = context.maximum_version = version
+    try:
+        c.s = context.wrap_socket(c.s, server_hostname="localhost")
+    except (ssl.SSLError, OSError):
+        assert not good, version
+        continue
+    assert good, version
+    assert c.final(n.STARTTLS) == n.ERR_INVALID  # it is there
+    c.start("tank/v")
+    assert c.ask(n.WRITE, 0, 4095, 100000, b"tls" * 33333 + b"x")[0] == 0
+    error, chunks = c.ask(n.READ, 0, 4095, 100000)
+    assert error == 0 and chunks[0][1][8:] == b"tls" * 33333 + b"x"
+    c.request(n.DISC)
+    assert c.closed()
+PYTHON
+}
+
+test_plaintext_behind_starttls_is_not_believed() {
+    make_certificates
+    start_tls --tls-certificates "$T/pki/server" --tls on
+    $PYTHON - "$T" <<'PYTHON'
+import struct, sys
+import nbd_bytes as n
+option = lambda code, data=b"": struct.pack(">QII", n.OPT_MAGIC, code, len(data)) + data
+# In one packet: an option that somebody in between would like to be taken for the client's.
+for path in ("/tls.sock", "/nbd.sock"):
+    c = n.Client(sys.argv[1] + path)
+    c.send(option(n.STARTTLS) + option(n.STRUCTURED_REPLY) + option(n.LIST))
+    try:
+        assert struct.unpack(">QIII", c.take(20))[1:3] == (n.STARTTLS, n.ACK)
+        data = c.take(100000)
+        raise SystemExit(f"the injected options were answered: {data}")
+    except n.Closed:
+        pass
+# Rubbish in the place of a handshake, and nothing at all: the server and others live on.
+c = n.Client(sys.argv[1] + "/tls.sock")
+assert c.final(n.STARTTLS) == n.ACK
+c.send(b"GET / HTTP/1.0\r\n\r\n" * 100)
+try:
+    while True:
+        c.take(1)
+except n.Closed:
+    pass
+# Where TLS is only offered, plaintext works; what was agreed on in plaintext is forgotten with TLS.
+c = n.Client(sys.argv[1] + "/nbd.sock")
+c.start("tank/v")
+assert c.ask(n.FLUSH)[0] == 0
+PYTHON
+    expect 67108864 "$(nbdinfo --size "$(tls_uri none)")" "size, after those"
+}
+
+test_broken_credentials_are_named() {
+    make_certificates
+    mkdir empty
+    echo "alice:xyz" >bad.psk
+    local flags=(--socket "$SOCK" --listen "nbds+unix:///?socket=$T/x.sock")
+    fails_with 1 "TLS needs tls-certificates" "$BUILD/quarryd" "${flags[@]}"
+    fails_with 1 "cannot read .*empty/server-cert.pem" "$BUILD/quarryd" "${flags[@]}" --tls-certificates empty
+    fails_with 1 "bad.psk:1: wanted is USER:KEY" "$BUILD/quarryd" "${flags[@]}" --tls-psk-file bad.psk
+    fails_with 1 "cannot open nosuch" "$BUILD/quarryd" "${flags[@]}" --tls-psk-file nosuch
+    cp pki/alice.key pki/server/server-key.pem
+    fails_with 1 "server-key.pem: key values mismatch" "$BUILD/quarryd" "${flags[@]}" --tls-certificates pki/server
+}
+
+run_tests
