@@ -30,7 +30,7 @@ enum volume_op {
 	VOLUME_TRIM,   /* a hint: whole blocks become holes, edges are left as they are */
 	VOLUME_ZERO,   /* reads as zeroes afterwards, to the byte */
 	VOLUME_CACHE,  /* load the maps (a hint) */
-	VOLUME_STATUS, /* which ranges are holes */
+	VOLUME_STATUS, /* which ranges are holes, or differ from a snapshot */
 };
 
 enum volume_flags {
@@ -41,7 +41,8 @@ enum volume_flags {
 
 struct volume_extent {
 	uint64_t len_bytes;
-	bool hole; /* not mapped; reads as zeroes */
+	bool hole;    /* not mapped; reads as zeroes (with io->older: if it is changed) */
+	bool changed; /* differs from io->older */
 };
 
 #define VOLUME_IO_BYTES_MAX \
@@ -56,6 +57,8 @@ struct volume_io {
 	void *buffer;                  /* see above */
 	struct volume_extent *extents; /* STATUS: filled from offset_bytes on, neighbours differ */
 	uint32_t extents_max;          /* STATUS: at least 1 */
+	struct volume *older; /* STATUS: NULL, or a handle of a snapshot of the same pool, open
+				 while this is in flight: say what is changed since */
 	void (*done)(struct volume_io *io);
 	/* result */
 	int error;              /* 0 or a negative errno value, as in core/base/error.h */

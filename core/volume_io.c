@@ -164,6 +164,8 @@ check_io(const struct volume *volume, const struct volume_io *io, uint64_t size_
 		return -EROFS;
 	if (io->op == VOLUME_FLUSH)
 		return 0;
+	if (io->op == VOLUME_STATUS && io->older && io->older->pool != volume->pool)
+		return -ESHUTDOWN;
 	if (io->offset_bytes > size_bytes || io->len_bytes > size_bytes - io->offset_bytes)
 		return -EINVAL;
 	if ((io->op == VOLUME_READ || io->op == VOLUME_WRITE) &&

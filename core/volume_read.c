@@ -200,52 +200,88 @@ volume_read_step(struct volume_request *request)
 
 /* --- STATUS --- */
 
-static void
-add_extent(struct volume_io *io, uint64_t len_bytes, bool hole)
+/* False: there is no room for it. */
+static bool
+add_extent(struct volume_request *request, uint64_t blocks, bool changed, bool hole)
 {
+	struct volume_io *io = request->io;
 	struct volume_extent *last = io->extents_count ? &io->extents[io->extents_count - 1] : NULL;
+	uint64_t lba = request->lba + request->done_blocks;
+	uint64_t first_byte = max_u64(lba * BLOCK_BYTES, io->offset_bytes);
+	uint64_t end_byte = min_u64((lba + blocks) * BLOCK_BYTES, io->offset_bytes + io->len_bytes);
 
-	if (last && last->hole == hole) {
-		last->len_bytes += len_bytes;
-		return;
+	if (!last || last->hole != hole || last->changed != changed) {
+		if (io->extents_count == io->extents_max)
+			return false;
+		last = &io->extents[io->extents_count++];
+		*last = (struct volume_extent){ .hole = hole, .changed = changed };
 	}
-	io->extents[io->extents_count].len_bytes = len_bytes;
-	io->extents[io->extents_count].hole = hole;
-	io->extents_count++;
+	last->len_bytes += end_byte - first_byte;
+	request->done_blocks += blocks;
+	return true;
 }
 
 #define STATUS_LEAVES_MAX 1024u
 
+/* The next run of blocks that are all data or all holes; false: the answer is long enough. */
+static bool
+status_run(struct volume_request *request, enum map_result *result)
+{
+	uint64_t run;
+	bool hole;
+
+	*result = map_run(&request->pool->nodes, &request->image->map,
+	    request->lba + request->done_blocks, request->count - request->done_blocks,
+	    STATUS_LEAVES_MAX, &hole, &run, &request->fault);
+	if (*result == MAP_FAULT)
+		return false;
+	return add_extent(request, run, false, hole) && run < STATUS_LEAVES_MAX * MAP_FANOUT / 2;
+}
+
+/* The next run that is the same as in the older image, and the one behind it that is not. */
+static bool
+status_difference(struct volume_request *request, enum map_result *result)
+{
+	struct image *older = request->io->older->snapshot;
+	uint64_t lba = request->lba + request->done_blocks;
+	uint64_t at = lba;
+	uint64_t changed;
+	bool hole;
+
+	*result = MAP_OK;
+	if (!older) { /* deleted by force */
+		request_fail(request, -ESHUTDOWN);
+		return false;
+	}
+	*result = map_diff(&request->pool->nodes, &older->map, &request->image->map, &at,
+	    request->lba + request->count, &changed, &hole, STATUS_LEAVES_MAX, &request->fault);
+	if (*result == MAP_FAULT)
+		return false;
+	if (at > lba && !add_extent(request, at - lba, false, false))
+		return false;
+	return changed && add_extent(request, changed, true, hole);
+}
+
 void
 volume_status_step(struct volume_request *request)
 {
-	struct volume_io *io = request->io;
-
 	if (request->phase == REQUEST_BEGIN) {
-		io->extents_count = 0;
-		request->retries = 0;
+		request->io->extents_count = 0;
 		request->phase = REQUEST_LOOKUP;
 	}
+	/* A shorter answer than asked for is an answer. */
 	while (request->phase == REQUEST_LOOKUP && request->done_blocks < request->count) {
-		uint64_t lba = request->lba + request->done_blocks;
-		uint64_t run, first_byte, end_byte;
-		bool hole;
+		enum map_result result;
+		bool goes_on;
 
 		request_pin(request);
-		if (map_run(&request->pool->nodes, &request->image->map, lba,
-			request->count - request->done_blocks, STATUS_LEAVES_MAX, &hole, &run,
-			&request->fault) == MAP_FAULT)
+		goes_on = request->io->older ? status_difference(request, &result)
+					     : status_run(request, &result);
+		if (result == MAP_FAULT)
 			return request_load(request);
-		if (io->extents_count == io->extents_max &&
-		    io->extents[io->extents_count - 1].hole != hole)
-			break;
 		request_unpin(request); /* or all of a large volume's map would stay in memory */
-		first_byte = max_u64(lba * BLOCK_BYTES, io->offset_bytes);
-		end_byte = min_u64((lba + run) * BLOCK_BYTES, io->offset_bytes + io->len_bytes);
-		add_extent(io, end_byte - first_byte, hole);
-		request->done_blocks += run;
-		if (run >= STATUS_LEAVES_MAX * MAP_FANOUT / 2)
-			break; /* a shorter answer than asked for is an answer */
+		if (!goes_on)
+			break;
 	}
 	request_finish(request);
 }

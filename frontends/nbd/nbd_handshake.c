@@ -172,6 +172,14 @@ ask_open(struct nbd_session *session)
 	return NBD_EVENT_OPEN;
 }
 
+static enum nbd_event
+ask_names(struct nbd_session *session, bool snapshots)
+{
+	session->want_snapshots = snapshots;
+	session->state = NBD_SESSION_NAMES;
+	return NBD_EVENT_NAMES;
+}
+
 /* Asks the owner for the export that the present option names. */
 static enum nbd_event
 find_export(struct nbd_session *session, const uint8_t *name, size_t len_bytes)
@@ -182,11 +190,8 @@ find_export(struct nbd_session *session, const uint8_t *name, size_t len_bytes)
 	if (len_bytes)
 		memcpy(session->export_name, name, len_bytes);
 	session->export_name[len_bytes] = 0;
-	if (len_bytes == 0) {
-		session->want_snapshots = false;
-		session->state = NBD_SESSION_NAMES;
-		return NBD_EVENT_NAMES;
-	}
+	if (len_bytes == 0)
+		return ask_names(session, false);
 	if (name_parse(&session->open_name, session->export_name, NULL) != 0 ||
 	    !session->open_name.volume[0])
 		return refuse_unknown(session);
@@ -224,8 +229,7 @@ put_infos(struct nbd_session *session, const struct nbd_export *export)
 static enum nbd_event
 begin_transmission(struct nbd_session *session, const struct nbd_export *export)
 {
-	if (strcmp(session->meta_name, session->export_name) != 0)
-		session->allocation = false; /* it was selected for another export */
+	session->context_count = nbd_session_context_count(session); /* else: for another export */
 	session->export = *export;
 	session->state = NBD_SESSION_HEADER;
 	return NBD_EVENT_OUTPUT;
@@ -252,9 +256,7 @@ option_list(struct nbd_session *session, struct reader *in)
 {
 	if (in->left)
 		return refuse(session, NBD_REP_ERR_INVALID, "LIST takes no data");
-	session->want_snapshots = true;
-	session->state = NBD_SESSION_NAMES;
-	return NBD_EVENT_NAMES;
+	return ask_names(session, true);
 }
 
 static enum nbd_event
@@ -322,21 +324,46 @@ nbd_session_secured(struct nbd_session *session)
 	session->secure = true;
 	session->structured = false;
 	session->extended = false;
-	session->allocation = false;
+	session->context_count = 0;
 	session->state = NBD_SESSION_OPTION;
 }
 
-/* Whether @query selects base:allocation; a namespace alone does so in a LIST. */
-static bool
-query_selects(const uint8_t *query, uint32_t len_bytes, bool list)
-{
-	static const char whole[] = NBD_META_ALLOCATION;
-	static const char namespace[] = "base:";
+/* --- metadata contexts --- */
 
-	if (len_bytes == sizeof(whole) - 1 && memcmp(query, whole, len_bytes) == 0)
-		return true;
-	return list && len_bytes == sizeof(namespace) - 1 &&
-	       memcmp(query, namespace, len_bytes) == 0;
+static const struct {
+	const char *text;
+	bool of_snapshot; /* the name of one follows */
+} context_kinds[] = {
+	[NBD_CONTEXT_ALLOCATION] = { NBD_META_ALLOCATION, false },
+	[NBD_CONTEXT_DEPTH] = { NBD_META_DEPTH, false },
+	[NBD_CONTEXT_BITMAP] = { NBD_META_BITMAP, true },
+	[NBD_CONTEXT_DIFF] = { NBD_META_DIFF, true },
+};
+
+/* Takes note of a query; what is not known, or beyond all bounds, selects nothing. */
+static void
+take_query(struct nbd_session *session, const char *query, size_t len_bytes, bool list)
+{
+	for (size_t kind = 0; kind < ARRAY_SIZE(context_kinds); kind++) {
+		const char *text = context_kinds[kind].text;
+		size_t text_bytes = strlen(text);
+		bool whole = len_bytes >= text_bytes && memcmp(query, text, text_bytes) == 0;
+		size_t rest_bytes = whole ? len_bytes - text_bytes : 0;
+		struct nbd_context *context = &session->queries[session->query_count];
+
+		/* A LIST's query that ends with a colon stands for all that begin with it. */
+		if (list && query[len_bytes - 1] == ':' && len_bytes <= text_bytes &&
+		    memcmp(query, text, len_bytes) == 0)
+			session->meta_all |= 1u << kind;
+		else if (whole && session->query_count < NBD_CONTEXTS_MAX &&
+			 (context_kinds[kind].of_snapshot ? rest_bytes && rest_bytes < NAME_SIZE
+							  : rest_bytes == 0)) {
+			memset(context, 0, sizeof(*context));
+			context->kind = (enum nbd_context_kind)kind;
+			memcpy(context->snapshot, query + text_bytes, rest_bytes);
+			session->query_count++;
+		}
+	}
 }
 
 static enum nbd_event
@@ -350,10 +377,11 @@ option_meta_context(struct nbd_session *session, struct reader *in)
 	bool too_long = name_bytes > NBD_STRING_BYTES_MAX;
 
 	if (!list)
-		session->allocation = false; /* each SET replaces the one before, failed or not */
+		session->context_count = 0; /* each SET replaces the one before, failed or not */
 	if (!session->structured)
 		return refuse(session, NBD_REP_ERR_INVALID, "structured replies come first");
-	session->query_matches = list && count == 0;
+	session->query_count = 0;
+	session->meta_all = list && count == 0 ? UINT32_MAX : 0;
 	for (uint32_t i = 0; i < count && !in->bad; i++) {
 		uint32_t len_bytes = get_u32(in);
 		const uint8_t *query = get_bytes(in, len_bytes);
@@ -362,7 +390,8 @@ option_meta_context(struct nbd_session *session, struct reader *in)
 			break;
 		too_long |= len_bytes > NBD_STRING_BYTES_MAX;
 		no_namespace |= !memchr(query, ':', len_bytes);
-		session->query_matches |= query_selects(query, len_bytes, list);
+		if (!no_namespace)
+			take_query(session, (const char *)query, len_bytes, list);
 	}
 	if (in->bad || in->left)
 		return refuse(
@@ -373,6 +402,55 @@ option_meta_context(struct nbd_session *session, struct reader *in)
 		return refuse(
 		    session, NBD_REP_ERR_INVALID, "a query begins with a namespace and a colon");
 	return find_export(session, name, name_bytes);
+}
+
+/* Tells of @kind (of the snapshot) if it was asked for, and selects it if that is what is wanted.
+ */
+static void
+offer_context(struct nbd_session *session, enum nbd_context_kind kind, const char *snapshot)
+{
+	bool list = session->option == NBD_OPT_LIST_META_CONTEXT;
+	const char *text = context_kinds[kind].text;
+	bool wanted = session->meta_all & 1u << kind;
+	uint32_t id = 0;
+
+	for (uint32_t i = 0; i < session->query_count && !wanted; i++)
+		wanted = session->queries[i].kind == kind &&
+			 strcmp(session->queries[i].snapshot, snapshot) == 0;
+	if (!wanted)
+		return;
+	if (!list) { /* there are no more than queries: each of those is met once */
+		struct nbd_context *context = &session->contexts[session->context_count++];
+
+		context->kind = kind;
+		snprintf(context->snapshot, sizeof(context->snapshot), "%s", snapshot);
+		id = session->context_count;
+	}
+	put_reply_header(session, NBD_REP_META_CONTEXT, 4 + strlen(text) + strlen(snapshot));
+	put_u32(&session->out, id);
+	put_bytes(&session->out, text, strlen(text));
+	put_bytes(&session->out, snapshot, strlen(snapshot));
+}
+
+/* @names: what there is; of interest are the snapshots of the export's volume. */
+static enum nbd_event
+finish_meta_names(struct nbd_session *session, const struct name *names, size_t count)
+{
+	for (size_t kind = 0; kind < ARRAY_SIZE(context_kinds); kind++) {
+		if (!context_kinds[kind].of_snapshot) {
+			offer_context(session, (enum nbd_context_kind)kind, "");
+			continue;
+		}
+		for (size_t i = 0; i < count; i++)
+			if (names[i].snapshot[0] &&
+			    strcmp(names[i].pool, session->open_name.pool) == 0 &&
+			    strcmp(names[i].volume, session->open_name.volume) == 0)
+				offer_context(
+				    session, (enum nbd_context_kind)kind, names[i].snapshot);
+	}
+	if (session->option == NBD_OPT_SET_META_CONTEXT)
+		memcpy(session->meta_name, session->export_name, sizeof(session->meta_name));
+	return acknowledge(session);
 }
 
 /* What an option does once its export is open. */
@@ -404,19 +482,13 @@ finish_go(struct nbd_session *session, const struct nbd_export *export)
 static enum nbd_event
 finish_meta_context(struct nbd_session *session, const struct nbd_export *export)
 {
-	bool list = session->option == NBD_OPT_LIST_META_CONTEXT;
-
 	(void)export;
-	if (session->query_matches) {
-		put_reply_header(session, NBD_REP_META_CONTEXT, 4 + strlen(NBD_META_ALLOCATION));
-		put_u32(&session->out, list ? 0 : NBD_META_ALLOCATION_ID);
-		put_bytes(&session->out, NBD_META_ALLOCATION, strlen(NBD_META_ALLOCATION));
-	}
-	if (!list) {
-		session->allocation = session->query_matches;
-		memcpy(session->meta_name, session->export_name, sizeof(session->meta_name));
-	}
-	return acknowledge(session);
+	for (uint32_t i = 0; i < session->query_count; i++)
+		if (context_kinds[session->queries[i].kind].of_snapshot)
+			return ask_names(session, true);
+	if (session->meta_all & (1u << NBD_CONTEXT_BITMAP | 1u << NBD_CONTEXT_DIFF))
+		return ask_names(session, true);
+	return finish_meta_names(session, NULL, 0);
 }
 
 static const struct option {
@@ -490,6 +562,8 @@ nbd_session_names(struct nbd_session *session, int error, const struct name *nam
 			put_server(session, &names[i]);
 		return acknowledge(session);
 	}
+	if (session->want_snapshots)
+		return finish_meta_names(session, names, count);
 	/* The default export: it is clear which one is meant if there is only one. */
 	if (count == 0)
 		return refuse(session, NBD_REP_ERR_UNKNOWN, "there is no volume yet");

@@ -79,14 +79,21 @@ enum nbd_transmission_flags {
 	NBD_FLAG_CAN_MULTI_CONN = 1 << 8,
 	NBD_FLAG_SEND_CACHE = 1 << 10,
 	NBD_FLAG_SEND_FAST_ZERO = 1 << 11,
+	NBD_FLAG_BLOCK_STAT_PAYLOAD = 1 << 12, /* extended headers only */
 };
 
 #define NBD_META_ALLOCATION "base:allocation"
-#define NBD_META_ALLOCATION_ID 1 /* ours to choose */
+#define NBD_META_DEPTH "qemu:allocation-depth"
+#define NBD_META_BITMAP "qemu:dirty-bitmap:" /* and the name of a snapshot */
+#define NBD_META_DIFF "quarry:diff:"         /* the same */
 
 enum nbd_state_flags { /* of base:allocation */
 	NBD_STATE_HOLE = 1 << 0,
 	NBD_STATE_ZERO = 1 << 1,
+};
+enum nbd_diff_flags {              /* of qemu:dirty-bitmap: the first; of quarry:diff: both */
+	NBD_DIFF_CHANGED = 1 << 0, /* since the snapshot */
+	NBD_DIFF_ZERO = 1 << 1,    /* it is changed to a hole, which reads as zeroes */
 };
 
 struct nbd_greeting_wire {

@@ -71,15 +71,17 @@ put_simple(const struct nbd_request *request, enum nbd_error error, struct nbd_r
 	put(reply, &simple, sizeof(simple));
 }
 
-/* The header of a request's only chunk. */
+/* The header of a chunk; the @last one of its request says so. */
 static void
 put_chunk(const struct nbd_session *session, const struct nbd_request *request, enum nbd_chunk type,
-    size_t len_bytes, struct nbd_reply *reply)
+    size_t len_bytes, bool last, struct nbd_reply *reply)
 {
+	uint16_t flags = last ? NBD_REPLY_FLAG_DONE : 0;
+
 	if (session->extended) {
 		struct nbd_extended_reply_wire header = {
 			.magic_be = htobe32(NBD_EXTENDED_REPLY_MAGIC),
-			.flags_be = htobe16(NBD_REPLY_FLAG_DONE),
+			.flags_be = htobe16(flags),
 			.type_be = htobe16((uint16_t)type),
 			.cookie = request->cookie,
 			.offset_be = htobe64(request->offset_bytes),
@@ -90,7 +92,7 @@ put_chunk(const struct nbd_session *session, const struct nbd_request *request, 
 	} else {
 		struct nbd_chunk_wire header = {
 			.magic_be = htobe32(NBD_STRUCTURED_REPLY_MAGIC),
-			.flags_be = htobe16(NBD_REPLY_FLAG_DONE),
+			.flags_be = htobe16(flags),
 			.type_be = htobe16((uint16_t)type),
 			.cookie = request->cookie,
 			.len_be = htobe32((uint32_t)len_bytes),
@@ -107,7 +109,7 @@ nbd_reply_done(
 	reply_reset(reply, NULL, 0);
 	/* A READ of nothing must not have a content chunk, nor a simple reply. */
 	if (session->extended || (session->structured && request->type == NBD_CMD_READ))
-		put_chunk(session, request, NBD_REPLY_TYPE_NONE, 0, reply);
+		put_chunk(session, request, NBD_REPLY_TYPE_NONE, 0, true, reply);
 	else
 		put_simple(request, NBD_SUCCESS, reply);
 }
@@ -129,7 +131,8 @@ nbd_reply_error(const struct nbd_session *session, const struct nbd_request *req
 		return;
 	}
 	reply_reset(reply, message, message_bytes);
-	put_chunk(session, request, NBD_REPLY_TYPE_ERROR, sizeof(chunk) + message_bytes, reply);
+	put_chunk(
+	    session, request, NBD_REPLY_TYPE_ERROR, sizeof(chunk) + message_bytes, true, reply);
 	put(reply, &chunk, sizeof(chunk));
 }
 
@@ -163,72 +166,113 @@ nbd_reply_data(const struct nbd_session *session, const struct nbd_request *requ
 		};
 
 		reply_reset(reply, NULL, 0);
-		put_chunk(session, request, NBD_REPLY_TYPE_OFFSET_HOLE, sizeof(hole), reply);
+		put_chunk(session, request, NBD_REPLY_TYPE_OFFSET_HOLE, sizeof(hole), true, reply);
 		put(reply, &hole, sizeof(hole));
 	} else {
 		reply_reset(reply, data, len_bytes);
 		put_chunk(session, request, NBD_REPLY_TYPE_OFFSET_DATA,
-		    sizeof(offset_be) + len_bytes, reply);
+		    sizeof(offset_be) + len_bytes, true, reply);
 		put(reply, &offset_be, sizeof(offset_be));
 	}
 }
 
-/* Writes descriptor @i over the extents, which are at least as long: behind what is still unread.
- */
-static void
-put_extent(bool extended, void *descriptors, uint32_t i, uint64_t len_bytes, uint32_t flags)
+static uint32_t
+extent_flags(enum nbd_context_kind kind, const struct volume_extent *extent)
 {
-	static_assert(sizeof(struct nbd_extent_wire) <= sizeof(struct volume_extent), "in place");
-	static_assert(
-	    sizeof(struct nbd_extent_ext_wire) <= sizeof(struct volume_extent), "in place");
+	switch (kind) {
+	case NBD_CONTEXT_ALLOCATION:
+		return extent->hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0;
+	case NBD_CONTEXT_DEPTH: /* a volume's map is one layer, whomever it shares blocks with */
+		return !extent->hole;
+	case NBD_CONTEXT_BITMAP:
+		return extent->changed ? NBD_DIFF_CHANGED : 0;
+	case NBD_CONTEXT_DIFF:
+		return (extent->changed ? NBD_DIFF_CHANGED : 0) |
+		       (extent->changed && extent->hole ? NBD_DIFF_ZERO : 0);
+	}
+	return 0;
+}
 
+/* Writes a descriptor. */
+static size_t
+put_extent(bool extended, void *at, uint64_t len_bytes, uint32_t flags)
+{
 	if (extended) {
 		struct nbd_extent_ext_wire wire = { htobe64(len_bytes), htobe64(flags) };
 
-		memcpy((char *)descriptors + i * sizeof(wire), &wire, sizeof(wire));
+		memcpy(at, &wire, sizeof(wire));
+		return sizeof(wire);
 	} else {
 		struct nbd_extent_wire wire = { htobe32((uint32_t)len_bytes), htobe32(flags) };
 
-		memcpy((char *)descriptors + i * sizeof(wire), &wire, sizeof(wire));
+		memcpy(at, &wire, sizeof(wire));
+		return sizeof(wire);
 	}
+}
+
+/* Turns extents into descriptors from @at on: over them, or before them, but never over what is
+ * still unread.  How many bytes there are. */
+static size_t
+put_extents(const struct nbd_session *session, const struct nbd_request *request,
+    enum nbd_context_kind kind, const struct volume_extent *extents, uint32_t count, char *at)
+{
+	uint64_t left_bytes = request->len_bytes;
+	uint64_t run_bytes = 0;
+	uint32_t run_flags = 0;
+	char *start = at;
+
+	static_assert(sizeof(struct nbd_extent_wire) <= sizeof(*extents), "in place");
+	static_assert(sizeof(struct nbd_extent_ext_wire) <= sizeof(*extents), "in place");
+	/* Together they are no longer than what was asked for. */
+	for (uint32_t i = 0; i < count && left_bytes; i++) {
+		struct volume_extent extent;
+		uint32_t flags;
+
+		memcpy(&extent, extents + i, sizeof(extent));
+		flags = extent_flags(kind, &extent);
+		if (run_bytes && flags != run_flags) {
+			at += put_extent(session->extended, at, run_bytes, run_flags);
+			run_bytes = 0;
+			if (request->flags & NBD_CMD_FLAG_REQ_ONE)
+				return (size_t)(at - start);
+		}
+		run_flags = flags;
+		run_bytes += min_u64(extent.len_bytes, left_bytes);
+		left_bytes -= min_u64(extent.len_bytes, left_bytes);
+	}
+	CHECK(run_bytes > 0);
+	at += put_extent(session->extended, at, run_bytes, run_flags);
+	return (size_t)(at - start);
 }
 
 void
 nbd_reply_status(const struct nbd_session *session, const struct nbd_request *request,
-    struct volume_extent *extents, uint32_t count, struct nbd_reply *reply)
+    uint32_t context, struct volume_extent *extents, uint32_t count, bool last,
+    struct nbd_reply *reply)
 {
-	uint32_t id_be = htobe32(NBD_META_ALLOCATION_ID);
-	uint64_t left_bytes = request->len_bytes;
-	uint32_t used = 0;
-	size_t len_bytes;
+	size_t header_bytes = session->extended
+				  ? sizeof(struct nbd_extended_reply_wire) + 2 * sizeof(uint32_t)
+				  : sizeof(struct nbd_chunk_wire) + sizeof(uint32_t);
+	bool first = reply->head_bytes == 0;
+	char *end = first ? (char *)extents : (char *)(uintptr_t)reply->tail + reply->tail_bytes;
+	size_t len_bytes = put_extents(session, request, session->contexts[context].kind, extents,
+	    count, first ? end : end + header_bytes);
+	uint32_t id_be = htobe32(context + 1);
+	uint32_t count_be = htobe32((uint32_t)(len_bytes / sizeof(struct nbd_extent_ext_wire)));
+	struct nbd_reply head = { 0 };
 
-	if (request->flags & NBD_CMD_FLAG_REQ_ONE)
-		count = (uint32_t)min_u64(count, 1);
-	/* Together they are no longer than what was asked for. */
-	while (used < count && left_bytes) {
-		struct volume_extent extent;
-
-		memcpy(&extent, (char *)extents + used * sizeof(extent), sizeof(extent));
-		extent.len_bytes = min_u64(extent.len_bytes, left_bytes);
-		left_bytes -= extent.len_bytes;
-		put_extent(session->extended, extents, used++, extent.len_bytes,
-		    extent.hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0);
-	}
-	CHECK(used > 0);
-	if (session->extended) {
-		uint32_t count_be = htobe32(used);
-
-		len_bytes = used * sizeof(struct nbd_extent_ext_wire);
+	put_chunk(session, request,
+	    session->extended ? NBD_REPLY_TYPE_BLOCK_STATUS_EXT : NBD_REPLY_TYPE_BLOCK_STATUS,
+	    sizeof(id_be) + (session->extended ? sizeof(count_be) : 0) + len_bytes, last, &head);
+	put(&head, &id_be, sizeof(id_be));
+	if (session->extended)
+		put(&head, &count_be, sizeof(count_be));
+	CHECK(head.head_bytes == header_bytes);
+	if (first) {
 		reply_reset(reply, extents, len_bytes);
-		put_chunk(session, request, NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
-		    sizeof(id_be) + sizeof(count_be) + len_bytes, reply);
-		put(reply, &id_be, sizeof(id_be));
-		put(reply, &count_be, sizeof(count_be));
+		put(reply, head.head, head.head_bytes);
 	} else {
-		len_bytes = used * sizeof(struct nbd_extent_wire);
-		reply_reset(reply, extents, len_bytes);
-		put_chunk(session, request, NBD_REPLY_TYPE_BLOCK_STATUS, sizeof(id_be) + len_bytes,
-		    reply);
-		put(reply, &id_be, sizeof(id_be));
+		memcpy(end, head.head, header_bytes);
+		reply->tail_bytes += (uint32_t)(header_bytes + len_bytes);
 	}
 }

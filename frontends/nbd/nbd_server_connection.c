@@ -69,7 +69,9 @@ struct nbd_connection {
 	struct task arrive_task;
 	struct timer timer; /* LIVE: the handshake's end; DRAINING: the answers' */
 	struct nbd_session session;
-	struct volume *volume; /* in transmission */
+	struct volume *volume; /* in transmission, or while the snapshots below are opened */
+	struct volume *older[NBD_CONTEXTS_MAX]; /* the snapshots of the selected contexts */
+	uint32_t contexts_opened;               /* contexts that were seen to */
 
 	/* questions to the target and the TLS handshake; at most one at a time */
 	bool asking;
@@ -136,6 +138,7 @@ op_get(struct nbd_connection *c)
 	op->connection = c;
 	op->buffer = NULL;
 	op->buffer_bytes = 0;
+	op->contexts = 0;
 	c->op_count++;
 	return op;
 }
@@ -208,12 +211,17 @@ op_encode(struct nbd_op *op)
 	} else if (op->request.type == NBD_CMD_READ) {
 		nbd_reply_data(session, &op->request, op_payload(op), &op->reply);
 	} else if (op->request.type == NBD_CMD_BLOCK_STATUS) {
-		nbd_reply_status(
-		    session, &op->request, op->io.extents, op->io.extents_count, &op->reply);
+		uint32_t context = (uint32_t)__builtin_ctz(op->contexts);
+
+		op->contexts &= op->contexts - 1;
+		nbd_reply_status(session, &op->request, context, op->io.extents,
+		    op->io.extents_count, op->contexts == 0, &op->reply);
 	} else {
 		nbd_reply_done(session, &op->request, &op->reply);
 	}
 }
+
+static void op_submit(struct nbd_op *op);
 
 static void
 op_io_done(struct volume_io *io)
@@ -224,6 +232,10 @@ op_io_done(struct volume_io *io)
 	c->engine_count--;
 	if (c->phase != CONNECTION_DEAD)
 		op_encode(op);
+	if (op->contexts && !io->error && c->phase != CONNECTION_DEAD) {
+		op_submit(op); /* of the next context */
+		return;
+	}
 	op_answer(op);
 	if (c->phase == CONNECTION_DEAD)
 		connection_finish(c);
@@ -238,6 +250,15 @@ static const enum volume_op volume_ops[] = {
 	[NBD_CMD_WRITE_ZEROES] = VOLUME_ZERO,
 	[NBD_CMD_BLOCK_STATUS] = VOLUME_STATUS,
 };
+
+/* Each context gets the same share of the buffer; beside the extents, there are chunk headers. */
+static uint32_t
+status_extents_max(uint32_t contexts)
+{
+	uint32_t count = (uint32_t)__builtin_popcount(contexts);
+
+	return count == 1 ? STATUS_EXTENTS_MAX : STATUS_EXTENTS_MAX / count - 4;
+}
 
 /* Hands a request that has all it needs to the engine. */
 static void
@@ -254,8 +275,13 @@ op_submit(struct nbd_op *op)
 		.done = op_io_done,
 	};
 	if (request->type == NBD_CMD_BLOCK_STATUS) {
-		op->io.extents = op->buffer;
-		op->io.extents_max = request->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : STATUS_EXTENTS_MAX;
+		uint32_t context = (uint32_t)__builtin_ctz(op->contexts);
+
+		op->io.extents = (void *)((char *)op->buffer + nbd_reply_status_next(&op->reply));
+		op->io.extents_max = request->flags & NBD_CMD_FLAG_REQ_ONE
+					 ? 1
+					 : status_extents_max(request->contexts);
+		op->io.older = op->connection->older[context];
 	} else {
 		op->io.buffer = op->buffer;
 	}
@@ -305,6 +331,20 @@ drop_input(struct nbd_connection *c)
 		op_drop(&c->payload_op);
 }
 
+static void
+close_volumes(struct nbd_connection *c)
+{
+	if (c->volume)
+		volume_close(c->volume);
+	c->volume = NULL;
+	for (uint32_t i = 0; i < NBD_CONTEXTS_MAX; i++) {
+		if (c->older[i])
+			volume_close(c->older[i]);
+		c->older[i] = NULL;
+	}
+	c->contexts_opened = 0;
+}
+
 /* Frees the connection if nothing of it is in flight any more.  The last thing a caller does. */
 static void
 connection_finish(struct nbd_connection *c)
@@ -320,8 +360,7 @@ connection_finish(struct nbd_connection *c)
 	reactor_timer_cancel(reactor_of(c), &c->timer);
 	reactor_timer_cancel(reactor_of(c), &c->rest_timer);
 	reactor_cancel(reactor_of(c), &c->send_task);
-	if (c->volume)
-		volume_close(c->volume);
+	close_volumes(c);
 	stream_fini(&c->stream);
 	list_remove(&c->link);
 	nbd_session_fini(&c->session);
@@ -557,6 +596,29 @@ describe(const struct volume_info *info, struct nbd_export *export)
 	    info->name.snapshot[0] ? "snapshot" : "head", uuid);
 }
 
+static void ask_open(struct nbd_connection *c, const struct name *name);
+
+/* The next snapshot that a selected context needs is asked for; false: there is none. */
+static bool
+open_contexts(struct nbd_connection *c)
+{
+	uint32_t count =
+	    nbd_session_enters(&c->session) ? nbd_session_context_count(&c->session) : 0;
+
+	while (c->contexts_opened < count) {
+		const struct nbd_context *context = &c->session.contexts[c->contexts_opened];
+		struct name name = c->session.open_name;
+
+		if (context->snapshot[0]) {
+			memcpy(name.snapshot, context->snapshot, sizeof(name.snapshot));
+			ask_open(c, &name);
+			return true;
+		}
+		c->contexts_opened++;
+	}
+	return false;
+}
+
 static void
 open_done(struct target_open *open)
 {
@@ -569,21 +631,24 @@ open_done(struct target_open *open)
 		volume_close(open->volume);
 		open->error = -ENOENT;
 	}
+	if (!open->error && !c->volume)
+		c->volume = open->volume;
+	else if (!open->error)
+		c->older[c->contexts_opened++] = open->volume;
 	if (c->phase != CONNECTION_LIVE) {
-		if (!open->error)
-			volume_close(open->volume);
 		connection_finish(c);
 		return;
 	}
+	if (!open->error && open_contexts(c))
+		return;
 	if (!open->error)
-		describe(volume_info(open->volume), &export);
+		describe(volume_info(c->volume), &export);
 	event = nbd_session_opened(&c->session, open->error, &export);
 	if (nbd_session_in_transmission(&c->session)) {
-		c->volume = open->volume;
 		reactor_timer_cancel(reactor_of(c), &c->timer);
 		diag_debug("%s: connected to %s", c->peer, export.name);
-	} else if (!open->error) {
-		volume_close(open->volume);
+	} else {
+		close_volumes(c);
 	}
 	connection_event(c, event);
 	connection_advance(c);
@@ -601,11 +666,11 @@ ask_names(struct nbd_connection *c)
 }
 
 static void
-ask_open(struct nbd_connection *c)
+ask_open(struct nbd_connection *c, const struct name *name)
 {
 	c->asking = true;
 	c->open = (struct target_open){
-		.name = c->session.open_name,
+		.name = *name,
 		.client = c->peer,
 		.done = open_done,
 	};
@@ -662,6 +727,9 @@ request_start(struct nbd_connection *c)
 	const struct nbd_request *request = &op->request;
 
 	op->request = c->session.request;
+	op->reply.head_bytes = 0;
+	if (request->type == NBD_CMD_BLOCK_STATUS)
+		op->contexts = request->contexts;
 	if (request->error) {
 		nbd_reply_error(&c->session, request, request->error, request->message, &op->reply);
 		op_answer(op);
@@ -686,7 +754,7 @@ connection_event(struct nbd_connection *c, enum nbd_event event)
 		ask_names(c);
 		break;
 	case NBD_EVENT_OPEN:
-		ask_open(c);
+		ask_open(c, &c->session.open_name);
 		break;
 	case NBD_EVENT_TLS:
 		secure(c);

@@ -25,6 +25,7 @@ struct nbd_op {
 	struct nbd_request request;
 	void *buffer; /* NULL, or buffer_bytes from the home's pool */
 	size_t buffer_bytes;
+	uint32_t contexts; /* BLOCK_STATUS: a bit per context that is not told yet */
 	struct volume_io io;
 	struct nbd_reply reply;
 };

@@ -58,6 +58,21 @@ enum nbd_session_state {
 	NBD_SESSION_CLOSED,
 };
 
+/* Metadata contexts that a client may select at once; ids are their places, from 1 on. */
+#define NBD_CONTEXTS_MAX 16u
+
+enum nbd_context_kind {
+	NBD_CONTEXT_ALLOCATION,
+	NBD_CONTEXT_DEPTH,
+	NBD_CONTEXT_BITMAP,
+	NBD_CONTEXT_DIFF,
+};
+
+struct nbd_context {
+	enum nbd_context_kind kind;
+	char snapshot[NAME_SIZE]; /* BITMAP, DIFF: of the same volume */
+};
+
 /* What the client sees of an export. */
 struct nbd_export {
 	uint64_t size_bytes;
@@ -73,6 +88,7 @@ struct nbd_request {
 	uint64_t cookie; /* as on the wire */
 	uint64_t offset_bytes;
 	uint64_t len_bytes;
+	uint32_t contexts; /* BLOCK_STATUS: a bit per context that is to be told */
 	uint32_t
 	    payload_bytes; /* of these the owner takes charge, see nbd_session_payload_taken() */
 	enum nbd_error error;
@@ -95,13 +111,16 @@ struct nbd_session {
 	bool no_zeroes;
 	bool structured;
 	bool extended;
-	bool allocation; /* base:allocation is selected for meta_name */
+	struct nbd_context contexts[NBD_CONTEXTS_MAX]; /* selected for meta_name */
+	uint32_t context_count;
 
 	/* the option being worked on */
 	uint32_t option;
-	uint32_t infos;                   /* bits 1 << enum nbd_info that INFO or GO asked for */
-	bool want_snapshots;              /* NAMES */
-	bool query_matches;               /* LIST_META_CONTEXT, SET_META_CONTEXT: base:allocation */
+	uint32_t infos;      /* bits 1 << enum nbd_info that INFO or GO asked for */
+	bool want_snapshots; /* NAMES */
+	uint32_t meta_all;   /* LIST_META_CONTEXT: bits 1 << kind, all of them */
+	struct nbd_context queries[NBD_CONTEXTS_MAX]; /* …_META_CONTEXT: that were asked for */
+	uint32_t query_count;
 	struct name open_name;            /* OPEN */
 	char export_name[NAME_TEXT_SIZE]; /* as the client wrote it; "" is the default export */
 	char meta_name[NAME_TEXT_SIZE];
@@ -134,6 +153,20 @@ void nbd_session_secured(struct nbd_session *session);
  * nbd_session_input(). */
 void nbd_session_payload_taken(struct nbd_session *session, size_t len_bytes);
 
+/* How many contexts count for the export that is being opened. */
+static inline uint32_t
+nbd_session_context_count(const struct nbd_session *session)
+{
+	return strcmp(session->meta_name, session->export_name) == 0 ? session->context_count : 0;
+}
+
+/* Whether the present option, if it succeeds, begins transmission. */
+static inline bool
+nbd_session_enters(const struct nbd_session *session)
+{
+	return session->option == NBD_OPT_GO || session->option == NBD_OPT_EXPORT_NAME;
+}
+
 static inline bool
 nbd_session_in_transmission(const struct nbd_session *session)
 {
@@ -161,9 +194,21 @@ void nbd_reply_error(const struct nbd_session *session, const struct nbd_request
 /* READ: @data are the request's len_bytes. */
 void nbd_reply_data(const struct nbd_session *session, const struct nbd_request *request,
     const void *data, struct nbd_reply *reply);
-/* BLOCK_STATUS: turns @extents (at least one) into descriptors where they are. */
+/*
+ * BLOCK_STATUS: one chunk per context, in order; before the first @reply is empty (head_bytes 0).
+ * @extents (at least one) become descriptors where they are; those of the first context begin a
+ * buffer, those of the next lie at nbd_reply_status_next() in it.  @last: no context follows.
+ */
 void nbd_reply_status(const struct nbd_session *session, const struct nbd_request *request,
-    struct volume_extent *extents, uint32_t count, struct nbd_reply *reply);
+    uint32_t context, struct volume_extent *extents, uint32_t count, bool last,
+    struct nbd_reply *reply);
+static inline size_t
+nbd_reply_status_next(const struct nbd_reply *reply)
+{
+	return reply->head_bytes
+		   ? round_up(reply->tail_bytes + NBD_REPLY_HEAD_BYTES_MAX, sizeof(uint64_t))
+		   : 0;
+}
 
 /* The one table from the engine's errors to the protocol's; @message tells the client's user. */
 enum nbd_error nbd_error_from(int error, const char **message);

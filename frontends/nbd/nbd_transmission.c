@@ -8,6 +8,7 @@
  */
 #include "frontends/nbd/nbd_session.h"
 
+#define STATUS_PAYLOAD_BYTES_MAX (8 + 4 * NBD_CONTEXTS_MAX)
 #define FLAGS_ANY NBD_CMD_FLAG_FUA /* clients set it on anything; proto.md has us accept it */
 
 static const struct command {
@@ -74,6 +75,7 @@ nbd_transmission_flags(const struct nbd_session *session, const struct nbd_expor
 			  NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
 			  NBD_FLAG_SEND_FAST_ZERO | NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE |
 			  (session->structured ? NBD_FLAG_SEND_DF : 0) |
+			  (session->extended ? NBD_FLAG_BLOCK_STAT_PAYLOAD : 0) |
 			  (export->readonly ? NBD_FLAG_READ_ONLY : 0));
 }
 
@@ -97,11 +99,11 @@ check_request(const struct nbd_session *session, struct nbd_request *request)
 	flags = command->flags;
 	if (!session->structured)
 		flags &= (uint16_t)~NBD_CMD_FLAG_DF;
-	if (session->extended && command->has_payload)
+	if (session->extended && (command->has_payload || request->type == NBD_CMD_BLOCK_STATUS))
 		flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
 	if (request->flags & ~flags)
 		return reject(request, NBD_EINVAL, "a flag is not valid for this command");
-	if (request->type == NBD_CMD_BLOCK_STATUS && !session->allocation)
+	if (request->type == NBD_CMD_BLOCK_STATUS && session->context_count == 0)
 		return reject(request, NBD_EINVAL, "no metadata context was negotiated");
 	if (command->writes && session->export.readonly)
 		return reject(request, NBD_EPERM, "the export is read-only");
@@ -132,6 +134,7 @@ decode_header(struct nbd_session *session, const uint8_t *bytes)
 		.flags = be16toh(header.flags_be),
 		.cookie = header.cookie,
 		.offset_bytes = be64toh(header.offset_be),
+		.contexts = (1u << session->context_count) - 1,
 	};
 	if (session->extended) {
 		struct nbd_extended_request_wire extended;
@@ -142,6 +145,51 @@ decode_header(struct nbd_session *session, const uint8_t *bytes)
 	}
 	request->len_bytes = be32toh(header.len_be);
 	return be32toh(header.magic_be) == NBD_REQUEST_MAGIC;
+}
+
+/* The payload of a BLOCK_STATUS: the true length, and which contexts; false: it is none. */
+static bool
+decode_status_payload(struct nbd_session *session, const uint8_t *bytes, size_t len_bytes)
+{
+	struct nbd_request *request = &session->request;
+	uint64_t length_be;
+
+	if (len_bytes < sizeof(length_be) + 4 || len_bytes % 4)
+		return false;
+	request->contexts = 0;
+	for (size_t at = sizeof(length_be); at < len_bytes; at += 4) {
+		uint32_t id;
+
+		memcpy(&id, bytes + at, sizeof(id));
+		id = be32toh(id);
+		if (id == 0 || id > session->context_count || request->contexts & 1u << (id - 1))
+			return false;
+		request->contexts |= 1u << (id - 1);
+	}
+	memcpy(&length_be, bytes, sizeof(length_be));
+	request->len_bytes = be64toh(length_be);
+	return true;
+}
+
+/* A BLOCK_STATUS with a payload, which is parsed here: with nothing consumed, it is not all here.
+ */
+static enum nbd_event
+status_input(struct nbd_session *session, const uint8_t *bytes, size_t len_bytes, size_t *consumed)
+{
+	struct nbd_request *request = &session->request;
+	size_t payload_bytes = request->len_bytes;
+
+	if (len_bytes - *consumed < payload_bytes) {
+		*consumed = 0;
+		return NBD_EVENT_MORE;
+	}
+	if (decode_status_payload(session, bytes + *consumed, payload_bytes))
+		check_request(session, request);
+	else
+		reject(
+		    request, NBD_EINVAL, "the payload does not name selected contexts, once each");
+	*consumed += payload_bytes;
+	return NBD_EVENT_REQUEST;
 }
 
 static enum nbd_event
@@ -164,11 +212,16 @@ header_input(struct nbd_session *session, const uint8_t *bytes, size_t len_bytes
 	if (request->type == NBD_CMD_WRITE ||
 	    (session->extended && request->flags & NBD_CMD_FLAG_PAYLOAD_LEN))
 		payload_bytes = request->len_bytes;
+	if (request->type == NBD_CMD_BLOCK_STATUS && payload_bytes && session->context_count &&
+	    payload_bytes <= STATUS_PAYLOAD_BYTES_MAX)
+		return status_input(session, bytes, len_bytes, consumed);
 	if (payload_bytes > NBD_PAYLOAD_SKIP_BYTES_MAX) {
 		session->state = NBD_SESSION_CLOSED;
 		return NBD_EVENT_CLOSE;
 	}
 	check_request(session, request);
+	if (payload_bytes && request->type == NBD_CMD_BLOCK_STATUS && !request->error)
+		reject(request, NBD_EINVAL, "the payload is too long");
 	if (payload_bytes && request->error) {
 		session->skip_bytes = payload_bytes;
 		session->state = NBD_SESSION_SKIP_PAYLOAD;

@@ -51,9 +51,19 @@ answer_request(const struct nbd_session *session)
 			CHECK(request->len_bytes <= NBD_PAYLOAD_BYTES_MAX);
 			nbd_reply_data(session, request, session, &reply);
 		} else if (request->type == NBD_CMD_BLOCK_STATUS) {
-			struct volume_extent extents[2] = { { .len_bytes = request->len_bytes } };
+			/* as the server does, with one extent per context */
+			char buffer[NBD_CONTEXTS_MAX * 96];
 
-			nbd_reply_status(session, request, extents, 1, &reply);
+			reply.head_bytes = 0;
+			for (uint32_t left = request->contexts; left; left &= left - 1) {
+				size_t at = nbd_reply_status_next(&reply);
+				struct volume_extent extent = { .len_bytes = request->len_bytes };
+
+				CHECK(at + sizeof(extent) <= sizeof(buffer));
+				memcpy(buffer + at, &extent, sizeof(extent));
+				nbd_reply_status(session, request, (uint32_t)__builtin_ctz(left),
+				    (void *)(buffer + at), 1, !(left & (left - 1)), &reply);
+			}
 		} else {
 			nbd_reply_done(session, request, &reply);
 		}

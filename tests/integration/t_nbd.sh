@@ -70,6 +70,72 @@ test_map_shows_data_and_holes() {
         "data left after a discard"
 }
 
+# What changed since a snapshot, as backup programs ask for it, against what is known to be written.
+test_metadata_contexts_tell_what_changed() {
+    start_with_pool
+    quarry volume create tank/v 1G
+    quarry volume create tank/other 1G
+    qemu-io -f raw -c 'write -P 1 0 2M' -c 'write -P 1 300M 1M' "$(uri v)" >/dev/null
+    quarry snapshot create tank/v@mon tank/other@mon
+    qemu-io -f raw -c 'write -P 2 64k 64k' -c 'write -P 2 500M 4k' -c 'discard 300M 512k' "$(uri v)" >/dev/null
+    quarry snapshot create tank/v@tue
+    qemu-io -f raw -c 'write -P 3 1000M 4k' "$(uri v)" >/dev/null
+    dirty() { nbdinfo --map="$1" --json "$2" | json "[(e['offset'], e['length'], e['type']) for e in d if e['type']]"; }
+    expect "[(65536, 65536, 1), (314572800, 524288, 1), (524288000, 4096, 1), (1048576000, 4096, 1)]" \
+        "$(dirty qemu:dirty-bitmap:mon "$(uri v)")" "dirty since monday"
+    expect "[(65536, 65536, 1), (314572800, 524288, 3), (524288000, 4096, 1), (1048576000, 4096, 1)]" \
+        "$(dirty quarry:diff:mon "$(uri v)")" "changed since monday"
+    expect "[(1048576000, 4096, 1)]" "$(dirty quarry:diff:tue "$(uri v)")" "changed since tuesday"
+    expect "[(65536, 65536, 1), (314572800, 524288, 3), (524288000, 4096, 1)]" \
+        "$(dirty quarry:diff:mon "$(uri v@tue)")" "from monday to tuesday"
+    expect "[(0, 2097152, 1), (315097088, 524288, 1), (524288000, 4096, 1), (1048576000, 4096, 1)]" \
+        "$(dirty qemu:allocation-depth "$(uri v)")" "depth"
+    nbdinfo --json "$(uri v)" >info.json
+    expect "['base:allocation', 'qemu:allocation-depth', 'qemu:dirty-bitmap:mon', 'qemu:dirty-bitmap:tue', 'quarry:diff:mon', 'quarry:diff:tue']" \
+        "$(json "sorted(d['exports'][0]['contexts'])" <info.json)" "contexts"
+    refuses nbdinfo --map=quarry:diff:never "$(uri v)"
+    # qemu reads the bitmap in the place of base:allocation: what is dirty it takes for a hole
+    qemu-img map --output=json --image-opts \
+        "driver=raw,file.driver=nbd,file.path=$NBD_SOCK,file.server.type=unix,file.server.path=$NBD_SOCK,file.export=tank/v,file.x-dirty-bitmap=qemu:dirty-bitmap:mon" >map.json 2>/dev/null ||
+        qemu-img map --output=json --image-opts \
+            "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path=$NBD_SOCK,file.export=tank/v,file.x-dirty-bitmap=qemu:dirty-bitmap:mon" >map.json
+    expect "[(65536, 65536), (314572800, 524288), (524288000, 4096), (1048576000, 4096)]" \
+        "$(json "[(e['start'], e['length']) for e in d if not e['data']]" <map.json)" "qemu-img map of the bitmap"
+    $PYTHON - "$NBD_SOCK" <<'PYTHON'
+import struct, sys
+import nbd_bytes as n
+c = n.Client(sys.argv[1])
+ids = c.start("tank/v", extended=True, contexts=["base:allocation", "quarry:diff:mon", "quarry:diff:tue"])
+assert len(ids) == 3 and c.flags & 1 << 12, (ids, c.flags)
+def status(length, payload=None, flags=0):
+    if payload is None:
+        c.request(n.BLOCK_STATUS, flags, 0, length)
+    else:
+        payload = struct.pack(">Q", length) + b"".join(struct.pack(">I", i) for i in payload)
+        c.request(n.BLOCK_STATUS, flags | n.PAYLOAD_LEN, 0, len(payload), payload)
+    error, chunks = c.reply()
+    told = {}
+    for kind, data in chunks:
+        assert kind == 6
+        context, count = struct.unpack(">II", data[:8])
+        told[context] = [struct.unpack(">QQ", data[8 + 16 * i:24 + 16 * i]) for i in range(count)]
+    return error, told
+error, told = status(c.size)
+assert error == 0 and set(told) == set(ids.values()), (error, told)
+assert told[ids["quarry:diff:tue"]] == [(1000 << 20, 0), (4096, 1), ((24 << 20) - 4096, 0)], told
+error, one = status(c.size, [ids["quarry:diff:mon"]])
+assert error == 0 and list(one) == [ids["quarry:diff:mon"]] and one[ids["quarry:diff:mon"]] == told[ids["quarry:diff:mon"]]
+error, first = status(c.size, flags=n.REQ_ONE)
+assert error == 0 and all(len(extents) == 1 for extents in first.values()) and len(first) == 3
+assert status(4096, [77])[0] == 22 and status(4096, [])[0] == 22
+assert status(4096, [ids["base:allocation"]])[0] == 0  # it lives on
+c.request(n.DISC)
+assert c.closed()
+PYTHON
+    quarry snapshot delete tank/v@mon
+    refuses nbdinfo --map=quarry:diff:mon "$(uri v)"
+}
+
 test_nbdcopy_of_ext4_both_ways() {
     start_with_pool
     make_fs fs.img 256M

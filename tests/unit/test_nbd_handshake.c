@@ -143,8 +143,8 @@ transcript(const struct conversation *c)
 	    c->closed                                  ? "closed"
 	    : nbd_session_in_transmission(&c->session) ? "transmission"
 						       : "option");
-	if (nbd_session_in_transmission(&c->session) && c->session.allocation)
-		fprintf(text, " allocation");
+	if (nbd_session_in_transmission(&c->session) && c->session.context_count)
+		fprintf(text, " %u contexts", c->session.context_count);
 	fclose(text);
 	return result;
 }
@@ -154,6 +154,7 @@ transcript(const struct conversation *c)
 /* HAS_FLAGS FLUSH FUA TRIM WRITE_ZEROES MULTI_CONN CACHE FAST_ZERO */
 #define FLAGS "0xd6d"
 #define FLAGS_DF "0xded"
+#define FLAGS_EXT "0x1ded"
 #define FLAGS_DF_RO "0xdef"
 #define SIZE "1073742601"
 
@@ -363,6 +364,41 @@ build_meta_list(struct bytes *b)
 	add_meta(b, NBD_OPT_LIST_META_CONTEXT, "tank/a", "qemu:", NULL);
 	add_meta(b, NBD_OPT_LIST_META_CONTEXT, "tank/none", NULL);
 	add_meta(b, NBD_OPT_LIST_META_CONTEXT, "tank/a", "allocation", NULL);
+	add_meta(b, NBD_OPT_LIST_META_CONTEXT, "tank/a", "qemu:dirty-bitmap:", NULL);
+	add_meta(b, NBD_OPT_LIST_META_CONTEXT, "tank/a", "quarry:", NULL);
+	add_meta(b, NBD_OPT_LIST_META_CONTEXT, "tank/a", "quarry:diff:s", "base:", "quarry:diff:s",
+	    NULL);
+	add_meta(b, NBD_OPT_LIST_META_CONTEXT, "tank/b", "quarry:", NULL); /* has no snapshot */
+	add_meta(b, NBD_OPT_LIST_META_CONTEXT, "tank/a", "quarry:diff:t", "qemu:x:", ":", NULL);
+}
+
+/* Several; unknown ones, namespaces and repetitions select nothing. */
+static void
+build_meta_many(struct bytes *b)
+{
+	build_flags(b);
+	add_option(b, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	add_meta(b, NBD_OPT_SET_META_CONTEXT, "tank/a", "quarry:diff:s",
+	    "qemu:", "quarry:diff:", "quarry:diff:t", "qemu:dirty-bitmap:s", "qemu:dirty-bitmap:s",
+	    "base:allocationx", "qemu:allocation-depth", "base:allocation", NULL);
+	add_go(b, NBD_OPT_GO, "tank/a", "");
+}
+
+/* More queries than can ever be selected. */
+static void
+build_meta_too_many(struct bytes *b)
+{
+	struct bytes data = { 0 };
+
+	build_flags(b);
+	add_option(b, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	add_text(&data, "tank/a");
+	add_u32(&data, 40);
+	for (int i = 0; i < 40; i++)
+		add_text(&data, i == 39 ? "quarry:diff:s" : "base:allocation");
+	add_option(b, NBD_OPT_SET_META_CONTEXT, data.at, data.len);
+	add_go(b, NBD_OPT_GO, "tank/a", "");
+	free(data.at);
 }
 
 static void
@@ -455,7 +491,7 @@ static const struct {
 	    false, NBD_TLS_REQUIRE },
 	{ build_tls,
 	    "8 ack; 10 meta 1 base:allocation; 10 ack; 11 ack; 3 server tank/a; 3 server tank/a@s; "
-	    "3 server tank/b; 3 ack; 6 export " SIZE " " FLAGS_DF "; 6 ack; 77 UNSUP; "
+	    "3 server tank/b; 3 ack; 6 export " SIZE " " FLAGS_EXT "; 6 ack; 77 UNSUP; "
 	    "5 INVALID; 5 ack; 5 INVALID; 7 export " SIZE " " FLAGS "; 7 ack; transmission",
 	    false, NBD_TLS_ON },
 	{ build_tls_abort, "2 ack; closed", false, NBD_TLS_REQUIRE },
@@ -505,12 +541,26 @@ static const struct {
 	    "10 INVALID; 9 INVALID; 7 export " SIZE " " FLAGS "; 7 ack; transmission", false,
 	    NBD_TLS_OFF },
 	{ build_meta_list,
-	    "8 ack; 9 meta 0 base:allocation; 9 ack; 9 meta 0 base:allocation; 9 ack; "
-	    "9 meta 0 base:allocation; 9 ack; 9 ack; 9 UNKNOWN; 9 INVALID; option",
+	    "8 ack; 9 meta 0 base:allocation; 9 meta 0 qemu:allocation-depth; "
+	    "9 meta 0 qemu:dirty-bitmap:s; 9 meta 0 quarry:diff:s; 9 ack; "
+	    "9 meta 0 base:allocation; 9 ack; 9 meta 0 base:allocation; 9 ack; "
+	    "9 meta 0 qemu:allocation-depth; 9 meta 0 qemu:dirty-bitmap:s; 9 ack; "
+	    "9 UNKNOWN; 9 INVALID; "
+	    "9 meta 0 qemu:dirty-bitmap:s; 9 ack; 9 meta 0 quarry:diff:s; 9 ack; "
+	    "9 meta 0 base:allocation; 9 meta 0 quarry:diff:s; 9 ack; 9 ack; 9 ack; option",
 	    false, NBD_TLS_OFF },
 	{ build_meta_set,
 	    "8 ack; 10 ack; 10 meta 1 base:allocation; 10 ack; 7 export " SIZE " " FLAGS_DF
-	    "; 7 ack; transmission allocation",
+	    "; 7 ack; transmission 1 contexts",
+	    false, NBD_TLS_OFF },
+	{ build_meta_many,
+	    "8 ack; 10 meta 1 base:allocation; 10 meta 2 qemu:allocation-depth; "
+	    "10 meta 3 qemu:dirty-bitmap:s; 10 meta 4 quarry:diff:s; 10 ack; 7 export " SIZE
+	    " " FLAGS_DF "; 7 ack; transmission 4 contexts",
+	    false, NBD_TLS_OFF },
+	{ build_meta_too_many,
+	    "8 ack; 10 meta 1 base:allocation; 10 ack; 7 export " SIZE " " FLAGS_DF
+	    "; 7 ack; transmission 1 contexts",
 	    false, NBD_TLS_OFF },
 	{ build_meta_of_other,
 	    "8 ack; 10 meta 1 base:allocation; 10 ack; 7 export " SIZE " " FLAGS_DF
@@ -524,7 +574,7 @@ static const struct {
 	    NBD_TLS_OFF },
 	{ build_extended,
 	    "11 INVALID; 11 ack; 8 EXT_HEADER_REQD; 10 meta 1 base:allocation; 10 ack; "
-	    "7 export " SIZE " " FLAGS_DF "; 7 ack; transmission allocation",
+	    "7 export " SIZE " " FLAGS_EXT "; 7 ack; transmission 1 contexts",
 	    false, NBD_TLS_OFF },
 };
 

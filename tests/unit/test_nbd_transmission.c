@@ -435,30 +435,137 @@ test_status(void **state)
 	struct nbd_request all = request_of(NBD_CMD_BLOCK_STATUS, 0, 4096, 8192);
 	struct nbd_request one = request_of(NBD_CMD_BLOCK_STATUS, ONE, 4096, 8192);
 	struct volume_extent extents[3];
-	static const struct volume_extent original[3] = { { 4096, true }, { 1, false },
-		{ GIB, true } };
+	static const struct volume_extent original[3] = { { 4096, true, false },
+		{ 1, false, false }, { GIB, true, false } };
 	static const uint8_t wire[] = { 0, 0, 16, 0, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 15,
 		255, 0, 0, 0, 3 };
 	struct nbd_reply reply;
 
 	memcpy(extents, original, sizeof(extents));
-	nbd_reply_status(&structured, &all, extents, 3, &reply);
+	reply.head_bytes = 0;
+	nbd_reply_status(&structured, &all, 0, extents, 3, true, &reply);
 	expect_head(&reply, "668e33ef00010005" COOKIE "0000001c"
 			    "00000001");
 	assert_int_equal(reply.tail_bytes, sizeof(wire));
 	assert_memory_equal(reply.tail, wire, sizeof(wire));
 
 	memcpy(extents, original, sizeof(extents));
-	nbd_reply_status(&structured, &one, extents, 3, &reply);
+	reply.head_bytes = 0;
+	nbd_reply_status(&structured, &one, 0, extents, 3, true, &reply);
 	assert_int_equal(reply.tail_bytes, 8);
 	assert_memory_equal(reply.tail, wire, 8);
 
 	memcpy(extents, original, sizeof(extents));
-	nbd_reply_status(&extended, &all, extents, 3, &reply);
+	reply.head_bytes = 0;
+	nbd_reply_status(&extended, &all, 0, extents, 3, true, &reply);
 	expect_head(&reply, "6e8a278c00010006" COOKIE OFFSET_4096 "0000000000000038"
 			    "0000000100000003");
 	assert_int_equal(reply.tail_bytes, 48);
 	assert_int_equal(((const uint8_t *)reply.tail)[15], 3);
+}
+
+/* Two contexts: the second chunk stands behind the first; what they say of one extent differs. */
+static void
+test_status_of_two_contexts(void **state)
+{
+	struct nbd_request request = request_of(NBD_CMD_BLOCK_STATUS, 0, 4096, 8192);
+	struct nbd_session session = {
+		.structured = true,
+		.contexts = { { .kind = NBD_CONTEXT_DIFF }, { .kind = NBD_CONTEXT_BITMAP } },
+		.context_count = 2,
+	};
+	static const struct volume_extent original[3] = { { 4096, false, false },
+		{ 1024, false, true }, { GIB, true, true } };
+	static const uint8_t first[] = { 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 1, 0, 0, 12,
+		0, 0, 0, 0, 3 };
+	static const uint8_t second[] = { 0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 5 };
+	static const uint8_t behind_cookie[] = { 0, 0, 0, 20, 0, 0, 0, 2, 0, 0, 16, 0, 0, 0, 0, 0,
+		0, 0, 16, 0, 0, 0, 0, 1 };
+	uint64_t buffer[64];
+	struct nbd_reply reply = { .head_bytes = 0 };
+	const uint8_t *tail = (const uint8_t *)buffer;
+	size_t next;
+
+	assert_int_equal(nbd_reply_status_next(&reply), 0);
+	memcpy(buffer, original, sizeof(original));
+	nbd_reply_status(&session, &request, 0, (void *)buffer, 3, false, &reply);
+	expect_head(&reply, "668e33ef00000005" COOKIE "0000001c"
+			    "00000001");
+	next = nbd_reply_status_next(&reply);
+	assert_true(next >= reply.tail_bytes + 24 && next % 8 == 0);
+	memcpy((char *)buffer + next, original, sizeof(original));
+	nbd_reply_status(&session, &request, 1, (void *)((char *)buffer + next), 3, true, &reply);
+	assert_ptr_equal(reply.tail, buffer);
+	assert_int_equal(reply.tail_bytes, sizeof(first) + 24 + 16);
+	assert_memory_equal(tail, first, sizeof(first));
+	assert_memory_equal(tail + sizeof(first), second, sizeof(second));
+	assert_memory_equal(tail + sizeof(first) + 16, behind_cookie, sizeof(behind_cookie));
+}
+
+/* BLOCK_STATUS with a payload: which contexts are to be told. */
+static void
+test_status_payload(void **state)
+{
+	static const struct {
+		uint64_t len_bytes;
+		uint32_t ids[3];
+		size_t payload_bytes;
+		uint32_t contexts;
+		enum nbd_error error;
+	} payloads[] = {
+		{ 8192, { 2 }, 12, 2, 0 },
+		{ 8192, { 2, 1 }, 16, 3, 0 },
+		{ TEST_EXPORT_BYTES, { 1 }, 12, 1, 0 },
+		{ TEST_EXPORT_BYTES + 1, { 1 }, 12, 1, NBD_EINVAL },
+		{ 0, { 1 }, 12, 1, NBD_EINVAL },
+		{ 8192, { 1, 1 }, 16, 0, NBD_EINVAL },
+		{ 8192, { 3 }, 12, 0, NBD_EINVAL },
+		{ 8192, { 0 }, 12, 0, NBD_EINVAL },
+		{ 8192, { 1 }, 8, 0, NBD_EINVAL },
+		{ 8192, { 1, 2 }, 13, 0, NBD_EINVAL },
+		{ 8192, { 1 }, 4000, 0, NBD_EINVAL },
+	};
+	struct bytes input = { 0 };
+
+	add_u32(&input, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
+	add_option(&input, NBD_OPT_EXTENDED_HEADERS, NULL, 0);
+	add_meta(
+	    &input, NBD_OPT_SET_META_CONTEXT, "tank/a", "base:allocation", "quarry:diff:s", NULL);
+	add_go(&input, NBD_OPT_GO, "tank/a", "");
+	for (size_t i = 0; i < ARRAY_SIZE(payloads); i++) {
+		uint8_t payload[4000] = { 0 };
+		uint64_t len_be = htobe64(payloads[i].len_bytes);
+
+		memcpy(payload, &len_be, 8);
+		for (size_t k = 0; k < 3; k++) {
+			uint32_t id_be = htobe32(payloads[i].ids[k]);
+
+			memcpy(payload + 8 + 4 * k, &id_be, 4);
+		}
+		add_request_ext(&input, NBD_CMD_FLAG_PAYLOAD_LEN, NBD_CMD_BLOCK_STATUS, i, 0,
+		    payloads[i].payload_bytes);
+		add(&input, payload, payloads[i].payload_bytes);
+	}
+	add_request_ext(&input, 0, NBD_CMD_BLOCK_STATUS, 99, 0, 1);
+	for (size_t piece = 1; piece <= input.len; piece = piece * 3 + 1) {
+		struct conversation *c = converse(&input, piece, false);
+
+		assert_int_equal(c->request_count, ARRAY_SIZE(payloads) + 1);
+		for (size_t i = 0; i < ARRAY_SIZE(payloads); i++) {
+			const struct nbd_request *request = &c->requests[i];
+
+			assert_int_equal(request->cookie, i);
+			assert_int_equal(request->error, payloads[i].error);
+			assert_int_equal(request->payload_bytes, 0);
+			if (request->error)
+				continue;
+			assert_int_equal(request->len_bytes, payloads[i].len_bytes);
+			assert_int_equal(request->contexts, payloads[i].contexts);
+		}
+		assert_int_equal(c->requests[ARRAY_SIZE(payloads)].contexts, 3);
+		conversation_free(c);
+	}
+	free(input.at);
 }
 
 static void
@@ -500,6 +607,8 @@ main(void)
 		cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_data),
 		cmocka_unit_test(test_status),
+		cmocka_unit_test(test_status_of_two_contexts),
+		cmocka_unit_test(test_status_payload),
 		cmocka_unit_test(test_every_error_has_a_name),
 	};
 
