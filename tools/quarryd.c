@@ -20,7 +20,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "backends/backend.h"
@@ -32,6 +31,7 @@
 #include "frontends/admin/admin_server.h"
 #include "frontends/nbd/nbd_server.h"
 #include "tools/quarryd_config.h"
+#include "tools/quarryd_systemd.h"
 #include "tools/version.h"
 
 enum phase {
@@ -65,31 +65,6 @@ struct daemon {
 	struct signalfd_siginfo signal;
 	struct uring_op signal_op;
 };
-
-/* --- systemd --- */
-
-/* sd_notify(3): one datagram, if somebody waits for it. */
-static void
-notify(const char *state)
-{
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	size_t len = path ? strlen(path) : 0;
-	int fd;
-
-	if (len < 2 || len >= sizeof(address.sun_path) || (path[0] != '/' && path[0] != '@'))
-		return;
-	memcpy(address.sun_path, path, len);
-	if (path[0] == '@')
-		address.sun_path[0] = '\0'; /* an abstract name */
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return;
-	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address,
-		(socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
-		diag_warning("cannot tell systemd \"%s\": %m", state);
-	close(fd);
-}
 
 /* --- the machine --- */
 
@@ -143,16 +118,20 @@ start_import(struct daemon *daemon)
 static int
 start_listening(struct daemon *daemon)
 {
-	for (size_t i = 0; i < daemon->config.listen_count; i++) {
-		struct error error = { 0 };
-		int rc = nbd_server_listen(daemon->nbd, daemon->config.listen[i], &error);
+	struct error error = { 0 };
+	int rc = 0;
 
-		if (rc) {
-			diag_error("%s", error.text);
-			return rc;
-		}
+	for (size_t i = 0; i < daemon->config.listen_count && !rc; i++)
+		rc = nbd_server_listen(daemon->nbd, daemon->config.listen[i], &error);
+	for (int i = 0; i < systemd_socket_count() && !rc; i++) {
+		char name[SYSTEMD_NAME_BYTES];
+		int fd = systemd_socket(i, name);
+
+		rc = nbd_server_listen_socket(daemon->nbd, fd, name, &error);
 	}
-	return 0;
+	if (rc)
+		diag_error("%s", error.text);
+	return rc;
 }
 
 static void
@@ -165,8 +144,13 @@ announce(struct daemon *daemon)
 	for (size_t i = 0; i < daemon->config.listen_count && len < sizeof(list); i++)
 		len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "",
 		    daemon->config.listen[i]);
+	if (systemd_socket_count())
+		snprintf(list + min_u64(len, sizeof(list) - 1),
+		    sizeof(list) - min_u64(len, sizeof(list) - 1), "%s%d socket%s of systemd",
+		    len ? ", " : "", systemd_socket_count(),
+		    systemd_socket_count() == 1 ? "" : "s");
 	diag_info("ready: serves %s; quarry --socket %s", list, daemon->config.socket_path);
-	notify("READY=1");
+	systemd_notify("READY=1");
 }
 
 static void
@@ -174,7 +158,7 @@ step(struct daemon *daemon)
 {
 	for (;;) {
 		if (daemon->stop_wanted && daemon->phase <= PHASE_SERVE) {
-			notify("STOPPING=1");
+			systemd_notify("STOPPING=1");
 			daemon->phase = PHASE_STOP_NBD;
 		}
 		switch (daemon->phase) {
@@ -337,8 +321,12 @@ servers_create(struct daemon *daemon)
 	struct nbd_server_config nbd_config = {
 		.reactors = daemon->reactor_list,
 		.reactor_count = daemon->reactor_count,
-		.exports = config->exports,
-		.export_count = config->export_count,
+		.access = config->access,
+		.access_count = config->access_count,
+		.connections_max = config->connections,
+		.connections_per_client_max = config->connections_per_client,
+		.handshake_timeout_ms = config->handshake_timeout_s * 1000,
+		.idle_timeout_ms = config->idle_timeout_s * 1000,
 		.tls = config->tls,
 		.tls_files = {
 			.certificates = config->tls_certificates,

@@ -12,9 +12,12 @@
 
 #include "core/base/size.h"
 #include "frontends/admin/admin_socket.h"
+#include "tools/quarryd_systemd.h"
 
 enum {
 	CONFIG_BYTES_MAX = 1 << 20,
+	CONNECTIONS_MAX = 65536,
+	TIMEOUT_S_MAX = 1000000,
 };
 
 #define NODE_CACHE_BYTES_DEFAULT_MIN (64 * MIB)
@@ -50,12 +53,14 @@ set_import(struct daemon_config *config, const char *value, struct error *error)
 static int
 set_export(struct daemon_config *config, const char *value, struct error *error)
 {
-	if (value[value[0] == '!'] == '\0')
-		return error_set(error, -EINVAL,
-		    "\"%.40s\" is no pattern: name volumes as in tank/vm1 or tank/*, with ! before "
-		    "it to hide them",
-		    value);
-	append(&config->exports, &config->export_count, value);
+	struct nbd_access_rule rule;
+	int rc = nbd_access_parse(&rule, value, error);
+
+	if (rc)
+		return rc;
+	config->access =
+	    xrealloc(config->access, (config->access_count + 1) * sizeof(*config->access));
+	config->access[config->access_count++] = rule;
 	return 0;
 }
 
@@ -142,18 +147,50 @@ set_buffer_memory(struct daemon_config *config, const char *value, struct error 
 }
 
 static int
-set_reactors(struct daemon_config *config, const char *value, struct error *error)
+take_number(
+    uint32_t *number, uint32_t max, const char *value, const char *what, struct error *error)
 {
-	unsigned count = 0;
+	uint64_t parsed = 0;
 	const char *at = value;
 
-	while (*at >= '0' && *at <= '9' && count <= REACTORS_MAX)
-		count = 10 * count + (unsigned)(*at++ - '0');
-	if (*at || count == 0 || count > REACTORS_MAX)
-		return error_set(error, -EINVAL,
-		    "\"%.40s\" is not a number of threads from 1 to %d", value, REACTORS_MAX);
-	config->reactors = count;
+	while (*at >= '0' && *at <= '9' && parsed <= max)
+		parsed = 10 * parsed + (uint64_t)(*at++ - '0');
+	if (*at || parsed == 0 || parsed > max)
+		return error_set(error, -EINVAL, "\"%.40s\" is not a number of %s from 1 to %u",
+		    value, what, max);
+	*number = (uint32_t)parsed;
 	return 0;
+}
+
+static int
+set_reactors(struct daemon_config *config, const char *value, struct error *error)
+{
+	return take_number(&config->reactors, REACTORS_MAX, value, "threads", error);
+}
+
+static int
+set_connections(struct daemon_config *config, const char *value, struct error *error)
+{
+	return take_number(&config->connections, CONNECTIONS_MAX, value, "connections", error);
+}
+
+static int
+set_connections_per_client(struct daemon_config *config, const char *value, struct error *error)
+{
+	return take_number(
+	    &config->connections_per_client, CONNECTIONS_MAX, value, "connections", error);
+}
+
+static int
+set_handshake_timeout(struct daemon_config *config, const char *value, struct error *error)
+{
+	return take_number(&config->handshake_timeout_s, TIMEOUT_S_MAX, value, "seconds", error);
+}
+
+static int
+set_idle_timeout(struct daemon_config *config, const char *value, struct error *error)
+{
+	return take_number(&config->idle_timeout_s, TIMEOUT_S_MAX, value, "seconds", error);
 }
 
 static int
@@ -200,9 +237,17 @@ static const struct setting {
 	    set_listen },
 	{ "import", true, "DEVICE", "import the pools on these devices at start; may be repeated",
 	    set_import },
-	{ "export", true, "PATTERN",
-	    "offer these names over NBD (default: all); !PATTERN hides; may be repeated",
+	{ "export", true, "RULE",
+	    "[!]PATTERN [ro] [from NET] [tls NAME] [at URI]: what is offered to whom; may be "
+	    "repeated",
 	    set_export },
+	{ "connections", false, "N", "at once (default: 1024)", set_connections },
+	{ "connections-per-client", false, "N", "from one address (default: no other limit)",
+	    set_connections_per_client },
+	{ "handshake-timeout", false, "SECONDS", "until a client serves its purpose (default: 30)",
+	    set_handshake_timeout },
+	{ "idle-timeout", false, "SECONDS", "for clients without requests (default: none)",
+	    set_idle_timeout },
 	{ "tls", false, "off|on|require", "whether nbd:// offers or demands TLS (default: off)",
 	    set_tls },
 	{ "tls-certificates", false, "FOLDER",
@@ -318,19 +363,6 @@ apply_setting(struct yaml_source *source, const struct setting *setting, const y
 }
 
 static int
-unknown_key(struct yaml_source *source, const yaml_node_t *key)
-{
-	char known[240];
-	size_t len = 0;
-
-	for (size_t i = 0; i < ARRAY_SIZE(settings) && len < sizeof(known); i++)
-		len += (size_t)snprintf(
-		    known + len, sizeof(known) - len, "%s%s", i ? ", " : "", settings[i].name);
-	return refuse(source, key, "there is no key \"%.30s\"; there are: %s",
-	    (const char *)key->data.scalar.value, known);
-}
-
-static int
 apply_document(struct yaml_source *source)
 {
 	const yaml_node_t *root = yaml_document_get_root_node(&source->document);
@@ -353,7 +385,9 @@ apply_document(struct yaml_source *source)
 		setting =
 		    setting_find((const char *)key->data.scalar.value, key->data.scalar.length);
 		if (!setting)
-			return unknown_key(source, key);
+			return refuse(source, key,
+			    "there is no key \"%.30s\"; quarryd --help tells which there are",
+			    (const char *)key->data.scalar.value);
 		if (seen & setting_bit(setting))
 			return refuse(source, key, "%s stands here a second time", setting->name);
 		seen |= setting_bit(setting);
@@ -557,7 +591,7 @@ daemon_config_load(struct daemon_config *config, int argc, char **argv, struct e
 		if (rc)
 			return rc;
 	}
-	if (config->listen_count == 0)
+	if (config->listen_count == 0 && systemd_socket_count() == 0)
 		return set_listen(config, "nbd://127.0.0.1:10809", error);
 	return 0;
 }
@@ -575,7 +609,7 @@ daemon_config_fini(struct daemon_config *config)
 {
 	list_fini(config->listen, config->listen_count);
 	list_fini(config->import, config->import_count);
-	list_fini(config->exports, config->export_count);
+	free(config->access);
 	free(config->tls_certificates);
 	free(config->tls_psk_file);
 	free(config->config_path);

@@ -11,6 +11,7 @@
 
 #include "core/base/diag.h"
 #include "core/base/error.h"
+#include "frontends/nbd/nbd_server_access.h"
 #include "frontends/nbd/nbd_uri.h"
 
 enum {
@@ -34,8 +35,12 @@ struct daemon_config {
 	bool tls_verify_peer;
 	char **import;
 	size_t import_count;
-	char **exports; /* patterns, see nbd_server.h */
-	size_t export_count;
+	struct nbd_access_rule *access;
+	size_t access_count;
+	uint32_t connections; /* at once; 0 in these: the default */
+	uint32_t connections_per_client;
+	uint32_t handshake_timeout_s;
+	uint32_t idle_timeout_s;
 	uint64_t node_cache_bytes;
 	uint64_t buffer_memory_bytes;
 	uint32_t reactors;

@@ -8,7 +8,6 @@
  */
 #include "frontends/nbd/nbd_server.h"
 
-#include <fnmatch.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -26,23 +25,6 @@ or_default(uint64_t value, uint64_t value_default)
 
 static void home_stop(struct task *task);
 static void home_stopped(struct task *task);
-
-bool
-nbd_server_offers(const struct nbd_server_config *config, const char *name)
-{
-	/* What nothing matches is hidden if the list says what is offered, and offered if it only
-	 * says what is hidden. */
-	bool offered = config->export_count == 0 || config->exports[0][0] == '!';
-
-	for (size_t i = 0; i < config->export_count; i++) {
-		const char *pattern = config->exports[i];
-		bool hides = *pattern == '!';
-
-		if (fnmatch(pattern + hides, name, 0) == 0)
-			offered = !hides;
-	}
-	return offered;
-}
 
 int
 nbd_server_create(
@@ -73,6 +55,8 @@ nbd_server_create(
 	server->config.reactors = NULL; /* the homes know */
 	list_init(&server->listeners);
 	list_init(&server->policies);
+	list_init(&server->clients);
+	pthread_mutex_init(&server->clients_mutex, NULL);
 	atomic_init(&server->connection_count, 0);
 	server->homes = xcalloc(config->reactor_count, sizeof(server->homes[0]));
 	for (size_t i = 0; i < config->reactor_count; i++) {
@@ -183,8 +167,12 @@ nbd_server_free(struct nbd_server *server)
 		listener_free(list_first(&server->listeners, struct nbd_listener, link));
 	for (size_t i = 0; i < server->config.reactor_count; i++)
 		nbd_home_fini(&server->homes[i]);
-	while ((link = list_pop_front(&server->policies)))
+	while ((link = list_pop_front(&server->policies))) {
+		free(container_of(link, struct nbd_listener_policy, link)->name);
 		free(container_of(link, struct nbd_listener_policy, link));
+	}
+	CHECK(list_empty(&server->clients));
+	pthread_mutex_destroy(&server->clients_mutex);
 	stream_tls_context_free(server->tls_context);
 	free(server->homes);
 	free(server);
@@ -192,12 +180,55 @@ nbd_server_free(struct nbd_server *server)
 
 /* --- accepting --- */
 
+/* The entry of @peer with one connection more; NULL: it has as many as it may.  Clients of Unix
+ * sockets are not told apart, and so not limited. */
+static struct nbd_client *
+client_get(struct nbd_server *server, const struct nbd_peer *peer)
+{
+	struct nbd_client *client = NULL;
+
+	pthread_mutex_lock(&server->clients_mutex);
+	list_for_each(link, &server->clients) {
+		client = container_of(link, struct nbd_client, link);
+		if (memcmp(client->address, peer->address, sizeof(client->address)) == 0)
+			break;
+		client = NULL;
+	}
+	if (!client) {
+		client = xcalloc(1, sizeof(*client));
+		memcpy(client->address, peer->address, sizeof(client->address));
+		list_push_back(&server->clients, &client->link);
+	}
+	if (client->connections >= server->config.connections_per_client_max)
+		client = NULL;
+	else
+		client->connections++;
+	pthread_mutex_unlock(&server->clients_mutex);
+	return client;
+}
+
+void
+nbd_server_client_gone(struct nbd_server *server, struct nbd_client *client)
+{
+	if (!client)
+		return;
+	pthread_mutex_lock(&server->clients_mutex);
+	if (--client->connections == 0) {
+		list_remove(&client->link);
+		free(client);
+	}
+	pthread_mutex_unlock(&server->clients_mutex);
+}
+
 static void
 accepted(struct nbd_listener *listener, int fd)
 {
 	struct nbd_server *server = listener->server;
 	struct nbd_home *home = &server->homes[server->next_home];
 	struct nbd_connection *connection;
+	struct nbd_client *client = NULL;
+	struct nbd_peer peer;
+	bool limited;
 
 	if (nbd_server_connection_count(server) >= server->config.connections_max) {
 		diag_warning("nbd: a client was turned away, %u connections are open",
@@ -205,9 +236,20 @@ accepted(struct nbd_listener *listener, int fd)
 		close(fd);
 		return;
 	}
+	nbd_peer_of_socket(&peer, fd);
+	peer.listener = listener->policy->name;
+	limited = server->config.connections_per_client_max && !peer.is_unix;
+	if (limited)
+		client = client_get(server, &peer);
+	if (limited && !client) {
+		diag_warning("nbd: a client was turned away, it has %u connections",
+		    server->config.connections_per_client_max);
+		close(fd);
+		return;
+	}
 	atomic_fetch_add(&server->connection_count, 1);
 	server->next_home = (server->next_home + 1) % server->config.reactor_count;
-	connection = nbd_connection_create(home, listener->policy, fd);
+	connection = nbd_connection_create(home, listener->policy, &peer, client, fd);
 	reactor_post(&home->r->reactor, nbd_connection_arrive_task(connection));
 }
 

@@ -12,6 +12,7 @@
 
 #include "core/base/error.h"
 #include "core/reactor_uring.h"
+#include "frontends/nbd/nbd_server_access.h"
 #include "frontends/nbd/nbd_uri.h"
 #include "frontends/stream/stream_tls.h"
 
@@ -22,19 +23,19 @@ struct nbd_server_config {
 	struct target *target;
 	struct reactor_uring **reactors; /* copied; [0] accepts */
 	size_t reactor_count;
-	/* Which names are offered: shell patterns (fnmatch(3), * matches / too), the last that
-	 * matches decides; one with ! before it hides.  None: everything.  The caller's; they stay
-	 * valid. */
-	char *const *exports;
-	size_t export_count;
+	/* The caller's; they stay valid. */
+	const struct nbd_access_rule *access;
+	size_t access_count;
 	enum nbd_tls_policy tls;            /* of listeners whose URI does not say */
 	struct stream_tls_config tls_files; /* none: no TLS */
 	/* limits; 0: the default */
-	uint32_t connections_max;   /* 1024, of the server */
-	uint32_t requests_max;      /* 256, in flight per connection */
+	uint32_t connections_max;            /* 1024, of the server */
+	uint32_t connections_per_client_max; /* from one address; 0: as many as there are */
+	uint32_t requests_max;               /* 256, in flight per connection */
 	uint64_t payload_bytes_max; /* 64 MiB, in flight per connection; one request always fits */
 	uint64_t buffer_bytes;      /* 256 MiB, in flight per reactor; at least 66 MiB */
 	uint32_t handshake_timeout_ms; /* 30 s, until transmission begins */
+	uint32_t idle_timeout_ms;      /* a client without requests; 0: it may stay */
 	uint32_t stall_timeout_ms; /* 30 s, for a peer that neither takes nor sends payload while
 				      others wait for its buffers */
 	uint32_t stop_timeout_ms;  /* 10 s, for clients to take their answers */
@@ -51,6 +52,11 @@ int nbd_server_create(const struct nbd_server_config *config, struct nbd_server 
  */
 int nbd_server_listen(struct nbd_server *server, const char *uri, struct error *error) must_check;
 
+/* The same with a socket that listens already, which is taken over even if this fails; to be known
+ * in rules as @name. */
+int nbd_server_listen_socket(
+    struct nbd_server *server, int fd, const char *name, struct error *error) must_check;
+
 /*
  * Ends it: accepts and reads no more, lets what is in flight finish and be answered, closes all
  * connections; then runs @done on the first reactor, from whose thread it is called.  Once.
@@ -60,9 +66,6 @@ void nbd_server_stop(struct nbd_server *server, struct task *done);
 /* After a stop, or if no listener was ever made.  The reactors no longer run, or the caller is on
  * the first one and the stop is done. */
 void nbd_server_free(struct nbd_server *server);
-
-/* Whether @name ("pool/volume") is offered; see nbd_server_config. */
-bool nbd_server_offers(const struct nbd_server_config *config, const char *name);
 
 /* From any thread. */
 uint32_t nbd_server_connection_count(const struct nbd_server *server);

@@ -63,11 +63,13 @@ struct nbd_connection {
 	struct list wait_link; /* home->waiting */
 	struct nbd_home *home;
 	const struct nbd_listener_policy *policy;
+	struct nbd_peer access_peer; /* for the rules of access */
+	struct nbd_client *client;   /* NULL: its connections are not counted */
 	enum connection_phase phase;
 	struct stream stream; /* the socket, what is received and sent */
 	char peer[STREAM_PEER_BYTES];
 	struct task arrive_task;
-	struct timer timer; /* LIVE: the handshake's end; DRAINING: the answers' */
+	struct timer timer; /* LIVE: the handshake's end, or of idling; DRAINING: the answers' */
 	struct nbd_session session;
 	struct volume *volume; /* in transmission, or while the snapshots below are opened */
 	struct volume *older[NBD_CONTEXTS_MAX]; /* the snapshots of the selected contexts */
@@ -365,6 +367,7 @@ connection_finish(struct nbd_connection *c)
 	list_remove(&c->link);
 	nbd_session_fini(&c->session);
 	diag_debug("%s: disconnected", c->peer);
+	nbd_server_client_gone(home->server, c->client);
 	free(c);
 	atomic_fetch_sub(&home->server->connection_count, 1);
 	nbd_server_connection_gone(home);
@@ -536,6 +539,7 @@ stream_was_secured(struct stream *stream, int error)
 		return;
 	}
 	diag_debug("%s: %s, \"%s\"", c->peer, text, stream_tls_peer_name(stream));
+	c->access_peer.tls_name = stream_tls_peer_name(stream);
 	nbd_session_secured(&c->session);
 	connection_advance(c);
 }
@@ -543,14 +547,16 @@ stream_was_secured(struct stream *stream, int error)
 /* --- questions to the target --- */
 
 static void connection_event(struct nbd_connection *c, enum nbd_event event);
+static void idle_timeout(struct timer *timer);
 
-static bool
-is_offered(const struct nbd_connection *c, const struct name *name)
+static enum nbd_access
+access_to(const struct nbd_connection *c, const struct name *name)
 {
+	const struct nbd_server_config *config = &c->home->server->config;
 	char text[NAME_TEXT_SIZE];
 
 	name_format(name, text);
-	return nbd_server_offers(&c->home->server->config, text);
+	return nbd_access(config->access, config->access_count, &c->access_peer, text);
 }
 
 static void
@@ -559,7 +565,7 @@ drop_hidden(const struct nbd_connection *c, struct target_names *names)
 	size_t kept = 0;
 
 	for (size_t i = 0; i < names->count; i++)
-		if (is_offered(c, &names->names[i]))
+		if (access_to(c, &names->names[i]) != NBD_ACCESS_NONE)
 			names->names[kept++] = names->names[i];
 	names->count = kept;
 }
@@ -596,6 +602,35 @@ describe(const struct volume_info *info, struct nbd_export *export)
 	    info->name.snapshot[0] ? "snapshot" : "head", uuid);
 }
 
+/* In the place of the handshake's time limit. */
+static void
+idle_watch(struct nbd_connection *c)
+{
+	uint64_t limit_ns = c->home->server->config.idle_timeout_ms * 1000000ull;
+
+	reactor_timer_cancel(reactor_of(c), &c->timer);
+	if (limit_ns == 0)
+		return;
+	c->timer.run = idle_timeout;
+	reactor_timer_start(reactor_of(c), &c->timer,
+	    c->stream.progress_ns + limit_ns -
+		min_u64(reactor_of(c)->now_ns, c->stream.progress_ns + limit_ns));
+}
+
+static void
+idle_timeout(struct timer *timer)
+{
+	struct nbd_connection *c = container_of(timer, struct nbd_connection, timer);
+	uint64_t limit_ns = c->home->server->config.idle_timeout_ms * 1000000ull;
+
+	if (c->op_count)
+		c->stream.progress_ns = reactor_of(c)->now_ns; /* it waits for us */
+	if (reactor_of(c)->now_ns - c->stream.progress_ns < limit_ns)
+		return idle_watch(c);
+	diag_info("%s: disconnected: idle", c->peer);
+	connection_drain(c);
+}
+
 static void ask_open(struct nbd_connection *c, const struct name *name);
 
 /* The next snapshot that a selected context needs is asked for; false: there is none. */
@@ -627,7 +662,7 @@ open_done(struct target_open *open)
 	enum nbd_event event;
 
 	c->asking = false;
-	if (!open->error && !is_offered(c, &open->name)) {
+	if (!open->error && access_to(c, &open->name) == NBD_ACCESS_NONE) {
 		volume_close(open->volume);
 		open->error = -ENOENT;
 	}
@@ -645,7 +680,7 @@ open_done(struct target_open *open)
 		describe(volume_info(c->volume), &export);
 	event = nbd_session_opened(&c->session, open->error, &export);
 	if (nbd_session_in_transmission(&c->session)) {
-		reactor_timer_cancel(reactor_of(c), &c->timer);
+		idle_watch(c);
 		diag_debug("%s: connected to %s", c->peer, export.name);
 	} else {
 		close_volumes(c);
@@ -671,6 +706,7 @@ ask_open(struct nbd_connection *c, const struct name *name)
 	c->asking = true;
 	c->open = (struct target_open){
 		.name = *name,
+		.readonly = access_to(c, name) != NBD_ACCESS_WRITE,
 		.client = c->peer,
 		.done = open_done,
 	};
@@ -957,7 +993,8 @@ arrive(struct task *task)
 
 /* On the accepting reactor; from arrive() on it is its home's. */
 struct nbd_connection *
-nbd_connection_create(struct nbd_home *home, const struct nbd_listener_policy *policy, int fd)
+nbd_connection_create(struct nbd_home *home, const struct nbd_listener_policy *policy,
+    const struct nbd_peer *peer, struct nbd_client *client, int fd)
 {
 	struct nbd_connection *c = xcalloc(1, sizeof(*c));
 
@@ -965,6 +1002,8 @@ nbd_connection_create(struct nbd_home *home, const struct nbd_listener_policy *p
 	list_init(&c->wait_link);
 	c->home = home;
 	c->policy = policy;
+	c->access_peer = *peer;
+	c->client = client;
 	c->phase = CONNECTION_LIVE;
 	stream_init(&c->stream, home->r, fd, INPUT_BYTES, &stream_events);
 	stream_set_up_peer(&c->stream, "nbd", c->peer);

@@ -9,6 +9,7 @@
 #ifndef QUARRY_FRONTENDS_NBD_SERVER_INTERNAL_H
 #define QUARRY_FRONTENDS_NBD_SERVER_INTERNAL_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "core/buffer.h"
@@ -51,6 +52,7 @@ struct nbd_home {
 /* What holds for the clients of a listener; outlives it, until the server is freed. */
 struct nbd_listener_policy {
 	struct list link; /* server->policies */
+	char *name;       /* the URI as it was given */
 	enum nbd_tls_policy tls;
 	struct stream_tls_context *tls_context; /* NULL only if tls is off */
 };
@@ -69,6 +71,13 @@ struct nbd_listener {
 	bool multishot;
 };
 
+/* How many connections an address has. */
+struct nbd_client {
+	struct list link; /* server->clients */
+	uint8_t address[16];
+	uint32_t connections;
+};
+
 /* Touched on the first reactor only, but for the counter and the constants. */
 struct nbd_server {
 	struct nbd_server_config config; /* with the defaults filled in */
@@ -78,6 +87,8 @@ struct nbd_server {
 	struct list listeners;
 	size_t next_home;
 	atomic_uint connection_count;
+	pthread_mutex_t clients_mutex; /* taken when a connection comes or goes */
+	struct list clients;
 	bool stopping;
 	size_t homes_stopped;
 	struct task *stop_done;
@@ -88,9 +99,12 @@ void nbd_listener_start(struct nbd_listener *listener);
 void nbd_server_connection_gone(
     struct nbd_home *home); /* after its last connection, when stopping */
 
+void nbd_server_client_gone(struct nbd_server *server, struct nbd_client *client);
+
 /* nbd_server_connection.c */
-struct nbd_connection *nbd_connection_create(
-    struct nbd_home *home, const struct nbd_listener_policy *policy, int fd);
+struct nbd_connection *nbd_connection_create(struct nbd_home *home,
+    const struct nbd_listener_policy *policy, const struct nbd_peer *peer,
+    struct nbd_client *client, int fd);
 struct task *nbd_connection_arrive_task(struct nbd_connection *connection);
 struct nbd_connection *nbd_connection_of(struct list *link);
 /* Reads no more, answers what is in flight, closes. */

@@ -17,11 +17,12 @@
 #define LISTEN_BACKLOG 1024
 
 static void
-add_listener(struct nbd_server *server, int fd, const struct nbd_address *address)
+add_listener(struct nbd_server *server, int fd, const struct nbd_address *address, const char *uri)
 {
 	struct nbd_listener *listener = xcalloc(1, sizeof(*listener));
 	struct nbd_listener_policy *policy = xcalloc(1, sizeof(*policy));
 
+	policy->name = xstrdup(uri);
 	policy->tls = address->tls_given ? address->tls : server->config.tls;
 	policy->tls_context = server->tls_context;
 	list_push_back(&server->policies, &policy->link);
@@ -111,7 +112,7 @@ listen_tcp(struct nbd_server *server, const struct nbd_address *address, const c
 			continue;
 		}
 		announce(fds[i], address->tls == NBD_TLS_REQUIRE);
-		add_listener(server, fds[i], address);
+		add_listener(server, fds[i], address, uri);
 	}
 	return rc ? error_set(error, rc, "%s: %s", uri, strerror(-rc)) : 0;
 }
@@ -142,7 +143,40 @@ listen_unix(struct nbd_server *server, const struct nbd_address *place, const ch
 		    rc == -EEXIST ? "there is something that is not a socket" : strerror(-rc));
 	}
 	diag_info("nbd: listening at %s", uri);
-	add_listener(server, fd, place);
+	add_listener(server, fd, place, uri);
+	return 0;
+}
+
+static int
+check_tls(const struct nbd_server *server, const struct nbd_address *address, const char *uri,
+    struct error *error)
+{
+	if ((address->tls_given ? address->tls : server->config.tls) == NBD_TLS_OFF ||
+	    server->tls_context)
+		return 0;
+	return error_set(
+	    error, -EINVAL, "%.150s: TLS needs tls-certificates (a folder) or tls-psk-file", uri);
+}
+
+int
+nbd_server_listen_socket(struct nbd_server *server, int fd, const char *name, struct error *error)
+{
+	struct nbd_address address = { 0 }; /* not ours to remove */
+	int rc = check_tls(server, &address, name, error);
+	socklen_t len = sizeof(int);
+	int listens = 0;
+	int type = 0;
+
+	if (!rc && (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) != 0 || type != SOCK_STREAM ||
+		       getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) != 0 || !listens))
+		rc = error_set(error, -EINVAL,
+		    "%.100s is not a stream socket that listens (ListenStream=, Accept=no)", name);
+	if (rc) {
+		close(fd);
+		return rc;
+	}
+	diag_info("nbd: listening at %s", name);
+	add_listener(server, fd, &address, name);
 	return 0;
 }
 
@@ -152,11 +186,9 @@ nbd_server_listen(struct nbd_server *server, const char *uri, struct error *erro
 	struct nbd_address address;
 	int rc = nbd_address_parse(&address, uri, error);
 
+	if (!rc)
+		rc = check_tls(server, &address, uri, error);
 	if (rc)
 		return rc;
-	if ((address.tls_given ? address.tls : server->config.tls) != NBD_TLS_OFF &&
-	    !server->tls_context)
-		return error_set(error, -EINVAL,
-		    "%.150s: TLS needs tls-certificates (a folder) or tls-psk-file", uri);
 	return (address.is_unix ? listen_unix : listen_tcp)(server, &address, uri, error);
 }

@@ -56,6 +56,19 @@ try_listen(const char *text)
 		CHECK(address.host[0] && address.port[0]);
 }
 
+static void
+try_access(const char *text)
+{
+	static const struct nbd_peer peer = { .tls_name = "alice", .listener = "" };
+	struct error error = { 0 };
+	struct nbd_access_rule rule;
+
+	if (nbd_access_parse(&rule, text, &error))
+		CHECK(error.text[0]);
+	else
+		(void)nbd_access(&rule, 1, &peer, "tank/vm1");
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -65,6 +78,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	try_size(text);
 	try_name(text);
 	try_listen(text);
+	try_access(text);
 	free(text);
 	return 0;
 }

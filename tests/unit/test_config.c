@@ -10,6 +10,7 @@
 /* The programs' parts are in no library. */
 #include "frontends/nbd/nbd_server.h"
 #include "tools/quarryd_config.c"
+#include "tools/quarryd_systemd.c"
 
 static void
 test_bad_files(void **state)
@@ -19,9 +20,8 @@ test_bad_files(void **state)
 		const char *error;
 	} cases[] = {
 		{ "socket-path: /a\n",
-		    "q.yaml:1: there is no key \"socket-path\"; there are: listen, import, export, "
-		    "tls, tls-certificates, tls-psk-file, tls-verify-peer, socket, socket-group, "
-		    "node-cache, buffer-memory, reactors, cache, log-level" },
+		    "q.yaml:1: there is no key \"socket-path\"; quarryd --help tells which there "
+		    "are" },
 		{ "# head\n\nnode-cache: 10X\n", "q.yaml:3: node-cache: \"10X\" is not a size: the "
 						 "units are K, M, G, T, P and E (or "
 						 "KiB, MiB …)" },
@@ -113,32 +113,99 @@ test_garbage_files(void **state)
 	}
 }
 
+/* Who may do what: N nothing, R read, W write. */
 static void
-test_exports_say_what_is_offered(void **state)
+test_rules_of_access(void **state)
 {
+	static const struct nbd_peer local = { .is_unix = true, .tls_name = "", .listener = "l" };
+	static const struct nbd_peer ten = {
+		.address = { [10] = 0xff, 0xff, 10, 1, 2, 3 }, .tls_name = "", .listener = "l"
+	};
+	static const struct nbd_peer alice = {
+		.address = { 0x20, 0x01, 0x0d, 0xb8 }, .tls_name = "alice", .listener = "nbds://h"
+	};
 	static const struct {
-		char *patterns[3];
+		const char *rules[3];
 		const char *name;
-		bool offered;
+		const char *expected; /* for local, ten and alice */
 	} cases[] = {
-		{ { NULL }, "tank/a", true },
-		{ { "tank/a" }, "tank/a", true },
-		{ { "tank/a" }, "tank/a@s", false },
-		{ { "tank/*" }, "tank/a@s", true },
-		{ { "tank/*" }, "pond/a", false },
-		{ { "!tank/s*" }, "tank/a", true },
-		{ { "!tank/s*" }, "tank/s1", false },
-		{ { "*", "!*@*" }, "tank/a@s", false },
-		{ { "*", "!tank/*", "tank/b" }, "tank/b", true },
-		{ { "*", "!tank/*", "tank/b" }, "tank/c", false },
+		{ { NULL }, "tank/a", "WWW" },
+		{ { "tank/a" }, "tank/a", "WWW" },
+		{ { "tank/a" }, "tank/a@s", "NNN" },
+		{ { "tank/*" }, "tank/a@s", "WWW" },
+		{ { "tank/*" }, "pond/a", "NNN" },
+		{ { "!tank/s*" }, "tank/a", "WWW" },
+		{ { "!tank/s*" }, "tank/s1", "NNN" },
+		{ { "*", "!*@*" }, "tank/a@s", "NNN" },
+		{ { "*", "!tank/*", "tank/b" }, "tank/b", "WWW" },
+		{ { "*", "!tank/*", "tank/b" }, "tank/c", "NNN" },
+		{ { "* ro", "* from unix" }, "tank/a", "WRR" },
+		{ { "*\tfrom 10.0.0.0/8  ro" }, "tank/a", "NRN" },
+		{ { "* from 10.1.2.0/25" }, "tank/a", "NWN" },
+		{ { "* from 10.1.2.128/25" }, "tank/a", "NNN" },
+		{ { "* from 10.1.2.3" }, "tank/a", "NWN" },
+		{ { "* from 10.1.2.2" }, "tank/a", "NNN" },
+		{ { "* from 0.0.0.0/0" }, "tank/a", "NWN" },
+		{ { "* from ::/0" }, "tank/a", "NWW" },
+		{ { "* from 2001:db8::/31,unix" }, "tank/a", "WNW" },
+		{ { "*", "!tank/s*", "tank/s* tls alice" }, "tank/s1", "NNW" },
+		{ { "* tls *" }, "tank/a", "NNW" },
+		{ { "* tls bob" }, "tank/a", "NNN" },
+		{ { "!* from 10.0.0.0/8" }, "tank/a", "WNW" },
+		{ { "* at l", "* ro at nbds://h from ::/0" }, "tank/a", "WWR" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		struct nbd_server_config config = { .exports = cases[i].patterns };
+		struct nbd_access_rule rules[3];
+		struct error error = { 0 };
+		size_t count = 0;
+		char got[4] = "";
 
-		while (config.export_count < 3 && cases[i].patterns[config.export_count])
-			config.export_count++;
-		assert_int_equal(nbd_server_offers(&config, cases[i].name), cases[i].offered);
+		for (; count < 3 && cases[i].rules[count]; count++)
+			assert_int_equal(
+			    nbd_access_parse(&rules[count], cases[i].rules[count], &error), 0);
+		got[0] = "NRW"[nbd_access(rules, count, &local, cases[i].name)];
+		got[1] = "NRW"[nbd_access(rules, count, &ten, cases[i].name)];
+		got[2] = "NRW"[nbd_access(rules, count, &alice, cases[i].name)];
+		assert_string_equal(got, cases[i].expected);
+	}
+}
+
+static void
+test_bad_rules_of_access(void **state)
+{
+	static const struct {
+		const char *rule;
+		const char *error;
+	} cases[] = {
+		{ "!",
+		    "\"!\" is no pattern: name volumes as in tank/vm1 or tank/*, with ! before it "
+		    "to hide them" },
+		{ "* from 10.0.0.0/33",
+		    "\"10.0.0.0/33\": behind the / stand how many bits of 32 count" },
+		{ "* from ::/129", "\"::/129\": behind the / stand how many bits of 128 count" },
+		{ "* from 10.0.0.0/",
+		    "\"10.0.0.0/\": behind the / stand how many bits of 32 count" },
+		{ "* from host",
+		    "\"host\" is no address: write 192.0.2.0/24, 2001:db8::/32 or unix" },
+		{ "* from 1.1.1.1,2,3", "\"2\" is no address: write 192.0.2.0/24, 2001:db8::/32 or "
+					"unix" },
+		{ "* from unix,unix,unix,unix,unix,unix,unix,unix,unix",
+		    "a rule has at most 8 addresses" },
+		{ "* from", "something is missing behind \"from\"" },
+		{ "* tls", "something is missing behind \"tls\"" },
+		{ "!a ro", "what is hidden cannot be read-only: leave out ! or ro" },
+		{ "a rw",
+		    "\"rw\": behind a pattern may stand ro, from ADDRESS/BITS, tls NAME and at "
+		    "URI" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct nbd_access_rule rule;
+		struct error error = { 0 };
+
+		assert_int_equal(nbd_access_parse(&rule, cases[i].rule, &error), -EINVAL);
+		assert_string_equal(error.text, cases[i].error);
 	}
 }
 
@@ -171,8 +238,9 @@ test_good_file(void **state)
 	assert_string_equal(config.listen[2], "nbd+unix:///?socket=/run/a%20b.sock");
 	assert_int_equal(config.import_count, 2);
 	assert_string_equal(config.import[1], "disk 1.img");
-	assert_int_equal(config.export_count, 2);
-	assert_string_equal(config.exports[1], "!tank/secret*");
+	assert_int_equal(config.access_count, 2);
+	assert_true(config.access[1].hides);
+	assert_string_equal(config.access[1].pattern, "tank/secret*");
 	assert_string_equal(config.socket_path, "/tmp/q.sock");
 	assert_string_equal(config.socket_group, "disk");
 	assert_int_equal(config.node_cache_bytes, 4 * MIB);
@@ -406,7 +474,8 @@ main(void)
 		cmocka_unit_test(test_bad_files),
 		cmocka_unit_test(test_garbage_files),
 		cmocka_unit_test(test_good_file),
-		cmocka_unit_test(test_exports_say_what_is_offered),
+		cmocka_unit_test(test_rules_of_access),
+		cmocka_unit_test(test_bad_rules_of_access),
 		cmocka_unit_test(test_empty_files),
 		cmocka_unit_test(test_bad_flags),
 		cmocka_unit_test(test_flags_and_file),
