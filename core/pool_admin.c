@@ -10,6 +10,8 @@
  */
 #include "core/pool_admin.h"
 
+#include "core/device_add.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -21,6 +23,7 @@ enum admin_phase {
 	ADMIN_APPLIED,
 	ADMIN_FLUSH,
 	ADMIN_WALK,
+	ADMIN_ADD_DEVICES,
 	ADMIN_DONE,
 };
 
@@ -44,6 +47,7 @@ struct admin_operation {
 	struct image *older;
 	struct image *newer;
 	uint64_t lba;
+	struct device_add add; /* DEVICE_ADD */
 };
 
 static void admin_step(struct admin_operation *a);
@@ -320,6 +324,8 @@ build(struct admin_operation *a)
 		a->older = find_image(a, &request->name);
 		a->newer = a->older ? find_image(a, &request->target) : NULL;
 		return a->newer ? 0 : -ENOENT;
+	case ADMIN_DEVICE_ADD:
+		return 0;
 	case ADMIN_POOL_CREATE:
 	case ADMIN_POOL_IMPORT:
 	case ADMIN_POOL_EXPORT:
@@ -548,6 +554,27 @@ walk(struct admin_operation *a)
 	return false;
 }
 
+/* --- DEVICE_ADD --- */
+
+static void
+devices_added(struct device_add *add)
+{
+	struct admin_operation *a = container_of(add, struct admin_operation, add);
+
+	a->request->error = add->error;
+	admin_step(a);
+}
+
+static void
+add_devices(struct admin_operation *a)
+{
+	a->add.pool = a->pool;
+	a->add.devices = a->request->opened;
+	a->add.count = (uint32_t)a->request->device_count;
+	a->add.done = devices_added;
+	device_add_start(&a->add);
+}
+
 static void
 finish(struct admin_operation *a)
 {
@@ -588,6 +615,8 @@ admin_step(struct admin_operation *a)
 				a->phase = ADMIN_DONE;
 			else if (a->request->verb == ADMIN_DIFF)
 				a->phase = ADMIN_WALK;
+			else if (a->request->verb == ADMIN_DEVICE_ADD)
+				a->phase = ADMIN_ADD_DEVICES;
 			else
 				a->phase = ADMIN_PAUSE;
 			continue;
@@ -634,6 +663,9 @@ admin_step(struct admin_operation *a)
 				return;
 			a->phase = ADMIN_DONE;
 			continue;
+		case ADMIN_ADD_DEVICES:
+			a->phase = ADMIN_DONE;
+			return add_devices(a);
 		case ADMIN_DONE:
 			return finish(a);
 		}

@@ -68,45 +68,9 @@ woken(struct waiter *waiter, int error)
 static void
 write_device(struct creation *c, bool erase)
 {
-	struct pool_device *device = &c->pool->devices[c->device];
-	void *label = c->blocks;
-	void *set = c->blocks + FORMAT_BLOCK_BYTES;
-	struct geometry geometry;
-
-	geometry_of(&geometry, device->label.size_bytes, device->label.slab_blocks);
-	memset(c->blocks, 0, 2 * (size_t)FORMAT_BLOCK_BYTES);
-	if (!erase) {
-		struct device_set devices = {
-			.pool_uuid = c->pool->uuid,
-			.generation = c->pool->device_set_generation,
-			.count = c->pool->device_count,
-		};
-
-		for (uint32_t i = 0; i < c->pool->device_count; i++) {
-			devices.devices[i].uuid = c->pool->devices[i].label.device_uuid;
-			devices.devices[i].index = i;
-			devices.devices[i].state = DEVICE_STATE_ONLINE;
-			devices.devices[i].size_bytes = c->pool->devices[i].label.size_bytes;
-		}
-		device_set_encode(&devices, set);
-		label_encode(&device->label, label);
-	}
-	uint64_t place = c->pool->device_set_generation % 2;
-
-	c->writer.count = 0;
-	block_writer_add(&c->writer, FORMAT_DEVICE_SET_BLOCK + place, set);
-	block_writer_add(
-	    &c->writer, geometry.tail_block + FORMAT_TAIL_DEVICE_SET_BLOCK + place, set);
-	block_writer_add(&c->writer, FORMAT_LABEL_BLOCK, label);
-	block_writer_add(&c->writer, geometry.tail_block + FORMAT_TAIL_LABEL_BLOCK, label);
-	if (erase) {
-		/* Where other systems have their signatures: partition tables and filesystems. */
-		block_writer_add(&c->writer, 0, set);
-		block_writer_add(&c->writer,
-		    geometry.tail_block + FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES - 1, set);
-	}
 	c->writer.done = written;
-	block_writer_start(&c->writer, device->device);
+	pool_write_head(
+	    c->pool, c->device, c->pool->devices[c->device].device, &c->writer, c->blocks, erase);
 }
 
 static void
@@ -172,27 +136,13 @@ lay_out(struct pool *pool, const char *name, uint32_t slab_blocks, struct error 
 	pool->uuid = uuid_new();
 	pool->created_s = pool->clock_s ? pool->clock_s() : 0;
 	for (uint32_t i = 0; i < pool->device_count; i++) {
-		struct label *label = &pool->devices[i].label;
-		struct geometry geometry;
+		const struct label *label = &pool->devices[i].label;
+		int rc = pool_lay_out_device(pool, i, pool->devices[i].device, error);
 
-		label->size_bytes = pool->devices[i].device->size_bytes;
-		geometry_of(&geometry, label->size_bytes, slab_blocks);
-		if (geometry.slab_count < 4)
-			return error_set(error, -EINVAL,
-			    "%s is too small: %llu bytes; a device needs at least 16 MiB",
-			    pool->devices[i].device->name, (unsigned long long)label->size_bytes);
-		if (pool->devices[i].device->preallocated)
-			label->features_compat |= LABEL_PREALLOCATED;
-		label->pool_uuid = pool->uuid;
-		label->device_uuid = uuid_new();
-		label->device_index = i;
-		label->slab_blocks = slab_blocks;
-		label->slab_count = geometry.slab_count;
-		label->slabs_block = geometry.slabs_block;
-		label->created_s = pool->created_s;
-		snprintf(label->pool_name, sizeof(label->pool_name), "%s", name);
-		space_add_device(&pool->space, i, &label->device_uuid, geometry.slabs_block,
-		    geometry.slab_count);
+		if (rc)
+			return rc;
+		space_add_device(&pool->space, i, &label->device_uuid, label->slabs_block,
+		    (uint32_t)label->slab_count);
 	}
 	if (pool->space.slab_count < 24)
 		return error_set(error, -EINVAL,

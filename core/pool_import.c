@@ -366,6 +366,16 @@ accept_superblock(struct import *m)
 			return;
 		}
 	}
+	for (uint32_t i = pool->device_count; i < POOL_DEVICES_MAX; i++) {
+		if (!pool->devices[i].device)
+			continue;
+		FAIL(m, -EINVAL,
+		    "%s was being added to pool %s, which was interrupted: leave it out, and add "
+		    "it "
+		    "again with --force",
+		    pool->devices[i].device->name, pool->name);
+		return;
+	}
 	pool_init_engine(pool, first->slab_blocks);
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		const struct label *label = &pool->devices[i].label;

@@ -79,3 +79,81 @@ block_reader_start(
 	io->done = read_done;
 	device_submit(device, io);
 }
+
+/* --- labels and device sets --- */
+
+int
+pool_lay_out_device(struct pool *pool, uint32_t index, struct device *device, struct error *error)
+{
+	struct label *label = &pool->devices[index].label;
+	struct geometry geometry;
+
+	memset(label, 0, sizeof(*label));
+	label->size_bytes = device->size_bytes;
+	geometry_of(&geometry, label->size_bytes, pool->space.slab_blocks);
+	if (geometry.slab_count < 4)
+		return error_set(error, -EINVAL,
+		    "%s is too small: %llu bytes; a device of pool %s needs at least %llu",
+		    device->name, (unsigned long long)label->size_bytes, pool->name,
+		    (unsigned long long)max_u64(
+			16 * MIB, 8 * (uint64_t)pool->space.slab_blocks * FORMAT_BLOCK_BYTES));
+	if (device->preallocated)
+		label->features_compat |= LABEL_PREALLOCATED;
+	label->pool_uuid = pool->uuid;
+	label->device_uuid = uuid_new();
+	label->device_index = index;
+	label->slab_blocks = pool->space.slab_blocks;
+	label->slab_count = geometry.slab_count;
+	label->slabs_block = geometry.slabs_block;
+	label->created_s = pool->created_s;
+	memcpy(label->pool_name, pool->name, sizeof(pool->name));
+	return 0;
+}
+
+static void
+encode_device_set(const struct pool *pool, void *block)
+{
+	struct device_set set = {
+		.pool_uuid = pool->uuid,
+		.generation = pool->device_set_generation,
+		.count = pool->device_count,
+	};
+
+	for (uint32_t i = 0; i < pool->device_count; i++) {
+		set.devices[i].uuid = pool->devices[i].label.device_uuid;
+		set.devices[i].index = i;
+		set.devices[i].state = DEVICE_STATE_ONLINE;
+		set.devices[i].size_bytes = pool->devices[i].label.size_bytes;
+	}
+	device_set_encode(&set, block);
+}
+
+void
+pool_write_head(struct pool *pool, uint32_t index, struct device *device,
+    struct block_writer *writer, void *blocks, bool erase)
+{
+	const struct label *head = &pool->devices[index].label;
+	void *label = blocks;
+	void *set = (uint8_t *)blocks + FORMAT_BLOCK_BYTES;
+	uint64_t place = pool->device_set_generation % 2;
+	struct geometry geometry;
+
+	geometry_of(&geometry, head->size_bytes, head->slab_blocks);
+	memset(blocks, 0, 2 * (size_t)FORMAT_BLOCK_BYTES);
+	if (!erase) {
+		encode_device_set(pool, set);
+		label_encode(head, label);
+	}
+	writer->count = 0;
+	block_writer_add(writer, FORMAT_DEVICE_SET_BLOCK + place, set);
+	block_writer_add(writer, geometry.tail_block + FORMAT_TAIL_DEVICE_SET_BLOCK + place, set);
+	block_writer_add(writer, FORMAT_LABEL_BLOCK, label);
+	block_writer_add(writer, geometry.tail_block + FORMAT_TAIL_LABEL_BLOCK, label);
+	if (erase) {
+		/* Partition tables and filesystems. */
+		block_writer_add(writer, 0, set);
+		block_writer_add(
+		    writer, geometry.tail_block + FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES - 1, set);
+	}
+	block_writer_start(writer, device);
+}

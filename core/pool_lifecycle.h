@@ -32,6 +32,17 @@ struct block_writer {
 void block_writer_add(struct block_writer *writer, uint64_t block, void *data);
 void block_writer_start(struct block_writer *writer, struct device *device);
 
+/* Makes the label of device @index of @pool, which has its name, UUID and slab size. */
+int pool_lay_out_device(
+    struct pool *pool, uint32_t index, struct device *device, struct error *error) must_check;
+/*
+ * Writes label and device set of device @index, which lies on @device, or erases both, and with
+ * them where other systems have their signatures.  @blocks: memory for two blocks, until
+ * @writer->done().
+ */
+void pool_write_head(struct pool *pool, uint32_t index, struct device *device,
+    struct block_writer *writer, void *blocks, bool erase);
+
 /* Reads a range of blocks into @data. */
 struct block_reader {
 	void (*done)(struct block_reader *reader);

@@ -369,6 +369,40 @@ import_next(struct opening *o)
 	return true;
 }
 
+/* --- devices for a pool that is here --- */
+
+static void
+added_on_pool(struct admin_request *request)
+{
+	opening_finish(request->state);
+}
+
+static void
+add_on_pool(struct task *task)
+{
+	struct opening *o = container_of(task, struct opening, task);
+
+	o->request->opened = o->devices;
+	o->request->state = o;
+	pool_admin(o->start.pool, o->request, added_on_pool);
+}
+
+/* The pool may have gone, or come again, while the devices were opened. */
+static void
+add_at_home(struct task *task)
+{
+	struct opening *o = container_of(task, struct opening, task);
+
+	o->start.pool = find_pool(o->target, o->request->name.pool);
+	if (o->start.pool && o->start.pool->reactor == o->reactor) {
+		travel(o->reactor, &o->task, add_on_pool);
+		return;
+	}
+	error_set(
+	    &o->request->error, -ENOENT, "pool %s was exported meanwhile", o->request->name.pool);
+	opening_finish(o);
+}
+
 static void
 create(struct opening *o)
 {
@@ -393,6 +427,11 @@ opening_step(struct opening *o)
 	case OPENING_LABELS:
 		if (o->request->verb == ADMIN_POOL_CREATE)
 			return create(o);
+		if (o->request->verb == ADMIN_DEVICE_ADD) {
+			o->phase = OPENING_DONE;
+			travel(o->target->home, &o->task, add_at_home);
+			return;
+		}
 		if (o->labelled < o->request->device_count) {
 			if (!o->label.block)
 				o->label.block = xalloc_pages(FORMAT_BLOCK_BYTES);
@@ -419,7 +458,7 @@ open_devices(struct offload *offload)
 	struct opening *o = container_of(offload, struct opening, offload);
 	struct admin_request *request = o->request;
 	struct target_backend *backend = o->target->config.backend;
-	bool is_new = request->verb == ADMIN_POOL_CREATE;
+	bool is_new = request->verb != ADMIN_POOL_IMPORT;
 
 	for (size_t i = 0; i < request->device_count; i++) {
 		const char *path = request->devices[i];
@@ -473,7 +512,9 @@ opening_start(struct target *target)
 		return;
 	o = container_of(node, struct opening, link);
 	target->opening = true;
-	o->reactor = target->config.reactors[target->next_reactor++ % target->config.reactor_count];
+	if (!o->reactor)
+		o->reactor =
+		    target->config.reactors[target->next_reactor++ % target->config.reactor_count];
 	travel(o->reactor, &o->task, opening_on_reactor);
 }
 
@@ -481,19 +522,21 @@ static void
 open_pool(struct target *target, struct admin_request *request)
 {
 	struct opening *o;
-	size_t most = request->verb == ADMIN_POOL_CREATE ? POOL_DEVICES_MAX : TARGET_DEVICES_MAX;
+	size_t most = request->verb == ADMIN_POOL_IMPORT ? TARGET_DEVICES_MAX : POOL_DEVICES_MAX;
+	struct pool *pool = find_pool(target, request->name.pool);
 
 	if (request->device_count == 0 || request->device_count > most) {
 		error_set(&request->error, -EINVAL, "between 1 and %zu devices, not %zu", most,
 		    request->device_count);
 		return admin_finish(request);
 	}
-	if (request->verb == ADMIN_POOL_CREATE && find_pool(target, request->name.pool)) {
+	if (request->verb == ADMIN_POOL_CREATE && pool) {
 		error_set(&request->error, -EEXIST, "a pool named %s is here already",
 		    request->name.pool);
 		return admin_finish(request);
 	}
 	o = xcalloc(1, sizeof(*o));
+	o->reactor = request->verb == ADMIN_DEVICE_ADD ? pool->reactor : NULL;
 	o->target = target;
 	o->request = request;
 	list_push_back(&target->openings, &o->link);
@@ -682,6 +725,8 @@ admin_at_home(struct task *task)
 		    "there is no pool %s here (quarry pool list shows all)", pool_name);
 		return admin_finish(request);
 	}
+	if (request->verb == ADMIN_DEVICE_ADD)
+		return open_pool(target, request);
 	if (request->verb == ADMIN_POOL_EXPORT || request->verb == ADMIN_POOL_DESTROY)
 		return close_pool(target, pool, request);
 	request->state = pool;

@@ -52,6 +52,7 @@ enum admin_verb {
 	ADMIN_POOL_IMPORT,   /* devices[] (every device of one or several pools), force */
 	ADMIN_POOL_EXPORT,   /* name.pool, force: even with clients connected */
 	ADMIN_POOL_DESTROY,  /* name.pool, force: even with volumes or clients */
+	ADMIN_DEVICE_ADD,    /* name.pool, devices[], new_file_bytes, preallocate, force */
 	ADMIN_VOLUME_CREATE, /* name, size_bytes */
 	ADMIN_VOLUME_RESIZE, /* name, size_bytes, force: shrink */
 	ADMIN_VOLUME_RENAME, /* name, target (same pool) */
@@ -134,7 +135,7 @@ struct admin_request {
 	uint64_t size_bytes;
 	uint64_t created_s; /* SNAPSHOT_CREATE, VOLUME_CREATE …: the present time */
 	bool readonly;
-	bool preallocate; /* POOL_CREATE */
+	bool preallocate; /* POOL_CREATE, DEVICE_ADD */
 	bool force;
 	void (*done)(struct admin_request *request);
 	/* result */
@@ -147,6 +148,8 @@ struct admin_request {
 	struct task task;
 	struct reactor *origin;
 	struct target *home;
+	struct device *
+	    *opened; /* DEVICE_ADD: device_count of them; those that are taken become NULL */
 	void *state;
 };
 

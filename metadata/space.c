@@ -607,6 +607,23 @@ space_slab_given_back(struct space *space, struct slab *slab)
 }
 
 void
+space_hold_device(struct space *space, uint32_t index)
+{
+	struct space_device *device = &space->devices[index];
+
+	CHECK(device->free_count == device->slab_count);
+	for (uint32_t i = 0; i < device->slab_count; i++)
+		space_reserve(space, &device->slabs[i]);
+}
+
+void
+space_unhold_device(struct space *space, uint32_t index)
+{
+	for (uint32_t i = 0; i < space->devices[index].slab_count; i++)
+		space_unreserve(space, &space->devices[index].slabs[i]);
+}
+
+void
 space_slab_written(struct space *space, struct slab *slab)
 {
 	CHECK(slab->state == SLAB_FREE && list_empty(&slab->link));

@@ -166,6 +166,9 @@ uint64_t space_page_block(const struct space_device *device, uint32_t page);
 /* Writes page @page as of now into @block; marks it clean and its other place current. */
 void space_encode_page(
     struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint, void *block);
+/* All slabs of a device that was just added are off its free list, until they are let go. */
+void space_hold_device(struct space *space, uint32_t index);
+void space_unhold_device(struct space *space, uint32_t index);
 /* A slab that is reserved was written to, all of it. */
 void space_slab_written(struct space *space, struct slab *slab);
 /* Takes the newer valid one of both places that is not newer than @checkpoint.  -EUCLEAN: neither.

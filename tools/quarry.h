@@ -51,6 +51,7 @@ enum show {
 	SHOW_DONE, /* nothing came back but success */
 	SHOW_POOLS,
 	SHOW_POOL_STATUS,
+	SHOW_DEVICES,
 	SHOW_VOLUMES,
 	SHOW_SNAPSHOTS,
 	SHOW_TREE,

@@ -147,16 +147,37 @@ take_devices(struct cli *cli, size_t first, struct error *error)
 
 /* --- pools --- */
 
+/* POOL DEVICE… */
 static int
-build_pool_create(struct cli *cli, struct error *error)
+take_new_devices(struct cli *cli, struct error *error)
 {
-	request_start(cli, "pool.create");
 	if (take_name(cli, "name", 0, WANT_POOL, error) || take_devices(cli, 1, error))
 		return -EINVAL;
 	if (cli->options & OPTION_SIZE)
 		must_put(cli->request, "new_file_bytes", json_integer((json_int_t)cli->size_bytes));
 	if (cli->options & OPTION_PREALLOCATE)
 		must_put(cli->request, "preallocate", json_true());
+	return 0;
+}
+
+static int
+build_device_add(struct cli *cli, struct error *error)
+{
+	request_start(cli, "device.add");
+	if (take_new_devices(cli, error))
+		return -EINVAL;
+	cli->done_text = text_new("pool %s has %zu device%s more", cli->args[0], cli->arg_count - 1,
+	    cli->arg_count == 2 ? "" : "s");
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
+build_pool_create(struct cli *cli, struct error *error)
+{
+	request_start(cli, "pool.create");
+	if (take_new_devices(cli, error))
+		return -EINVAL;
 	cli->done_text = text_new(
 	    "pool %s created; next: quarry volume create %s/NAME SIZE", cli->args[0], cli->args[0]);
 	done_one(cli, "pools", cli->args[0]);
@@ -454,6 +475,14 @@ const struct cli_command cli_commands[] = {
 	{ "pool", "destroy", "POOL", "Give up a pool and everything in it.",
 	    "Refused while it has volumes or clients, unless by --force.\n",
 	    OPTION_FORCE | OPTIONS_DESTRUCTIVE, 1, 1, SHOW_DONE, build_pool_destroy },
+	{ "device", "add", "POOL DEVICE…", "Give a pool more space, while it is in use.",
+	    "Devices that hold something are refused without --force; files that do not exist are "
+	    "made\nwith --size SIZE, as by quarry pool create.\n\n"
+	    "  quarry device add tank /dev/sdd\n",
+	    OPTION_SIZE | OPTION_PREALLOCATE | OPTION_FORCE, 2, 1 + ADMIN_DEVICES_MAX, SHOW_DONE,
+	    build_device_add },
+	{ "device", "list", "[POOL]", "List the devices of pools.", NULL, OPTIONS_LIST, 0, 1,
+	    SHOW_DEVICES, build_list },
 	{ "volume", "create", "POOL/VOLUME SIZE",
 	    "Make a thin volume: it takes space as it is written.",
 	    "  quarry volume create tank/vm1 10T\n", 0, 2, 2, SHOW_DONE, build_volume_create },

@@ -81,6 +81,19 @@ const struct table table_tree = { tree_columns, ARRAY_SIZE(tree_columns), "pools
 const struct table table_ranges = { range_columns, ARRAY_SIZE(range_columns), "ranges" };
 static const struct table table_devices = { device_columns, ARRAY_SIZE(device_columns), "devices" };
 
+static const struct column pool_device_columns[] = {
+	{ "pool", "pool", COLUMN_TEXT, true },
+	{ "path", "path", COLUMN_TEXT, true },
+	{ "state", "state", COLUMN_TEXT, true },
+	{ "size", "size_bytes", COLUMN_SIZE, true },
+	{ "slabs", "slabs", COLUMN_NUMBER, true },
+	{ "free", "slabs_free", COLUMN_NUMBER, true },
+	{ "errors", "errors", COLUMN_NUMBER, true },
+	{ "uuid", "uuid", COLUMN_TEXT, false },
+};
+static const struct table table_devices_of_pools = { pool_device_columns,
+	ARRAY_SIZE(pool_device_columns), "devices" };
+
 const struct table *
 show_table(enum show show)
 {
@@ -95,6 +108,8 @@ show_table(enum show show)
 		return &table_tree;
 	case SHOW_DIFF:
 		return &table_ranges;
+	case SHOW_DEVICES:
+		return &table_devices_of_pools;
 	case SHOW_DONE:
 	case SHOW_POOL_STATUS:
 	case SHOW_CHECK:
@@ -141,6 +156,26 @@ print_rows_json(FILE *out, const char *plural, json_t *rows)
 /* --- rows --- */
 
 /* The pools without what is in them. */
+static json_t *
+device_rows(const json_t *pools)
+{
+	json_t *rows = must_json(json_array());
+	const json_t *pool, *device;
+	size_t i, k;
+
+	json_array_foreach(pools, i, pool)
+	{
+		json_array_foreach(json_object_get(pool, "devices"), k, device)
+		{
+			json_t *row = must_json(json_copy((json_t *)(uintptr_t)device));
+
+			must_put(row, "pool", json_incref(json_object_get(pool, "name")));
+			must_append(rows, row);
+		}
+	}
+	return rows;
+}
+
 static json_t *
 pool_rows(const json_t *pools)
 {
@@ -448,6 +483,9 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 		break;
 	case SHOW_SNAPSHOTS:
 		rows = image_rows(pools, true, &cli->filter);
+		break;
+	case SHOW_DEVICES:
+		rows = device_rows(pools);
 		break;
 	case SHOW_TREE:
 		rows = json ? tree_json(pools) : tree_rows(pools);

@@ -316,6 +316,32 @@ test_a_preallocated_pool_keeps_its_space() {
     kept "after a volume was deleted"
 }
 
+test_devices_are_added_in_service() {
+    start_with_pool 32M 1
+    quarry volume create tank/v 200M
+    head -c 100M /dev/urandom >"$T/data"
+    refuses nbdcopy --synchronous "$T/data" "$(uri v)" # the pool is too small
+    fails_with 1 'too small' quarry device add tank "$T/tiny.img" --size 1M
+    fails_with 1 'no pool' quarry device add lake "$T/new.img" --size 64M
+    mke2fs -q -t ext4 "$T/ext4.img" 32M
+    fails_with 1 'ext4.*--force' quarry device add tank "$T/ext4.img"
+    fails_with 1 'in use' quarry device add tank "${POOL_FILES[0]}" --force
+    quarry device add tank "$T/ext4.img" "$T/new.img" --size 200M --force
+    expect "3" "$(quarry device list tank --json | json 'len(d["devices"])')" "devices"
+    nbdcopy --synchronous "$T/data" "$(uri v)"
+    kill9_daemon
+    POOL_FILES+=("$T/ext4.img")
+    start_daemon
+    fails_with 1 'missing' quarry pool import "${POOL_FILES[@]}"
+    stop_daemon
+    POOL_FILES+=("$T/new.img")
+    restart_with_pool
+    nbdcopy --synchronous "$(uri v)" "$T/back"
+    cmp -n $((100 * MIB)) "$T/data" "$T/back"
+    stop_daemon
+    "$BUILD/quarry" check --data "${POOL_FILES[@]}"
+}
+
 test_export_import_destroy() {
     start_with_pool
     quarry volume create tank/v 64M

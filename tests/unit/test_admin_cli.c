@@ -37,6 +37,9 @@ test_requests(void **state)
 		const char *words[WORDS_MAX];
 		const char *request;
 	} cases[] = {
+		{ { "device", "add", "tank", "/dev/sdc", "--force" },
+		    "{\"quarry\":1,\"verb\":\"device.add\",\"force\":true,\"name\":\"tank\","
+		    "\"devices\":[\"/dev/sdc\"]}" },
 		{ { "pool", "create", "tank", "a", "--size", "1M", "--preallocate" },
 		    "{\"quarry\":1,\"verb\":\"pool.create\",\"name\":\"tank\",\"devices\":"
 		    "[\"/home/me/a\"],\"new_file_bytes\":1048576,\"preallocate\":true}" },
