@@ -9,6 +9,7 @@
  *   sim_history.c   what the log carried, batch by batch, seen at batch_apply(): the order in which
  *                   everything took effect, and so what a crash may leave
  *   sim_model.c     the reference: an array of blocks for each image
+ *   sim_devices.c  pools that get more devices
  *   sim_walk.c      reads the pool from the disks by itself: reachability, contents, counters
  *
  * How a crash is judged: `history.records` has each batch since the state that is surely durable,
@@ -221,6 +222,7 @@ struct sim_admin {
 /* What a seed draws once. */
 struct weather {
 	uint32_t device_count;
+	uint32_t devices_at_first; /* the pool is made of these; the others may join */
 	uint64_t device_bytes[SIM_DEVICES_MAX];
 	uint32_t slab_blocks;
 	uint64_t node_cache_bytes;
@@ -249,6 +251,9 @@ struct sim {
 	struct weather weather;
 	struct memory_disk *disks[SIM_DEVICES_MAX];
 	struct device *devices[SIM_DEVICES_MAX];
+	uint32_t joined;        /* devices that are in the pool: the first ones */
+	bool adding;            /* the next one */
+	struct device *joining; /* ... until the pool has it */
 	struct reactor *reactor;
 	uint64_t now_ns;
 	uint64_t progress_ns; /* when something last completed */
@@ -306,6 +311,13 @@ void work_op_applied(struct sim *sim, uint64_t sequence, const struct record_op 
 void work_note_change(struct sim *sim, uint64_t volume_id, uint64_t lba, struct content *content);
 void work_note_range(
     struct sim *sim, const struct model_volume *volume, uint64_t lba, uint64_t count);
+
+/* sim_devices.c */
+/* How many devices the newest superblock counts. */
+uint32_t devices_on_disks(const struct sim *sim);
+/* Makes @request add the next one. */
+void devices_add(struct sim *sim, struct admin_request *request);
+void devices_added(struct sim *sim);
 
 /* sim_walk.c */
 /* The disks hold a checkpoint and nothing happened since: everything is compared. */

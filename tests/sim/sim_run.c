@@ -192,15 +192,17 @@ open_pool(struct sim *sim, bool create)
 	sim_trace(sim, "%s", create ? "create" : "import");
 	if (create) {
 		sim->history.unfinished_create = true;
-		pool_create(&config, "p", sim->devices, sim->weather.device_count,
-		    sim->weather.slab_blocks, &opening->start);
+		sim->joined = sim->weather.devices_at_first;
+		pool_create(&config, "p", sim->devices, sim->joined, sim->weather.slab_blocks,
+		    &opening->start);
 	} else {
 		struct device *devices[SIM_DEVICES_MAX];
-		uint32_t first = (uint32_t)random_below(&sim->random, sim->weather.device_count);
+		sim->joined = devices_on_disks(sim);
+		uint32_t first = (uint32_t)random_below(&sim->random, sim->joined);
 
-		for (uint32_t d = 0; d < sim->weather.device_count; d++)
-			devices[d] = sim->devices[(first + d) % sim->weather.device_count];
-		pool_import(&config, devices, sim->weather.device_count, &opening->start);
+		for (uint32_t d = 0; d < sim->joined; d++)
+			devices[d] = sim->devices[(first + d) % sim->joined];
+		pool_import(&config, devices, sim->joined, &opening->start);
 	}
 	sim_run_until(sim, is_opened);
 	if (sim->crashed)

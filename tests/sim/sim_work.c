@@ -100,13 +100,18 @@ work_draw(struct sim *sim)
 		if (i != OP_WRITE && one_in(sim, 6))
 			w->weights[i] = 0;
 	}
+	w->devices_at_first = w->device_count;
+	if (one_in(sim, 3))
+		w->devices_at_first -= (uint32_t)draw(sim, w->device_count);
 	sim_trace(sim,
-	    "%u devices, slabs of %u, cache %llu KiB, delay %llu ns, depth %u, up to %u volumes, "
+	    "%u devices, %u at first, slabs of %u, cache %llu KiB, delay %llu ns, depth %u, up to "
+	    "%u volumes, "
 	    "%u lives of %u ops, writes of %llu, spread %llu%s%s",
-	    w->device_count, w->slab_blocks, (unsigned long long)w->node_cache_bytes / 1024,
-	    (unsigned long long)w->delay_ns_max, w->depth, w->volumes_max, w->lives, w->ops,
-	    (unsigned long long)w->blocks_max, (unsigned long long)w->spread,
-	    w->prepare_space ? ", prepares" : "", w->gives_back ? ", gives back" : "");
+	    w->device_count, w->devices_at_first, w->slab_blocks,
+	    (unsigned long long)w->node_cache_bytes / 1024, (unsigned long long)w->delay_ns_max,
+	    w->depth, w->volumes_max, w->lives, w->ops, (unsigned long long)w->blocks_max,
+	    (unsigned long long)w->spread, w->prepare_space ? ", prepares" : "",
+	    w->gives_back ? ", gives back" : "");
 }
 
 /* --- payloads --- */
@@ -950,13 +955,16 @@ admin_done(struct admin_request *request)
 	sim->progress_ns = sim->now_ns;
 	sim_trace(sim, "  administration %llu: %d %s", (unsigned long long)a->number, code,
 	    code ? request->error.text : "");
-	if (code == 0 && request->verb != ADMIN_DIFF) {
+	if (code == 0 && request->verb == ADMIN_DEVICE_ADD) {
+		devices_added(sim);
+	} else if (code == 0 && request->verb != ADMIN_DIFF) {
 		if (!a->applied)
 			sim_fail(sim, "administration %llu is answered, but was not applied",
 			    (unsigned long long)a->number);
 		sim->history.acked = max_u64(sim->history.acked, a->sequence);
 		history_promise(sim, a->sequence);
 	} else if (code) {
+		sim->adding &= request->verb != ADMIN_DEVICE_ADD;
 		if (a->applied)
 			sim_fail(sim, "administration %llu failed, but was applied",
 			    (unsigned long long)a->number);
@@ -1098,6 +1106,19 @@ admin_delete_volume(struct sim *sim, const struct model_volume *volume)
 	admin_submit(sim, a);
 }
 
+static bool
+admin_add_device(struct sim *sim)
+{
+	struct sim_admin *a;
+
+	if (sim->joined == sim->weather.device_count || sim->adding)
+		return false;
+	a = admin_new(sim, ADMIN_DEVICE_ADD, NULL);
+	devices_add(sim, &a->request);
+	admin_submit(sim, a);
+	return true;
+}
+
 static void
 administrate(struct sim *sim)
 {
@@ -1110,6 +1131,8 @@ administrate(struct sim *sim)
 		admin_create(sim);
 		return;
 	}
+	if (one_in(sim, 8) && admin_add_device(sim))
+		return;
 	switch (draw(sim, 12)) {
 	case 0:
 	case 1:
@@ -1298,6 +1321,7 @@ work_drain(struct sim *sim)
 void
 work_forget(struct sim *sim)
 {
+	sim->adding = false;
 	while (!list_empty(&sim->ios))
 		io_free(sim, list_first(&sim->ios, struct sim_io, link));
 	while (!list_empty(&sim->admins)) {
