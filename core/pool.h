@@ -66,6 +66,7 @@ struct pool_label {
 	/* private */
 	struct device_io io;
 	struct iovec iov;
+	struct task task;
 	bool second;
 };
 void pool_label_read(struct pool_label *op);

@@ -156,7 +156,7 @@ label_decode_or_twin(struct pool_label *op)
 	 */
 	if (!op->second || (op->error.code == -ENODATA && rc != -ENODATA))
 		op->error = first;
-	if (op->second || op->device->size_bytes < FORMAT_TAIL_BYTES) {
+	if (op->second) {
 		op->done(op);
 		return;
 	}
@@ -172,9 +172,25 @@ label_read_done(struct device_io *io)
 	label_decode_or_twin(container_of(io, struct pool_label, io));
 }
 
+static void
+too_small(struct task *task)
+{
+	struct pool_label *op = container_of(task, struct pool_label, task);
+
+	error_set(&op->error, -ENODATA, "too small to belong to a pool (%llu bytes)",
+	    (unsigned long long)op->device->size_bytes);
+	op->done(op);
+}
+
 void
 pool_label_read(struct pool_label *op)
 {
+	if (op->device->size_bytes < 2 * (uint64_t)FORMAT_TAIL_BYTES) {
+		task_init(&op->task, too_small);
+		reactor_defer(op->device->reactor, &op->task);
+		return;
+	}
+
 	memset(&op->error, 0, sizeof(op->error));
 	op->second = false;
 	op->iov.iov_base = op->block;
@@ -245,14 +261,14 @@ flush_device(struct import *m)
 
 /* --- superblocks --- */
 
-/* The checkpoint of the superblock in @block; 0: none that is valid. */
+/* The checkpoint of the superblock in @block, of slot @slot; 0: none that is valid there. */
 static uint64_t
-look_at_superblock(struct import *m, const uint8_t *block)
+look_at_superblock(struct import *m, const uint8_t *block, unsigned slot)
 {
 	struct superblock superblock;
 	struct error error;
 
-	if (superblock_decode(&superblock, block, &error) ||
+	if (superblock_decode(&superblock, block, &error) || superblock.checkpoint % 2 != slot ||
 	    !uuid_equal(&superblock.pool_uuid, &m->pool->uuid))
 		return 0;
 	if (!m->superblock_found || superblock.checkpoint > m->superblock.checkpoint) {
@@ -305,7 +321,8 @@ superblocks_read(struct block_reader *reader)
 
 	for (unsigned slot = 0; slot < 2; slot++) {
 		block += FORMAT_BLOCK_BYTES;
-		m->checkpoints[m->place][slot] = reader->error ? 0 : look_at_superblock(m, block);
+		m->checkpoints[m->place][slot] =
+		    reader->error ? 0 : look_at_superblock(m, block, slot);
 	}
 	if (reader->error)
 		diag_warning("%s: label and superblocks %s are unreadable: %s", device->name,

@@ -279,9 +279,11 @@ enum batch_entry_type {
 	BATCH_CATALOG = 4, /* blocks of struct catalog_op; `lba` is the number of operations */
 };
 
+#define IMAGE_ID_BITS 40
+
 struct batch_entry {
 	uint8_t type;
-	uint8_t image_high; /* image ids have 40 bits */
+	uint8_t image_high; /* image ids have IMAGE_ID_BITS */
 	uint16_t count;
 	uint32_t image_low;
 	uint64_t lba;

@@ -122,7 +122,8 @@ superblock_decode(struct superblock *superblock, const void *block, struct error
 	if (superblock->catalog_levels > MAP_LEVELS_MAX || superblock->epoch == 0 ||
 	    superblock->device_count == 0 || superblock->device_count > POOL_DEVICES_MAX ||
 	    superblock->next_segment == 0 || superblock->next_segment >> 47 ||
-	    superblock->next_id == 0 || superblock->catalog_root.addr >> 63 ||
+	    superblock->next_id == 0 || superblock->next_id >> IMAGE_ID_BITS ||
+	    superblock->catalog_root.addr >> 63 ||
 	    (superblock->catalog_levels == 0 && superblock->catalog_root.addr))
 		return error_set(error, -EUCLEAN, "the superblock holds impossible values");
 	return 0;

@@ -8,6 +8,7 @@
 
 #include "frontends/admin/admin_socket.h"
 #include "tools/quarry_check.h"
+#include "tools/quarry_dump.h"
 #include "tools/version.h"
 
 static int
@@ -80,6 +81,13 @@ run(const struct cli *cli)
 		    &(struct check_options){
 			.data = cli->options & OPTION_DATA,
 			.repair = cli->options & OPTION_REPAIR,
+			.json = cli->options & OPTION_JSON,
+			.json_schema = CLI_JSON_SCHEMA,
+		    });
+	if (cli->command->show == SHOW_DUMP)
+		return dump_run(cli->args, cli->arg_count,
+		    &(struct dump_options){
+			.what = cli->what,
 			.json = cli->options & OPTION_JSON,
 			.json_schema = CLI_JSON_SCHEMA,
 		    });

@@ -40,6 +40,7 @@ enum {
 	OPTION_DATA = 1 << 13,
 	OPTION_PREALLOCATE = 1 << 14,
 	OPTION_REPAIR = 1 << 15,
+	OPTION_WHAT = 1 << 16,
 
 	OPTIONS_COMMON = OPTION_SOCKET | OPTION_JSON | OPTION_HELP | OPTION_VERSION,
 	OPTIONS_LIST =
@@ -58,6 +59,7 @@ enum show {
 	SHOW_DIFF,
 	SHOW_VERSION,
 	SHOW_CHECK, /* needs no daemon: quarry_check.h */
+	SHOW_DUMP,  /* neither: quarry_dump.h */
 };
 
 struct cli;
@@ -87,6 +89,7 @@ struct cli {
 	const char *socket_path; /* NULL: the default */
 	const char *columns;
 	const char *sort;
+	const char *what;    /* to dump; NULL: what is short */
 	uint64_t size_bytes; /* of --size */
 	const char *cwd;     /* device paths are relative to it */
 	char **args;         /* arg_count, into argv */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/base/size.h"
+#include "tools/quarry_dump.h"
 
 static const struct option {
 	char letter; /* 0: none */
@@ -31,6 +32,7 @@ static const struct option {
 	    "allocate all space of files now, and keep it" },
 	{ 0, "data", OPTION_DATA, NULL, "verify the checksums of all data, too" },
 	{ 0, "repair", OPTION_REPAIR, NULL, "make again what can be derived from the rest" },
+	{ 0, "what", OPTION_WHAT, "WHAT", "print this only" },
 };
 
 static const struct option *
@@ -61,6 +63,9 @@ take_option(struct cli *cli, const struct option *option, const char *value, str
 			return error_set(error, -EINVAL, "--socket needs a path");
 		cli->socket_path = value;
 		return 0;
+	case OPTION_WHAT:
+		cli->what = value;
+		return dump_check_what(value, error);
 	case OPTION_COLUMNS:
 		cli->columns = value;
 		return 0;

@@ -33,7 +33,7 @@ static void
 look(struct check *check, struct offline *offline)
 {
 	for (uint32_t i = 0; i < offline->count; i++)
-		check_heads(check, offline->devices[i]);
+		check_heads(check, offline, offline->devices[i]);
 	offline_import(offline, check_maps, check, false);
 	if (offline->import_error.code)
 		check_tell(check, "the pool cannot be imported: %s", offline->import_error.text);
@@ -49,7 +49,7 @@ one_pool(struct offline *offline)
 	bool any = false;
 
 	for (uint32_t i = 0; i < offline->count; i++) {
-		if (!check_find_label(offline->devices[i], &label))
+		if (!offline_find_label(offline->devices[i], &label))
 			continue;
 		if (any && !uuid_equal(&first.pool_uuid, &label.pool_uuid))
 			return false;

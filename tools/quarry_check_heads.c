@@ -13,17 +13,18 @@ static const struct head_kind {
 	const char *magic;
 	uint64_t head_block;
 	uint64_t tail_block;
-	bool own; /* every device has another one */
+	bool own;      /* every device has another one */
+	unsigned slot; /* else: its version's remainder by 2 */
 } kinds[] = {
-	{ "the label", LABEL_MAGIC, FORMAT_LABEL_BLOCK, FORMAT_TAIL_LABEL_BLOCK, true },
+	{ "the label", LABEL_MAGIC, FORMAT_LABEL_BLOCK, FORMAT_TAIL_LABEL_BLOCK, true, 0 },
 	{ "superblock 0", SUPERBLOCK_MAGIC, FORMAT_SUPERBLOCK_BLOCK, FORMAT_TAIL_SUPERBLOCK_BLOCK,
-	    false },
+	    false, 0 },
 	{ "superblock 1", SUPERBLOCK_MAGIC, FORMAT_SUPERBLOCK_BLOCK + 1,
-	    FORMAT_TAIL_SUPERBLOCK_BLOCK + 1, false },
+	    FORMAT_TAIL_SUPERBLOCK_BLOCK + 1, false, 1 },
 	{ "device set 0", DEVICE_SET_MAGIC, FORMAT_DEVICE_SET_BLOCK, FORMAT_TAIL_DEVICE_SET_BLOCK,
-	    false },
+	    false, 0 },
 	{ "device set 1", DEVICE_SET_MAGIC, FORMAT_DEVICE_SET_BLOCK + 1,
-	    FORMAT_TAIL_DEVICE_SET_BLOCK + 1, false },
+	    FORMAT_TAIL_DEVICE_SET_BLOCK + 1, false, 1 },
 };
 
 enum twin_state {
@@ -54,16 +55,6 @@ read_block(struct device *device, uint64_t block_number, void *block, struct err
 }
 
 int
-check_read_label(
-    struct device *device, uint64_t block_number, struct label *label, struct error *error)
-{
-	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
-	int rc = read_block(device, block_number, block, error);
-
-	return rc ? rc : label_decode(label, block, device->size_bytes, error);
-}
-
-int
 check_read_superblock(struct device *device, uint64_t block_number, struct superblock *superblock,
     struct error *error)
 {
@@ -79,22 +70,12 @@ tail_of(uint64_t size_bytes)
 	return size_bytes / BLOCK_BYTES - FORMAT_TAIL_BYTES / BLOCK_BYTES;
 }
 
-bool
-check_find_label(struct device *device, struct label *label)
-{
-	struct error error;
-
-	return check_read_label(device, FORMAT_LABEL_BLOCK, label, &error) == 0 ||
-	       check_read_label(device, tail_of(device->size_bytes) + FORMAT_TAIL_LABEL_BLOCK,
-		   label, &error) == 0;
-}
-
 uint64_t
 check_tail_block(struct device *device)
 {
 	struct label label;
 
-	return tail_of(check_find_label(device, &label) ? label.size_bytes : device->size_bytes);
+	return tail_of(offline_find_label(device, &label) ? label.size_bytes : device->size_bytes);
 }
 
 static bool
@@ -133,38 +114,110 @@ read_twin(
 		rc = device_set_decode(&decoded.set, twin->block, &twin->error);
 		twin->version = rc ? 0 : decoded.set.generation;
 	}
+	if (rc == 0 && !kind->own && twin->version % 2 != kind->slot) {
+		error_set(&twin->error, -EUCLEAN, "it belongs to another place");
+		return;
+	}
 	twin->state = rc == 0 ? TWIN_VALID : all_zero(twin->block) ? TWIN_EMPTY : TWIN_DAMAGED;
 }
 
-/* Whether @twin should not be as it is, by the other one.  Only the first version of all may be
- * missing for a crash. */
-static bool
-is_damaged(const struct twin *twin, const struct twin *other)
+/* How many of the two labels on @device are of the device @uuid. */
+static unsigned
+labels_of(struct device *device, const struct uuid *uuid)
 {
-	if (twin->state == TWIN_VALID)
-		return false;
-	return twin->state == TWIN_DAMAGED ||
-	       (other->state == TWIN_VALID && (other->version == 0 || other->version > 2));
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct label label;
+		struct twin twin;
+
+		read_twin(device, &kinds[0], twin_block(device, &kinds[0], i), &twin);
+		memcpy(&label, twin.block, sizeof(label));
+		count += twin.state == TWIN_VALID && uuid_equal(&label.device_uuid, uuid);
+	}
+	return count;
+}
+
+/* A label that another device has twice, and this one once, is that one's. */
+static void
+look_for_foreign(struct offline *offline, struct device *device, struct twin *twin)
+{
+	struct label label;
+
+	memcpy(&label, twin->block, sizeof(label));
+	if (twin->state != TWIN_VALID || labels_of(device, &label.device_uuid) == 2)
+		return;
+	for (uint32_t d = 0; d < offline->count; d++) {
+		if (offline->devices[d] == device ||
+		    labels_of(offline->devices[d], &label.device_uuid) < 2)
+			continue;
+		twin->state = TWIN_DAMAGED;
+		error_set(&twin->error, -EUCLEAN, "it is that of %s", offline->devices[d]->name);
+	}
+}
+
+/* Both twins of @kind on @device. */
+static void
+read_twins(struct offline *offline, struct device *device, const struct head_kind *kind,
+    struct twin twins[2], uint64_t places[2])
+{
+	for (unsigned i = 0; i < 2; i++) {
+		places[i] = twin_block(device, kind, i);
+		read_twin(device, kind, places[i], &twins[i]);
+		if (kind->own)
+			look_for_foreign(offline, device, &twins[i]);
+	}
+}
+
+/* The number of the newest checkpoint that @device knows; 0: none. */
+static uint64_t
+newest_checkpoint(struct device *device)
+{
+	uint64_t newest = 0;
+	struct twin twin;
+
+	for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++) {
+		for (unsigned i = 0; i < 2 && strcmp(kinds[k].magic, SUPERBLOCK_MAGIC) == 0; i++) {
+			read_twin(device, &kinds[k], twin_block(device, &kinds[k], i), &twin);
+			newest = max_u64(newest, twin.version);
+		}
+	}
+	return newest;
+}
+
+/* Whether @twin is not what it should be.  A crash may leave places empty only in a pool's first
+ * two checkpoints: later ones are begun when those are durable. */
+static bool
+is_damaged(const struct head_kind *kind, const struct twin *twin, const struct twin *other,
+    uint64_t newest)
+{
+	if (twin->state != TWIN_EMPTY)
+		return twin->state == TWIN_DAMAGED;
+	if (kind->own)
+		return true;
+	return newest > 2 &&
+	       (other->state == TWIN_VALID || strcmp(kind->magic, SUPERBLOCK_MAGIC) == 0);
 }
 
 void
-check_heads(struct check *check, struct device *device)
+check_heads(struct check *check, struct offline *offline, struct device *device)
 {
 	struct twin twins[2];
+	uint64_t newest;
 
 	if (!large_enough(device)) {
 		check_tell(check, "%s is too small to belong to a pool", device->name);
 		return;
 	}
+	newest = newest_checkpoint(device);
 	for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++) {
+		uint64_t places[2];
+
+		read_twins(offline, device, &kinds[k], twins, places);
 		for (unsigned i = 0; i < 2; i++)
-			read_twin(device, &kinds[k], twin_block(device, &kinds[k], i), &twins[i]);
-		for (unsigned i = 0; i < 2; i++)
-			if (is_damaged(&twins[i], &twins[!i]))
+			if (is_damaged(&kinds[k], &twins[i], &twins[!i], newest))
 				check_tell(check, "%s, byte %llu: %s is damaged (%s); %s",
-				    device->name,
-				    (unsigned long long)(twin_block(device, &kinds[k], i) *
-							 BLOCK_BYTES),
+				    device->name, (unsigned long long)(places[i] * BLOCK_BYTES),
 				    kinds[k].what, twins[i].error.text,
 				    twins[!i].state == TWIN_VALID
 					? "its twin serves, and no volume is affected"
@@ -179,19 +232,18 @@ static bool
 find_source(struct offline *offline, struct device *device, const struct head_kind *kind,
     struct twin *source)
 {
-	struct twin twin;
+	struct twin twins[2];
+	uint64_t places[2];
 
 	source->state = TWIN_DAMAGED;
 	for (uint32_t d = 0; d < offline->count; d++) {
 		if (kind->own && offline->devices[d] != device)
 			continue;
-		for (unsigned place = 0; place < 2; place++) {
-			read_twin(offline->devices[d], kind,
-			    twin_block(offline->devices[d], kind, place), &twin);
-			if (twin.state == TWIN_VALID &&
-			    (source->state != TWIN_VALID || twin.version > source->version))
-				*source = twin;
-		}
+		read_twins(offline, offline->devices[d], kind, twins, places);
+		for (unsigned i = 0; i < 2; i++)
+			if (twins[i].state == TWIN_VALID &&
+			    (source->state != TWIN_VALID || twins[i].version > source->version))
+				*source = twins[i];
 	}
 	return source->state == TWIN_VALID;
 }
@@ -217,18 +269,17 @@ check_mend_heads(struct check *check, struct offline *offline)
 
 	for (uint32_t d = 0; d < offline->count; d++) {
 		struct device *device = offline->devices[d];
+		uint64_t newest;
 
 		if (!large_enough(device))
 			continue;
+		newest = newest_checkpoint(device);
 		for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++) {
 			uint64_t places[2];
 
-			for (unsigned i = 0; i < 2; i++) {
-				places[i] = twin_block(device, &kinds[k], i);
-				read_twin(device, &kinds[k], places[i], &twins[i]);
-			}
+			read_twins(offline, device, &kinds[k], twins, places);
 			for (unsigned i = 0; i < 2; i++)
-				if (is_damaged(&twins[i], &twins[!i]) &&
+				if (is_damaged(&kinds[k], &twins[i], &twins[!i], newest) &&
 				    find_source(offline, device, &kinds[k], &source))
 					mend_twin(check, device, &kinds[k], places[i], &source);
 		}

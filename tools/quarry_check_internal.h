@@ -30,18 +30,14 @@ struct check {
 void check_tell(struct check *check, const char *format, ...) printf_like(2, 3);
 
 /* quarry_check_heads.c: labels, superblocks, device sets. */
-void check_heads(struct check *check, struct device *device);
+void check_heads(struct check *check, struct offline *offline, struct device *device);
 /* Writes what is damaged again from its twin, or from other devices' if all have the same. */
 void check_mend_heads(struct check *check, struct offline *offline);
 /* Reads @block_number; 0, or -ENODATA, -EUCLEAN, -ENOTSUP of what was wanted there, or an I/O
  * error.
  */
-int check_read_label(
-    struct device *device, uint64_t block_number, struct label *label, struct error *error);
 int check_read_superblock(struct device *device, uint64_t block_number,
     struct superblock *superblock, struct error *error);
-/* The label of @device, of either place. False: none. */
-bool check_find_label(struct device *device, struct label *label);
 /* The first block of the tail, by the label's size if there is one: the device may have grown. */
 uint64_t check_tail_block(struct device *device);
 

@@ -52,7 +52,7 @@ find_pool(struct rebuild *r)
 			check_tail_block(device) + FORMAT_TAIL_SUPERBLOCK_BLOCK };
 		struct label label;
 
-		if (!check_find_label(device, &label) || r->devices[label.device_index])
+		if (!offline_find_label(device, &label) || r->devices[label.device_index])
 			return false;
 		r->devices[label.device_index] = device;
 		r->labels[label.device_index] = label;

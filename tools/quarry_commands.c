@@ -444,7 +444,7 @@ build_version(struct cli *cli, struct error *error)
 
 /* Asks no daemon. */
 static int
-build_check(struct cli *cli, struct error *error)
+build_offline(struct cli *cli, struct error *error)
 {
 	return 0;
 }
@@ -529,7 +529,12 @@ const struct cli_command cli_commands[] = {
 	    "from\ntheir twins, the slab table and what is marked as in use from slabs and maps.  "
 	    "It never\nwrites to data.\n\n"
 	    "Exit status: 0 clean (by now), 1 not, 3 the devices cannot be looked at.\n",
-	    OPTION_DATA | OPTION_REPAIR, 1, POOL_DEVICES_MAX, SHOW_CHECK, build_check },
+	    OPTION_DATA | OPTION_REPAIR, 1, POOL_DEVICES_MAX, SHOW_CHECK, build_offline },
+	{ "dump", NULL, "DEVICE…", "Print what is on the devices of a pool that is not in service.",
+	    "--what chooses: label, superblocks, devices, table, log (all batch headers), catalog, "
+	    "or\nmap:IMAGE (the map of an image that the catalog shows).  Without it, all but log "
+	    "and maps.\n",
+	    OPTION_WHAT, 1, POOL_DEVICES_MAX, SHOW_DUMP, build_offline },
 	{ "version", NULL, "", "Print the versions of command and daemon.", NULL, 0, 0, 0,
 	    SHOW_VERSION, build_version },
 };

@@ -8,6 +8,27 @@
 
 #define NODE_CACHE_BYTES (64 * MIB)
 
+static bool
+label_at(struct device *device, uint64_t offset_bytes, struct label *label)
+{
+	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
+	struct error error;
+
+	return overlay_read(device, offset_bytes, block) == 0 &&
+	       label_decode(label, block, device->size_bytes, &error) == 0;
+}
+
+bool
+offline_find_label(struct device *device, struct label *label)
+{
+	return label_at(device, FORMAT_LABEL_BLOCK * (uint64_t)BLOCK_BYTES, label) ||
+	       (device->size_bytes > FORMAT_TAIL_BYTES &&
+		   label_at(device,
+		       device->size_bytes - FORMAT_TAIL_BYTES +
+			   FORMAT_TAIL_LABEL_BLOCK * (uint64_t)BLOCK_BYTES,
+		       label));
+}
+
 int
 offline_open(
     struct offline *offline, char *const *paths, size_t count, bool writable, struct error *error)

@@ -18,6 +18,9 @@ int overlay_read(struct device *device, uint64_t offset_bytes, void *block) must
 int overlay_write(struct device *device, uint64_t offset_bytes, const void *block) must_check;
 int overlay_flush(struct device *device) must_check;
 
+/* The label of @device, of either place.  False: none. */
+bool offline_find_label(struct device *device, struct label *label);
+
 struct offline {
 	struct reactor reactor; /* its clock stands still but for what is waited for */
 	struct device *devices[POOL_DEVICES_MAX];

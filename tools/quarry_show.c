@@ -113,6 +113,7 @@ show_table(enum show show)
 	case SHOW_DONE:
 	case SHOW_POOL_STATUS:
 	case SHOW_CHECK:
+	case SHOW_DUMP:
 	case SHOW_VERSION:
 		return NULL;
 	}
@@ -464,7 +465,8 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 		else
 			fprintf(out, "%s\n", cli->done_text);
 		return;
-	case SHOW_CHECK: /* prints itself */
+	case SHOW_CHECK:
+	case SHOW_DUMP: /* prints itself */
 		return;
 	case SHOW_VERSION:
 		show_version(out, cli, result);

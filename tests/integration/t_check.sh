@@ -244,4 +244,49 @@ PYTHON
     done
 }
 
+# Damaged at random, with an oracle: VARIANTS=1000 ONLY=random SEED=n tests/integration/t_check.sh
+test_random_damage_is_told_and_repaired() {
+    start_with_pool 16M 2
+    quarry volume create tank/v 4M
+    $PYTHON - "$(uri v)" <<'PYTHON'
+import random, sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+rng = random.Random(1)
+for i in range(256):
+    h.pwrite(rng.randbytes(4096), i * 4096)
+    if i % 16 == 0:
+        h.flush()
+PYTHON
+    quarry snapshot create tank/v@s
+    qemu-io -f raw -c 'write -P 18 512k 1M' -c 'discard 256k 128k' "$(uri v)" >/dev/null
+    quarry clone tank/v@s tank/c
+    qemu-io -f raw -c 'write -P 19 0 64k' "$(uri c)" >/dev/null
+    quarry pool export tank
+    local seed=${SEED:-$RANDOM}
+    echo "# SEED=$seed"
+    $PYTHON "$HERE/random_damage.py" "$BUILD/quarry" "$SOCK" "$(uri NAME)" \
+        "${VARIANTS:-$((SLOW == 1 ? 100 : 25))}" "$seed" "${POOL_FILES[@]}"
+}
+
+test_every_structure_can_be_dumped() {
+    fill 2
+    stop_daemon
+    local what images
+    images=$(quarry dump "${POOL_FILES[@]}" --what catalog --json | json "' '.join('map:%d' % i['image'] for i in d['catalog'] if 'image' in i)")
+    for what in label superblocks devices table log catalog map:0 $images; do
+        quarry dump "${POOL_FILES[@]}" --what "$what" >out || fail "$what: $(cat out)"
+        [ -s out ] || fail "nothing of $what"
+        quarry dump "${POOL_FILES[@]}" --what "$what" --json >out.json
+        [ "$(json "len(d['${what%:*}'])" <out.json)" -gt 0 ] || fail "nothing of $what in JSON"
+    done
+    quarry dump "${POOL_FILES[@]}" >out
+    grep -q -E 'pool +tank' out || fail "no pool: $(head out)"
+    flip "${POOL_FILES[1]}" 4200
+    quarry dump "${POOL_FILES[@]}" --what label --json >out.json
+    expect "1" "$(json "len([l for l in d['label'] if 'checksum' in l.get('error', '')])" <out.json)" "damaged labels"
+    fails_with 2 'cannot be dumped: label, ' quarry dump "${POOL_FILES[@]}" --what blocks
+    fails_with 1 'no image 99' quarry dump "${POOL_FILES[@]}" --what map:99
+}
+
 run_tests

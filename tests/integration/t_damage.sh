@@ -289,6 +289,11 @@ test_a_file_that_became_shorter_is_refused() {
     prepare
     truncate -s 200M "${POOL_FILES[0]}"
     is_refused 'size|short|small|smaller'
+    local size
+    for size in 4k 8k 100k 1M; do
+        truncate -s $size "${POOL_FILES[0]}"
+        is_refused 'disk0.img: (is no device of a Quarry pool|the device is smaller)'
+    done
 }
 
 run_tests

@@ -298,7 +298,7 @@ test_label_of_a_device_that_shrank_says_both_sizes(void **state)
 static void
 test_superblock_with_impossible_values_is_refused(void **state)
 {
-	struct superblock bad[9];
+	struct superblock bad[10];
 	struct error error;
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
@@ -312,6 +312,7 @@ test_superblock_with_impossible_values_is_refused(void **state)
 	bad[6].catalog_levels = 0;              /* with a root */
 	bad[7].next_segment = 0;
 	bad[8].next_id = 0;
+	bad[9].next_id = 1ull << IMAGE_ID_BITS;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		superblock_encode(&bad[i], block);
 		if (decode_superblock(&error) != -EUCLEAN)

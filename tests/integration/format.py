@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Reads a pool that was exported, by the letter of metadata/format.h and independent of the engine: an
+oracle for tests that damage pools.  Pools without packed slabs.
+"""
+
+import struct
+
+from crc32c import crc32c
+
+BLOCK = 4096
+MASK = (1 << 64) - 1
+KEPT_TWICE = ("label", "superblock", "device set", "table")
+
+
+def mix64(x):
+    x ^= x >> 30
+    x = x * 0xBF58476D1CE4E5B9 & MASK
+    x ^= x >> 27
+    x = x * 0x94D049BB133111EB & MASK
+    return x ^ x >> 31
+
+
+class Pool:
+    def __init__(self, paths):
+        self.data = []
+        for path in paths:
+            with open(path, "rb") as file:
+                self.data.append(bytearray(file.read()))
+        self.reachable = []  # (device, offset, length, what)
+        self.devices = {}  # by index: (number of the path, slabs_block, slab_count)
+        self.read_heads()
+        self.read_tables()
+        self.read_maps()
+
+    def need(self, device, offset, length, what):
+        self.reachable.append((device, offset, length, what))
+
+    def read_heads(self):
+        self.checkpoint = 0
+        for d, data in enumerate(self.data):
+            index, self.slab_blocks, size, slabs, slabs_block = struct.unpack_from("<IIQQQ", data, BLOCK + 72)
+            self.devices[index] = (d, slabs_block, slabs)
+            tail = size // BLOCK * BLOCK - (1 << 20)
+            for at in (BLOCK, tail):
+                assert data[at : at + 8] == b"QUARRYLB"
+                self.need(d, at, BLOCK, "label")
+            for at in (2 * BLOCK, 3 * BLOCK, tail + BLOCK, tail + 2 * BLOCK):
+                if data[at : at + 8] != b"QUARRYSB":
+                    continue
+                self.need(d, at, 512, "superblock")
+                checkpoint = struct.unpack_from("<Q", data, at + 32)[0]
+                if checkpoint > self.checkpoint:
+                    self.checkpoint = checkpoint
+                    self.next_id = struct.unpack_from("<Q", data, at + 56)[0]
+                    self.root = struct.unpack_from("<QII", data, at + 64)
+                    self.levels, self.epoch = struct.unpack_from("<II", data, at + 80)
+            for at in (4 * BLOCK, 5 * BLOCK, tail + 3 * BLOCK, tail + 4 * BLOCK):
+                if data[at : at + 8] == b"QUARRYDS":
+                    self.need(d, at, BLOCK, "device set")
+
+    def read_tables(self):
+        self.segments = {}
+        record = 16 + self.slab_blocks // 8
+        per_page = (BLOCK - 32) // record
+        for d, slabs_block, slabs in self.devices.values():
+            data = self.data[d]
+            for page in range(-(-slabs // per_page)):
+                best = (-1, 0)
+                for at in ((8 + 2 * page) * BLOCK, (9 + 2 * page) * BLOCK):
+                    version = struct.unpack_from("<Q", data, at + 8)[0]
+                    if data[at : at + 4] == b"QTAB" and version <= self.checkpoint:
+                        best = max(best, (version, at))
+                self.need(d, best[1], BLOCK, "table")
+                for i in range(page * per_page, min((page + 1) * per_page, slabs)):
+                    segment, state = struct.unpack_from("<QB", data, best[1] + 32 + (i % per_page) * record)
+                    assert state != 3, "packed slabs are not known here"
+                    if segment:
+                        self.segments[segment] = (d, (slabs_block + i * self.slab_blocks) * BLOCK)
+
+    def place(self, addr):
+        device, offset = self.segments[addr >> 16]
+        return device, offset + (addr & 0xFFFF) * BLOCK
+
+    def block(self, entry, what):
+        """The block that @entry points to; checks its CRC once."""
+        device, offset = self.place(entry[0])
+        data = self.data[device][offset : offset + BLOCK]
+        if entry[0] not in self.seen:
+            self.seen.add(entry[0])
+            self.need(device, offset, BLOCK, what)
+            self.verify(entry, data)
+        return data
+
+    def verify(self, entry, data):
+        # A block in a few, for the CRC is slow here: the tests' patterns repeat.
+        key = bytes(data)
+        if key not in self.crcs:
+            self.crcs[key] = crc32c(0, key)
+        assert self.crcs[key] ^ mix64(entry[0]) & 0xFFFFFFFF == entry[2], "the oracle reads the wrong block"
+
+    def walk(self, entry, level, lba, what, leaf):
+        if entry[0] == 0 or (entry[0] in self.seen and what != "catalog"):
+            return
+        node = self.block(entry, "map node")
+        for i, child in enumerate(struct.iter_unpack("<QII", node)):
+            at = lba + (i << 8 * level)
+            if child[0] and level:
+                self.walk(child, level - 1, at, what, leaf)
+            elif child[0]:
+                leaf(at, child)
+
+    def read_maps(self):
+        self.seen = set()
+        self.crcs = {}
+        records = []
+
+        def take_catalog(lba, entry):
+            block = self.block(entry, "catalog")
+            records.extend(block[i : i + 512] for i in range(0, BLOCK, 512) if block[i : i + 4] == b"QREC")
+
+        self.walk(self.root, self.levels - 1, 0, "catalog", take_catalog)
+        for record in records:
+            if record[8] != 2:
+                continue
+            assert not record[10] & 2, "deleted images are not known here"
+            levels, root = record[11], struct.unpack_from("<QII", record, 64)
+            if levels:
+                self.walk(root, levels - 1, 0, "image", lambda lba, entry: self.block(entry, "data"))
