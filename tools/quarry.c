@@ -84,6 +84,8 @@ run(const struct cli *cli)
 			.json = cli->options & OPTION_JSON,
 			.json_schema = CLI_JSON_SCHEMA,
 		    });
+	if (cli->what && dump_check_what(cli->what, &error))
+		return print_usage_error(cli, &error);
 	if (cli->command->show == SHOW_DUMP)
 		return dump_run(cli->args, cli->arg_count,
 		    &(struct dump_options){

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "core/base/size.h"
-#include "tools/quarry_dump.h"
 
 static const struct option {
 	char letter; /* 0: none */
@@ -65,7 +64,7 @@ take_option(struct cli *cli, const struct option *option, const char *value, str
 		return 0;
 	case OPTION_WHAT:
 		cli->what = value;
-		return dump_check_what(value, error);
+		return 0;
 	case OPTION_COLUMNS:
 		cli->columns = value;
 		return 0;

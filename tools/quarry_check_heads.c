@@ -169,53 +169,55 @@ read_twins(struct offline *offline, struct device *device, const struct head_kin
 	}
 }
 
-/* The number of the newest checkpoint that @device knows; 0: none. */
-static uint64_t
-newest_checkpoint(struct device *device)
+/* Whether so few checkpoints were written to @device that a crash may have left places empty that
+ * were about to be written for the first time: of a new pool, or of a device that just joined. */
+static bool
+is_young(struct device *device)
 {
 	uint64_t newest = 0;
-	struct twin twin;
+	unsigned slots = 0;
 
 	for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++) {
-		for (unsigned i = 0; i < 2 && strcmp(kinds[k].magic, SUPERBLOCK_MAGIC) == 0; i++) {
-			read_twin(device, &kinds[k], twin_block(device, &kinds[k], i), &twin);
-			newest = max_u64(newest, twin.version);
+		struct twin twins[2];
+
+		if (strcmp(kinds[k].magic, SUPERBLOCK_MAGIC) != 0)
+			continue;
+		for (unsigned i = 0; i < 2; i++) {
+			read_twin(device, &kinds[k], twin_block(device, &kinds[k], i), &twins[i]);
+			newest = max_u64(newest, twins[i].version);
 		}
+		slots += twins[0].state == TWIN_VALID || twins[1].state == TWIN_VALID;
 	}
-	return newest;
+	return newest <= 2 || slots < 2;
 }
 
-/* Whether @twin is not what it should be.  A crash may leave places empty only in a pool's first
- * two checkpoints: later ones are begun when those are durable. */
+/* Whether @twin is not what it should be. */
 static bool
-is_damaged(const struct head_kind *kind, const struct twin *twin, const struct twin *other,
-    uint64_t newest)
+is_damaged(
+    const struct head_kind *kind, const struct twin *twin, const struct twin *other, bool young)
 {
 	if (twin->state != TWIN_EMPTY)
 		return twin->state == TWIN_DAMAGED;
-	if (kind->own)
-		return true;
-	return newest > 2 &&
-	       (other->state == TWIN_VALID || strcmp(kind->magic, SUPERBLOCK_MAGIC) == 0);
+	return kind->own || (!young && other->state == TWIN_VALID);
 }
 
 void
 check_heads(struct check *check, struct offline *offline, struct device *device)
 {
 	struct twin twins[2];
-	uint64_t newest;
+	bool young;
 
 	if (!large_enough(device)) {
 		check_tell(check, "%s is too small to belong to a pool", device->name);
 		return;
 	}
-	newest = newest_checkpoint(device);
+	young = is_young(device);
 	for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++) {
 		uint64_t places[2];
 
 		read_twins(offline, device, &kinds[k], twins, places);
 		for (unsigned i = 0; i < 2; i++)
-			if (is_damaged(&kinds[k], &twins[i], &twins[!i], newest))
+			if (is_damaged(&kinds[k], &twins[i], &twins[!i], young))
 				check_tell(check, "%s, byte %llu: %s is damaged (%s); %s",
 				    device->name, (unsigned long long)(places[i] * BLOCK_BYTES),
 				    kinds[k].what, twins[i].error.text,
@@ -269,17 +271,17 @@ check_mend_heads(struct check *check, struct offline *offline)
 
 	for (uint32_t d = 0; d < offline->count; d++) {
 		struct device *device = offline->devices[d];
-		uint64_t newest;
+		bool young;
 
 		if (!large_enough(device))
 			continue;
-		newest = newest_checkpoint(device);
+		young = is_young(device);
 		for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++) {
 			uint64_t places[2];
 
 			read_twins(offline, device, &kinds[k], twins, places);
 			for (unsigned i = 0; i < 2; i++)
-				if (is_damaged(&kinds[k], &twins[i], &twins[!i], newest) &&
+				if (is_damaged(&kinds[k], &twins[i], &twins[!i], young) &&
 				    find_source(offline, device, &kinds[k], &source))
 					mend_twin(check, device, &kinds[k], places[i], &source);
 		}

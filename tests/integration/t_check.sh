@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 120
+# timeout: 300
 #
 # quarry check: nothing to say of a pool that was exported or killed; damage is named with its place
 # and with what it affects.  It writes nothing.
@@ -75,6 +75,19 @@ test_a_killed_pool_is_clean() {
     quarry volume delete tank/c
     qemu-io -f raw -c 'write -P 20 1M 8M' "$(uri v)" >/dev/null
     kill9_daemon
+    is_clean
+}
+
+test_a_pool_that_got_a_device_is_clean() {
+    fill
+    truncate -s 64M "$T/disk1.img"
+    POOL_FILES+=("$T/disk1.img")
+    quarry device add tank "$T/disk1.img"
+    kill9_daemon
+    is_clean
+    restart_with_pool
+    qemu-io -f raw -c 'write -P 21 0 8M' "$(uri c)" >/dev/null
+    stop_daemon
     is_clean
 }
 
