@@ -46,7 +46,8 @@ TEST_SUPPORT_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(TEST_SRCS),$
 # What Debian 12 packages are needed for what; a package here is what `make deps…` installs.
 DEPS_BUILD := gcc make pkg-config libc6-dev liburing-dev libisal-dev libjansson-dev libyaml-dev libblkid-dev libssl-dev
 DEPS_TEST := $(DEPS_BUILD) libcmocka-dev fio libnbd-bin python3 python3-libnbd qemu-utils e2fsprogs fdisk \
-	nbdkit util-linux fuse3 clang clang-format libclang-rt-14-dev shellcheck
+	nbdkit util-linux openssl fuse3 clang clang-format libclang-rt-14-dev shellcheck
+DEPS_E2E := qemu-system-x86 cpio
 DEPS_TIDY := clang-tidy
 DEPS_BENCH := $(DEPS_BUILD) fio python3 qemu-utils nbd-server nbdkit libnbd-bin
 
@@ -59,7 +60,7 @@ completiondir ?= $(prefix)/share/bash-completion/completions
 INSTALL ?= install
 
 .DEFAULT_GOAL := all
-.PHONY: all help run check unit integration lint tidy bench bench-full install uninstall clean deps deps-test
+.PHONY: all help run check unit integration e2e lint tidy bench bench-full install uninstall clean deps deps-test
 
 all: $(BUILD)/quarryd $(BUILD)/quarry
 
@@ -69,6 +70,7 @@ help:
 	@echo 'make check           install what the tests need, build, and run lint and all tests'
 	@echo 'make unit            the unit tests alone'
 	@echo 'make integration     the integration tests alone; TESTS="nbd crash" chooses some'
+	@echo 'make e2e             Linux in a virtual machine as our client (minutes)'
 	@echo 'make sim             the simulator; SEEDS=n'
 	@echo 'make fuzz            the fuzzers, SECONDS=n each; TARGET=name'
 	@echo 'make lint            layers, licence lines, formatting, shell scripts'
@@ -132,6 +134,10 @@ unit: $(TEST_BINS)
 
 integration: all
 	@BUILD=$(BUILD) tests/check.sh integration $(TESTS)
+
+e2e: all
+	@tools/install-debs.sh $(DEPS_TEST) $(DEPS_E2E)
+	@BUILD=$(BUILD) bash tests/e2e/t_linux.sh
 
 lint:
 	@BUILD=$(BUILD) tests/check.sh lint

@@ -82,7 +82,8 @@ class Client:
                     granted[data[4:].decode()] = struct.unpack(">I", data[:4])[0]
         replies = self.go(name)
         assert replies[-1][0] == ACK, replies
-        self.size, self.flags = struct.unpack(">QH", replies[0][1][2:12])
+        export = next(data for kind, data in replies if kind == REP_INFO and data[:2] == b"\0\0")
+        self.size, self.flags = struct.unpack(">QH", export[2:12])
         return granted
 
     def request(self, command, flags=0, offset=0, length=0, payload=b"", cookie=7):

@@ -136,6 +136,34 @@ PYTHON
     refuses nbdinfo --map=quarry:diff:mon "$(uri v)"
 }
 
+test_the_conformance_table_tells_the_truth() {
+    start_with_pool
+    quarry volume create tank/v 64M
+    $PYTHON "$HERE/nbd_conformance.py" check "$ROOT/docs/NBD.md" "$NBD_SOCK:tank/v"
+}
+
+# A client that is connected sees the new size in what it may ask for; who comes later, is told.
+test_resize_while_connected() {
+    start_with_pool
+    quarry volume create tank/v 64M
+    $PYTHON - "$NBD_SOCK" "$BUILD/quarry" "$SOCK" <<'PYTHON'
+import subprocess, sys
+import nbd_bytes as n
+MIB = 1 << 20
+resize = lambda size, *how: subprocess.run([sys.argv[2], "--socket", sys.argv[3], "volume", "resize", "tank/v", size, *how], check=True)
+c = n.Client(sys.argv[1])
+c.start("tank/v")
+assert c.ask(n.WRITE, 0, 100 * MIB, 512, b"x" * 512)[0] == 28
+resize("128M")
+assert c.ask(n.WRITE, 0, 100 * MIB, 512, b"x" * 512)[0] == 0
+late = n.Client(sys.argv[1])
+late.start("tank/v")
+assert late.size == 128 * MIB
+error, chunks = late.ask(n.READ, n.DF, 100 * MIB, 512)
+assert error == 0 and chunks[0][1][8:] == b"x" * 512
+PYTHON
+}
+
 test_nbdcopy_of_ext4_both_ways() {
     start_with_pool
     make_fs fs.img 256M

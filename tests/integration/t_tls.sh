@@ -182,6 +182,43 @@ PYTHON
     expect 67108864 "$(nbdinfo --size "$(tls_uri none)")" "size, after those"
 }
 
+# Clients that stop at each point of the TLS handshake hold their place only for so long, and those that go
+# away there leave nothing behind.
+test_unfinished_handshakes_end() {
+    make_certificates
+    start_tls --tls-certificates "$T/pki/server" --handshake-timeout 2
+    $PYTHON - "$T" <<'PYTHON'
+import ssl, sys
+import nbd_bytes as n
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.load_verify_locations(sys.argv[1] + "/pki/ca.pem")
+out, incoming = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = context.wrap_bio(incoming, out, server_hostname="localhost")
+try:
+    tls.do_handshake()
+except ssl.SSLWantReadError:
+    pass
+hello = out.read()
+stopped = []
+for cut in (0, 1, 5, 100, len(hello) - 1, len(hello)):
+    for goes_away in (True, False):
+        c = n.Client(sys.argv[1] + "/tls.sock")
+        assert c.final(n.STARTTLS) == n.ACK
+        c.send(hello[:cut])
+        if goes_away:
+            c.s.close()
+        else:
+            stopped.append(c)
+for c in stopped:
+    try:
+        while True:
+            c.take(1)  # the server's part of the handshake, if it came to that
+    except n.Closed:
+        pass
+PYTHON
+    expect 67108864 "$(nbdinfo --size "$(tls_uri none)")" "size, after those"
+}
+
 test_broken_credentials_are_named() {
     make_certificates
     mkdir empty

@@ -1,0 +1,71 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 900
+#
+# The Linux kernel's own NBD client, with real filesystems on our volumes: `make e2e`.
+# shellcheck source=tests/integration/lib.sh
+. "$(dirname "$0")/../integration/lib.sh"
+# shellcheck source=tests/e2e/vm.sh
+. "$(dirname "$0")/vm.sh"
+
+E2E=$ROOT/tests/e2e
+
+start_for_guests() {
+    start_daemon --listen nbd://127.0.0.1:0
+    make_pool 2G
+    PORT=$(sed -n 's/.*listening at nbd:\/\/127.0.0.1:\([0-9]*\).*/\1/p' quarryd.log | head -n 1)
+}
+
+# boot NAME: the guest runs NAME.guest.sh.
+boot() {
+    cat "$E2E/guest.sh" "$E2E/$1.guest.sh" >script
+    vm_start script "PORT=$PORT" "${@:2}"
+}
+
+# The guest asks by a line, we act, and it sees that by itself.
+when_asked() {
+    wait_for 240 asked_or_ended "ask $1"
+    vm_said "^ask $1" || { vm_end 1; fail "the guest did not ask: $1"; }
+}
+
+asked_or_ended() { vm_said "^$1" || vm_ended; }
+
+test_ext4_and_xfs_over_four_connections() {
+    vm_or_skip
+    start_for_guests
+    quarry volume create tank/v 256M
+    quarry volume create tank/x 512M
+    boot filesystems
+    when_asked live
+    quarry snapshot create tank/v@live
+    quarry clone tank/v@live tank/clone
+    when_asked frozen
+    quarry snapshot create tank/v@frozen
+    when_asked space
+    local before after
+    before=$(image_field tank/v used_bytes)
+    quarry volume create tank/measured 4M
+    when_asked trimmed
+    after=$(image_field tank/v used_bytes)
+    echo "# used by tank/v: $before bytes, after fstrim $after"
+    [ $((before - after)) -gt 30000000 ]
+    when_asked resize
+    quarry volume resize tank/v 512M
+    vm_end 300
+}
+
+test_power_off_in_the_middle_of_writes() {
+    vm_or_skip
+    start_for_guests
+    quarry volume create tank/v 256M
+    boot writer
+    wait_for 240 asked_or_ended "synced 25"
+    vm_said "^synced 25" || { vm_end 1; fail "the guest does not write"; }
+    vm_power_off
+    local synced
+    synced=$(tr -d '\r' <vm.out | sed -n 's/^synced \([0-9]*\)$/\1/p' | tail -n 1)
+    boot checker "SYNCED=$synced"
+    vm_end 240
+}
+
+run_tests
