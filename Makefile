@@ -10,12 +10,13 @@ CC := gcc
 endif
 SAN ?=
 override SAN := $(patsubst 1,address,$(SAN))
-BUILD := build$(if $(SAN),-$(SAN))$(if $(filter clang%,$(CC)),-clang)
+MUTANTS ?=
+BUILD := build$(if $(SAN),-$(SAN))$(if $(filter clang%,$(CC)),-clang)$(if $(MUTANTS),-mutants)
 
 PKGS := liburing libisal jansson yaml-0.1 blkid openssl
 CFLAGS_COMMON := -std=gnu17 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
 	-Wpointer-arith -Wvla -Wno-unused-parameter -fno-common -D_GNU_SOURCE -I. \
-	$(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+	$(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(if $(MUTANTS),-DQUARRY_MUTANTS)
 OPT ?= -O2 -g
 LDLIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread
 
@@ -72,6 +73,8 @@ help:
 	@echo 'make integration     the integration tests alone; TESTS="nbd crash" chooses some'
 	@echo 'make e2e             Linux in a virtual machine as our client (minutes)'
 	@echo 'make sim             the simulator; SEEDS=n'
+	@echo 'make soak            the simulator with new seeds, for SECONDS=n'
+	@echo 'make mutants         which of the planted bugs the simulator finds; MUTANT=name, SEEDS=n'
 	@echo 'make fuzz            the fuzzers, SECONDS=n each; TARGET=name'
 	@echo 'make lint            layers, licence lines, formatting, shell scripts'
 	@echo 'make tidy            clang-tidy (minutes)'
@@ -124,6 +127,7 @@ deps-test:
 # Packages first, then make once more: pkg-config is asked when make starts.
 check: deps-test
 	@$(MAKE) --no-print-directory all test-programs
+	@$(if $(filter build,$(BUILD)),$(MAKE) --no-print-directory CC=clang build-clang/quarry-sim)
 	@BUILD=$(BUILD) tests/check.sh
 
 .PHONY: test-programs
@@ -161,11 +165,19 @@ SIM_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/sim/*.c))
 SEEDS ?= 2000
 
 $(BUILD)/quarry-sim: $(SIM_OBJS) $(BUILD)/libquarry.a
-	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start,--wrap=space_pack -o $@ $^ $(LDLIBS)
+	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start,--wrap=space_pack,--wrap=pool_fail,--wrap=log_reserve,--wrap=check_failed -o $@ $^ $(LDLIBS)
 
-.PHONY: sim
+.PHONY: sim soak mutants
 sim: $(BUILD)/quarry-sim
 	$< --seeds $(SEEDS)
+
+# Seeds that nobody ran before: they begin where the clock is.
+soak: $(BUILD)/quarry-sim
+	$< --seconds $(SECONDS) --start $$(date +%s%6N)
+
+mutants:
+	@$(MAKE) --no-print-directory MUTANTS=1 build-mutants/quarry-sim
+	build-mutants/quarry-sim --mutants $(if $(MUTANT),--mutant $(MUTANT)) --seeds $(or $(filter-out 2000,$(SEEDS)),10000)
 
 # --- fuzzing: `make fuzz SECONDS=60 TARGET=nbd`, without TARGET all of them ---
 

@@ -23,11 +23,20 @@ struct flip {
 	unsigned int bit;
 };
 
+struct bad {
+	struct list link;
+	uint64_t offset_bytes;
+	uint64_t len_bytes;
+};
+
 struct fault_device {
 	struct device device;
 	struct device *inner;
 	struct list rules;
 	struct list flips;
+	struct list bad;
+	void (*watch)(void *context, const struct fault_hit *hit);
+	void *watch_context;
 	struct list in_flight; /* struct fault_request: with the inner device, or to be completed */
 	struct list stalled;   /* the others */
 	size_t stalled_count;
@@ -80,10 +89,29 @@ request_complete(struct fault_request *request, int error)
 }
 
 static void
+tell(
+    struct fault_device *fault, const struct device_io *io, enum fault_effect effect, int64_t shift)
+{
+	struct fault_hit hit = {
+		.device = &fault->device,
+		.op = io->op,
+		.effect = effect,
+		.offset_bytes = io->offset_bytes,
+		.len_bytes = io->len_bytes,
+		.shift_bytes = shift,
+	};
+
+	if (fault->watch)
+		fault->watch(fault->watch_context, &hit);
+}
+
+static void
 request_task(struct task *task)
 {
 	struct fault_request *request = container_of(task, struct fault_request, task);
 
+	if (request->error)
+		tell(fault_device_of(request->io->device), request->io, FAULT_FAIL, 0);
 	request_complete(request, request->error);
 }
 
@@ -120,20 +148,55 @@ rule_for(struct fault_device *fault, enum device_op op)
 	return hit;
 }
 
+/* Whether a read touches a bad place; a write mends those that it covers. */
+static bool
+meets_bad(struct fault_device *fault, const struct device_io *io)
+{
+	bool met = false;
+
+	list_for_each_safe(node, &fault->bad) {
+		struct bad *bad = container_of(node, struct bad, link);
+		uint64_t bad_end = bad->offset_bytes + bad->len_bytes;
+		uint64_t io_end = io->offset_bytes + io->len_bytes;
+
+		if (io->op == DEVICE_READ && bad->offset_bytes < io_end &&
+		    io->offset_bytes < bad_end)
+			met = true;
+		if (io->op == DEVICE_WRITE && io->offset_bytes <= bad->offset_bytes &&
+		    bad_end <= io_end) {
+			list_remove(node);
+			free(bad);
+		}
+	}
+	return met;
+}
+
 static void
-pass_on(struct fault_device *fault, struct fault_request *request)
+pass_on(struct fault_device *fault, struct fault_request *request, int64_t shift_bytes)
 {
 	struct device_io *io = request->io;
 
 	request->inner_io = (struct device_io){
 		.op = io->op,
-		.offset_bytes = io->offset_bytes,
+		.offset_bytes = io->offset_bytes + (uint64_t)shift_bytes,
 		.len_bytes = io->len_bytes,
 		.iov = io->iov,
 		.iov_count = io->iov_count,
 		.done = inner_done,
 	};
 	device_submit(fault->inner, &request->inner_io);
+}
+
+static void
+misdirect(struct fault_device *fault, struct fault_request *request, int64_t shift_bytes)
+{
+	const struct device_io *io = request->io;
+	uint64_t room = fault->device.size_bytes - io->len_bytes - io->offset_bytes;
+
+	if (shift_bytes < 0 ? (uint64_t)-shift_bytes > io->offset_bytes
+			    : (uint64_t)shift_bytes > room)
+		shift_bytes = 0;
+	pass_on(fault, request, shift_bytes);
 }
 
 static void
@@ -152,9 +215,16 @@ fault_submit(struct device *device, struct device_io *io)
 	list_push_back(&fault->in_flight, &request->link);
 	task_init(&request->task, request_task);
 	if (!rule) {
-		pass_on(fault, request);
+		if (meets_bad(fault, io)) {
+			request->error = -EIO;
+			reactor_defer(device->reactor, &request->task);
+			return;
+		}
+		pass_on(fault, request, 0);
 		return;
 	}
+	if (rule->effect != FAULT_STALL && rule->effect != FAULT_FAIL)
+		tell(fault, io, rule->effect, rule->shift_bytes);
 	switch (rule->effect) {
 	case FAULT_FAIL:
 		request->error = rule->error;
@@ -162,7 +232,7 @@ fault_submit(struct device *device, struct device_io *io)
 		return;
 	case FAULT_FAIL_AFTER:
 		request->error = rule->error;
-		pass_on(fault, request);
+		pass_on(fault, request, 0);
 		return;
 	case FAULT_LOSE:
 		reactor_defer(device->reactor, &request->task);
@@ -171,6 +241,9 @@ fault_submit(struct device *device, struct device_io *io)
 		list_remove(&request->link);
 		list_push_back(&fault->stalled, &request->link);
 		fault->stalled_count++;
+		return;
+	case FAULT_MISDIRECT:
+		misdirect(fault, request, rule->shift_bytes);
 		return;
 	}
 }
@@ -202,6 +275,7 @@ fault_device_create(struct device *inner)
 	fault->inner = inner;
 	list_init(&fault->rules);
 	list_init(&fault->flips);
+	list_init(&fault->bad);
 	list_init(&fault->in_flight);
 	list_init(&fault->stalled);
 	fault->device = (struct device){
@@ -246,6 +320,28 @@ fault_add_flip(struct device *device, uint64_t offset_bytes, unsigned int bit)
 }
 
 void
+fault_add_bad(struct device *device, uint64_t offset_bytes, uint64_t len_bytes)
+{
+	struct bad *bad = xcalloc(1, sizeof(*bad));
+
+	CHECK(device->ops == &fault_device_ops);
+	bad->offset_bytes = offset_bytes;
+	bad->len_bytes = len_bytes;
+	list_push_back(&fault_device_of(device)->bad, &bad->link);
+}
+
+void
+fault_watch(
+    struct device *device, void (*hit)(void *context, const struct fault_hit *hit), void *context)
+{
+	struct fault_device *fault = fault_device_of(device);
+
+	CHECK(device->ops == &fault_device_ops);
+	fault->watch = hit;
+	fault->watch_context = context;
+}
+
+void
 fault_clear(struct device *device)
 {
 	struct fault_device *fault = fault_device_of(device);
@@ -256,6 +352,8 @@ fault_clear(struct device *device)
 		free(container_of(node, struct rule, link));
 	while ((node = list_pop_front(&fault->flips)))
 		free(container_of(node, struct flip, link));
+	while ((node = list_pop_front(&fault->bad)))
+		free(container_of(node, struct bad, link));
 }
 
 void
@@ -268,7 +366,7 @@ fault_resume(struct device *device)
 	while ((node = list_pop_front(&fault->stalled))) {
 		fault->stalled_count--;
 		list_push_back(&fault->in_flight, node);
-		pass_on(fault, container_of(node, struct fault_request, link));
+		pass_on(fault, container_of(node, struct fault_request, link), 0);
 	}
 }
 

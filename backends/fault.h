@@ -15,6 +15,8 @@ enum fault_effect {
 	FAULT_FAIL_AFTER, /* it is done, and done() gets the error all the same */
 	FAULT_LOSE,       /* nothing is done, done() says that it was (a lost write) */
 	FAULT_STALL,      /* waits until fault_resume() */
+	FAULT_MISDIRECT,  /* READ, WRITE: done `shift_bytes` beside its place, if that is on the
+			     device */
 };
 
 struct fault_rule {
@@ -24,6 +26,7 @@ struct fault_rule {
 	uint64_t first; /* the first request of that kind that it hits, counted from now: 1 is the
 			   next */
 	uint64_t count; /* and so many in all; 0: all from there on */
+	int64_t shift_bytes; /* FAULT_MISDIRECT: whole blocks */
 };
 
 /* Takes @inner over: closing the wrapper closes it. */
@@ -36,7 +39,24 @@ void fault_add(struct device *device, const struct fault_rule *rule);
 /* From now on each read that covers @offset_bytes finds @bit of that byte wrong. */
 void fault_add_flip(struct device *device, uint64_t offset_bytes, unsigned int bit);
 
-/* Forgets all rules and flips.  What is stalled stays so. */
+/* Reads that touch these bytes fail with -EIO from now on, until a write covers them all. */
+void fault_add_bad(struct device *device, uint64_t offset_bytes, uint64_t len_bytes);
+
+/* A request was falsified by an effect other than FAULT_STALL. */
+struct fault_hit {
+	struct device *device;
+	enum device_op op;
+	enum fault_effect effect;
+	uint64_t offset_bytes; /* where it was meant to be done */
+	uint64_t len_bytes;
+	int64_t shift_bytes;
+};
+
+/* @hit is called for each, for errors when they are reported; NULL: nobody is told. */
+void fault_watch(
+    struct device *device, void (*hit)(void *context, const struct fault_hit *hit), void *context);
+
+/* Forgets all rules, flips and bad places.  What is stalled stays so. */
 void fault_clear(struct device *device);
 
 /* Lets go what is stalled, in its order. */

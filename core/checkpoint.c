@@ -22,6 +22,8 @@
 
 #include <stdlib.h>
 
+#include "core/base/mutant.h"
+
 #define AGE_MAX_NS (20ull * 1000 * 1000 * 1000)
 
 static void checkpoint_step(struct pool *pool);
@@ -166,7 +168,7 @@ pool_set_superblock(struct pool *pool, struct superblock *superblock)
 	superblock->log_slab = log->applied_slab->index;
 	superblock->log_next_device = BATCH_NO_SLAB;
 	superblock->log_next_slab = BATCH_NO_SLAB;
-	if (log->applied_slab == log->slab && log->next_slab) {
+	if (log->applied_slab == log->slab && log->next_slab && !MUTANT(NAMED_NOT_KEPT)) {
 		superblock->log_next_segment = log->next_segment;
 		superblock->log_next_device = log->next_slab->device;
 		superblock->log_next_slab = log->next_slab->index;
@@ -394,6 +396,8 @@ begin_table(struct pool *pool)
 		c->table_pages[i] = xcalloc(words, sizeof(uint64_t));
 		if (device->present)
 			memcpy(c->table_pages[i], device->page_dirty, words * sizeof(uint64_t));
+		if (MUTANT(TABLE_PAGE_LEFT_OUT))
+			bitmap_clear(c->table_pages[i], 0);
 	}
 	c->table_device = 0;
 	c->table_page = 0;
@@ -441,7 +445,7 @@ static void
 write_superblock(struct pool *pool)
 {
 	struct checkpoint *c = &pool->checkpoint;
-	uint64_t place = c->superblock.checkpoint % 2;
+	uint64_t place = MUTANT(SUPERBLOCK_ONE_PLACE) ? 0 : c->superblock.checkpoint % 2;
 
 	/* A device at a time is quick enough: there are two writes each. */
 	while (c->table_device < pool->device_count * 2) {
@@ -551,6 +555,8 @@ checkpoint_step(struct pool *pool)
 			applied(&c->append, 0);
 			return;
 		case CHECKPOINT_SETTLE:
+			if (MUTANT(SUPERBLOCK_LATE_PLACE))
+				pool_set_superblock(pool, &c->superblock);
 			if (pool->catalog.self.map.root.addr)
 				node_settle(&pool->nodes, &pool->catalog.self.map.root);
 			c->superblock.catalog_root = pool->catalog.self.map.root;
@@ -565,6 +571,8 @@ checkpoint_step(struct pool *pool)
 			c->phase = CHECKPOINT_FLUSH;
 			reaper_kick(pool); /* they had to rest */
 			relocation_kick(pool);
+			if (MUTANT(SUPERBLOCK_BEFORE_FLUSH))
+				continue;
 			return start_flush(pool);
 		case CHECKPOINT_FLUSH:
 			c->superblock.table_digest = pool->space.table_digest;
@@ -578,6 +586,8 @@ checkpoint_step(struct pool *pool)
 			if (c->writes_in_flight > 0)
 				return;
 			c->phase = CHECKPOINT_FLUSH_SUPERBLOCK;
+			if (MUTANT(SUPERBLOCK_NOT_FLUSHED))
+				continue;
 			return start_flush(pool);
 		case CHECKPOINT_FLUSH_SUPERBLOCK:
 			return end(pool, 0);

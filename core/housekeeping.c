@@ -18,6 +18,8 @@
 
 #include <stdlib.h>
 
+#include "core/base/mutant.h"
+
 #define AHEAD_BLOCKS 64u
 #define AHEAD_VECTORS 4u /* of AHEAD_BLOCKS each, all the same zeroes */
 /* Slabs of a device that are kept written. */
@@ -250,7 +252,8 @@ housekeeping_slab_released(void *context, struct slab *slab)
 	const struct space_device *device = &pool->space.devices[slab->device];
 
 	if (!pool_device(pool, slab->device)->gives_back || pool->state != POOL_ONLINE ||
-	    slab->readers > 0 || /* they look where it lay until now */
+	    (slab->readers > 0 &&
+		!MUTANT(DISCARD_WHILE_READ)) || /* they look where it lay until now */
 	    device->written_free_count <= max_u64(AHEAD_SLABS, device->slab_count / 32))
 		return;
 	discard = xcalloc(1, sizeof(*discard));

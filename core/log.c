@@ -16,6 +16,8 @@
 
 #include <stdlib.h>
 
+#include "core/base/mutant.h"
+
 static void log_pump(struct pool *pool);
 static void batch_done(struct device_io *io);
 
@@ -91,7 +93,7 @@ log_has_room(const struct pool *pool, enum log_class class)
 
 	switch (class) {
 	case LOG_CLIENT:
-		return slabs > pool->reserve_slabs;
+		return slabs > pool->reserve_slabs || MUTANT(ENOSPC_FLOOR);
 	case LOG_TRIM:
 		return slabs > pool->reserve_slabs / 2;
 	case LOG_DELETE:
@@ -242,7 +244,8 @@ close_batch(struct pool *pool)
 		choose_next(pool);
 	header->generation = pool->generation;
 	header->sequence = log->sequence++;
-	header->durable_sequence = log->durable_sequence;
+	header->durable_sequence =
+	    MUTANT(DURABLE_MARK_EARLY) ? log->applied_sequence : log->durable_sequence;
 	header->previous_crc = log->previous_crc;
 	if (log->next_slab) {
 		header->next_segment = log->next_segment;
@@ -436,6 +439,12 @@ apply_in_order(struct pool *pool)
 		struct list appends;
 		struct list *node;
 
+		if (MUTANT(APPLY_UNORDERED)) {
+			list_for_each(later, &log->batches) {
+				if (container_of(later, struct batch, link)->state == BATCH_WRITTEN)
+					batch = container_of(later, struct batch, link);
+			}
+		}
 		if (batch->state != BATCH_WRITTEN)
 			return;
 		list_remove(&batch->link);
@@ -460,14 +469,15 @@ batch_done(struct device_io *io)
 	pool->log.in_flight--;
 	batch->state = BATCH_WRITTEN;
 	pool->devices[batch->slab->device].dirty = true;
-	if (io->error) {
+	if (io->error && !MUTANT(WRITE_ERROR_IGNORED)) {
 		pool->devices[batch->slab->device].errors++;
 		pool_fail(pool, "writing to %s at byte %llu failed: %s", io->device->name,
 		    (unsigned long long)io->offset_bytes, strerror(-io->error));
 	}
 	apply_in_order(pool);
 	log_pump(pool);
-	waiters_wake(&pool->log.waiters, 0);
+	if (!MUTANT(WAKE_FORGOTTEN))
+		waiters_wake(&pool->log.waiters, 0);
 	reaper_kick(pool); /* a large trim, perhaps */
 	relocation_kick(pool);
 	checkpoint_consider(pool);
@@ -523,9 +533,11 @@ flush_finish(struct pool *pool)
 	struct list ready;
 	struct list *node;
 
-	if (log->flush_error)
-		pool_fail(pool, "a flush failed: %s", strerror(-log->flush_error));
-	else
+	if (MUTANT(FLUSH_JOINS_RUNNING))
+		log->flush_target = log->applied_sequence;
+	if (MUTANT(FLUSH_COVERS_CLOSED))
+		log->flush_target = log->sequence - 1;
+	if (!log->flush_error)
 		log->durable_sequence = log->flush_target;
 	list_init(&ready);
 	list_for_each_safe(waiting, &log->flush_waiters) {
@@ -552,8 +564,11 @@ flush_done(struct device_io *io)
 	struct pool *pool = container_of(io, struct pool_io, io)->pool;
 	struct log *log = &pool->log;
 
-	if (io->error)
+	/* At once: other devices may take their time, and nothing is believed meanwhile. */
+	if (io->error && !MUTANT(FLUSH_ERROR_IGNORED)) {
 		log->flush_error = io->error;
+		pool_fail(pool, "flushing %s failed: %s", io->device->name, strerror(-io->error));
+	}
 	if (--log->flushes_left == 0)
 		flush_finish(pool);
 }
@@ -570,7 +585,9 @@ flush_round(struct pool *pool)
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		struct device_io *io = &log->flush_ios[i].io;
 
-		if (!pool->devices[i].dirty)
+		if (!pool->devices[i].dirty || MUTANT(FLUSH_LEFT_OUT))
+			continue;
+		if (MUTANT(FLUSH_ONE_DEVICE) && log->flushes_left > 1)
 			continue;
 		pool->devices[i].dirty = false;
 		log->flushes_left++;

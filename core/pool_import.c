@@ -23,9 +23,12 @@
 #include <stdlib.h>
 
 #include "core/base/diag.h"
+#include "core/base/mutant.h"
 
 /* More segments than can be in flight at once. */
 #define SEGMENT_GAP (1u << 16)
+/* Numbers are 47 bits: enough for eight million recoveries. */
+#define SEGMENT_GAP_RANDOM ((1u << 24) - SEGMENT_GAP)
 #define CATALOG_READS 64u
 #define TABLE_CHUNK_BLOCKS 256u
 
@@ -756,6 +759,10 @@ end_of_segment(struct import *m)
 	struct pool *pool = m->pool;
 
 	look_beyond(m);
+	if (MUTANT(DURABLE_MARK_IGNORED))
+		m->durable_sequence = 0;
+	if (MUTANT(REPLAY_STOPS_AT_SEGMENT))
+		m->tried_next = true;
 	if (m->slot > 0 && m->next_device < pool->device_count &&
 	    m->next_slab < pool->space.devices[m->next_device].slab_count && !m->tried_next) {
 		/* Only a header that follows proves that the segment was opened; see take_batch().
@@ -783,8 +790,11 @@ take_batch(struct import *m)
 	    !header_follows(m, header, m->slot, m->sequence, m->previous_crc))
 		return end_of_segment(m);
 	m->durable_sequence = max_u64(m->durable_sequence, header->durable_sequence);
-	if (!batch_data_valid(header, (const uint8_t *)(header + 1))) {
+	if (!batch_data_valid(header, (const uint8_t *)(header + 1)) &&
+	    !MUTANT(REPLAY_PAST_BAD_DATA)) {
 		look_beyond(m);
+		if (MUTANT(DURABLE_MARK_IGNORED))
+			m->durable_sequence = 0;
 		m->phase = IMPORT_BEGIN;
 		if (m->sequence <= m->durable_sequence)
 			open_readonly(m, "the log holds damaged data before a durable position");
@@ -849,6 +859,23 @@ checkpoint_done(struct waiter *waiter, int error)
 	import_step(m);
 }
 
+/*
+ * A recovery that a crash ends is followed by one from the same superblock.  Chance keeps the two
+ * from issuing the same addresses, so that nothing which the first one wrote can be taken for the
+ * second one's.
+ */
+static uint64_t
+segment_gap(void)
+{
+	struct uuid uuid = uuid_new();
+	uint64_t word;
+
+	if (MUTANT(SEGMENT_GAP_LEFT_OUT))
+		return 1;
+	memcpy(&word, &uuid, sizeof(word));
+	return SEGMENT_GAP + mix64(word) % SEGMENT_GAP_RANDOM;
+}
+
 /* True: a wait began. */
 static bool
 begin_generation(struct import *m)
@@ -865,7 +892,7 @@ begin_generation(struct import *m)
 	if (m->start->recovered)
 		m->start->recovered(m->start, pool);
 	pool_set_limits(pool);
-	log->next_segment_number = m->segment_max + SEGMENT_GAP;
+	log->next_segment_number = m->segment_max + segment_gap();
 	log->sequence = m->sequence;
 	if (pool->state == POOL_READONLY)
 		return false;
@@ -878,6 +905,10 @@ begin_generation(struct import *m)
 	diag_info("pool %s: checkpoint %llu, %llu batches replayed", pool->name,
 	    (unsigned long long)m->superblock.checkpoint, (unsigned long long)m->batches);
 	waiter_init(&m->wait, checkpoint_done);
+	if (MUTANT(CUT_NOT_DURABLE)) {
+		checkpoint_start(pool, NULL);
+		return false;
+	}
 	checkpoint_start(pool, &m->wait);
 	return true;
 }
@@ -970,7 +1001,7 @@ import_step(struct import *m)
 			m->phase = IMPORT_FLUSH;
 			continue;
 		case IMPORT_FLUSH:
-			if (m->device < m->device_count)
+			if (m->device < m->device_count && !MUTANT(IMPORT_NOT_FLUSHED))
 				return flush_device(m);
 			m->device = 0;
 			m->phase = IMPORT_SUPERBLOCKS;

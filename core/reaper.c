@@ -4,6 +4,7 @@
  * between the clients' requests.  Where it stands is in the images' cursors, which checkpoints
  * keep; a crash makes it go on from there.
  */
+#include "core/base/mutant.h"
 #include "core/pool_internal.h"
 
 #define NODES_AT_A_TIME 64u
@@ -20,7 +21,7 @@ unpin(struct pool *pool)
 static bool
 must_rest(const struct pool *pool)
 {
-	return pool->checkpoint.phase >= CHECKPOINT_NODES &&
+	return !MUTANT(REAPER_IN_CHECKPOINT) && pool->checkpoint.phase >= CHECKPOINT_NODES &&
 	       pool->checkpoint.phase <= CHECKPOINT_TABLE;
 }
 

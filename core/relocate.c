@@ -27,6 +27,8 @@
 
 #include "core/base/diag.h"
 
+/* A device that stalled once must not put relocation to sleep while the pool fills up. */
+#define PAUSE_NS_MAX (1000ull * 1000 * 1000)
 #define VICTIMS_MAX 256u
 #define IO_BLOCKS 256u
 
@@ -368,8 +370,8 @@ io_done(struct device_io *io)
 	}
 	/* So that it takes about that share of the time. */
 	share = share < 0.02 ? 0.02 : share;
-	reactor_timer_start(
-	    pool->reactor, &r->pace, (uint64_t)((double)took_ns * (1 - share) / share));
+	reactor_timer_start(pool->reactor, &r->pace,
+	    min_u64((uint64_t)((double)took_ns * (1 - share) / share), PAUSE_NS_MAX));
 }
 
 static void

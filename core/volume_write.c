@@ -19,6 +19,7 @@
 #include <stdlib.h>
 
 #include "core/base/crc32c.h"
+#include "core/base/mutant.h"
 
 #define CRC_OF_ZERO_BLOCK 0x98f94189u /* a quick look before the whole block is compared */
 
@@ -34,6 +35,8 @@ is_zero_block(const uint8_t *block, uint32_t crc)
 static bool
 overlaps_lock(const struct volume_request *request)
 {
+	if (MUTANT(PATCH_UNLOCKED) || (MUTANT(LOCK_NOT_SEEN) && request->phase == REQUEST_APPEND))
+		return false;
 	list_for_each(node, &request->runtime->locks) {
 		const struct volume_request *other =
 		    container_of(node, struct volume_request, lock_link);
@@ -358,7 +361,7 @@ promise_nodes(struct volume_request *request)
 	uint64_t dirty = pool->nodes.dirty_count + pool->nodes.frozen_count;
 	uint64_t promise = nodes_at_most(request);
 
-	if (request->promised || dirty + pool->nodes_promised == 0 ||
+	if (MUTANT(NODES_NOT_BOUNDED) || request->promised || dirty + pool->nodes_promised == 0 ||
 	    dirty + pool->nodes_promised + promise <= pool->dirty_nodes_max) {
 		pool->nodes_promised += promise - request->promised;
 		request->promised = promise;
@@ -402,7 +405,7 @@ volume_write_step(struct volume_request *request)
 		case REQUEST_BARRIER:
 			request->phase = REQUEST_EDGE_LOOKUP;
 			request->append.done = applied;
-			if (log_wait_applied(pool, &request->append))
+			if (!MUTANT(BARRIER_LEFT_OUT) && log_wait_applied(pool, &request->append))
 				return;
 			continue;
 		case REQUEST_EDGE_LOOKUP:
@@ -463,6 +466,9 @@ volume_write_step(struct volume_request *request)
 		case REQUEST_APPLY:
 			request->phase = REQUEST_FLUSH;
 			request->append.done = applied;
+			if (MUTANT(ACK_BEFORE_WRITE) ||
+			    (MUTANT(TRIM_WAITS_NOT) && io->op == VOLUME_TRIM))
+				continue;
 			if (request->appended && log_wait_applied(pool, &request->append))
 				return;
 			request->appended = false;
@@ -471,7 +477,7 @@ volume_write_step(struct volume_request *request)
 			request_unpin(request);
 			request_return_promise(request);
 			request->phase = REQUEST_DONE;
-			if (request->error || !(io->flags & VOLUME_FUA))
+			if (request->error || !(io->flags & VOLUME_FUA) || MUTANT(FUA_NOT_FLUSHED))
 				continue;
 			request->flush.sequence = pool->log.applied_sequence;
 			request->flush.done = flushed;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "core/base/crc32c.h"
+#include "core/base/mutant.h"
 #include "metadata/name.h"
 
 void
@@ -304,7 +305,8 @@ apply_snapshot(struct catalog *catalog, struct volume_record *volume, const stru
 	list_push_back(&volume->snapshots, &snapshot->volume_link);
 	share_map(catalog, snapshot, head);
 	set_parent(catalog, snapshot, head->parent);
-	set_parent(catalog, head, snapshot);
+	if (!MUTANT(TREE_NOT_SHARED))
+		set_parent(catalog, head, snapshot);
 }
 
 /* A new head whose past is @snapshot. */
@@ -414,7 +416,7 @@ catalog_apply(struct catalog *catalog, const struct catalog_op *ops, unsigned co
 			     ops[i].type == CATALOG_OP_CLONE || ops[i].type == CATALOG_OP_ROLLBACK;
 	}
 	/* What is written from now on is newer than what was shared just now. */
-	if (new_epoch)
+	if (new_epoch && !MUTANT(EPOCH_NOT_RAISED))
 		catalog->epoch++;
 	return 0;
 }
@@ -450,7 +452,7 @@ encode_image(const struct image *image, struct catalog_record *record)
 	record->size_bytes = image->size_bytes;
 	record->created_s = image->created_s;
 	record->root = image->cut.root;
-	record->cursor = image->cursor;
+	record->cursor = MUTANT(CURSOR_NOT_KEPT) ? 0 : image->cursor;
 	record->mapped_blocks = image->mapped_blocks;
 	memcpy(record->name, image->name, FORMAT_NAME_BYTES);
 }

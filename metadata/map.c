@@ -2,6 +2,7 @@
 /* Lookup and change of one tree; walks over several are in map_walk.c. */
 #include "metadata/map.h"
 
+#include "core/base/mutant.h"
 #include "metadata/map_internal.h"
 
 struct node *
@@ -140,7 +141,8 @@ map_prepare_zero(
 static bool
 exclusive(const struct image *image, const struct map_entry *entry, uint64_t lba, unsigned level)
 {
-	return entry->epoch > image_shared_epoch(image, map_last_lba(lba, level));
+	return entry->epoch + MUTANT(EPOCH_OFF_BY_ONE) >
+	       image_shared_epoch(image, map_last_lba(lba, level));
 }
 
 static void
@@ -189,7 +191,11 @@ dirty_path(struct catalog *catalog, struct image *image, uint64_t lba, unsigned 
 static void
 replace_block(struct catalog *catalog, struct image *image, struct map_entry *entry, uint64_t lba)
 {
-	if (entry->addr && entry->epoch > image_shared_epoch(image, lba))
+	if (MUTANT(DEAD_NOT_SET))
+		return;
+	if (entry->addr &&
+	    (entry->epoch + MUTANT(EPOCH_OFF_BY_ONE) > image_shared_epoch(image, lba) ||
+		MUTANT(DEAD_ALWAYS)))
 		space_mark_dead(catalog->nodes->space, (struct baddr){ entry->addr });
 }
 
@@ -238,7 +244,7 @@ zero_leaf_entries(struct zeroing *z, struct node *leaf, uint64_t first, uint64_t
 			continue;
 		replace_block(z->catalog, z->image, entry, at);
 		memset(entry, 0, sizeof(*entry));
-		z->image->mapped_blocks--;
+		z->image->mapped_blocks -= !MUTANT(MAPPED_NOT_COUNTED);
 	}
 }
 
@@ -310,6 +316,8 @@ map_zero(struct catalog *catalog, struct image *image, uint64_t lba, uint64_t co
 		.inline_only = count <= MAP_ZERO_INLINE_BLOCKS,
 	};
 
+	if (MUTANT(ZERO_FORGETS_TAIL) && count > MAP_ZERO_INLINE_BLOCKS)
+		z.end--;
 	if (image->map.levels == 0)
 		return;
 	zero_subtree(&z, &image->map.root, image->map.levels - 1u, 0);

@@ -8,6 +8,8 @@
  */
 #include "metadata/map_internal.h"
 
+#include "core/base/mutant.h"
+
 /* One tree on the way down; `entry` points to the node of the present level. */
 struct descent {
 	struct map *map;
@@ -231,7 +233,7 @@ map_reap_next(const struct catalog *catalog)
 
 		/* Youngest first: who has no child is in nobody's way, but may be in its parent's.
 		 * One that was begun goes before its neighbours, which rely on its cursor. */
-		if (image->children == 0)
+		if (image->children == 0 || MUTANT(FAMILY_RULE))
 			return image;
 		if (image->children == 1 && image->cursor > 0 && !begun)
 			begun = image;
@@ -369,7 +371,8 @@ reap_leaf(struct reaping *r, struct map_fault *fault)
 		uint64_t addr = leaf->entries[i].addr;
 
 		mapped += addr != 0;
-		if (own && addr && addr != addr_in(older, i) && addr != addr_in(younger, i))
+		if (own && addr && addr != addr_in(older, i) &&
+		    (addr != addr_in(younger, i) || MUTANT(REAPER_FORGETS_YOUNGER)))
 			space_mark_dead(r->nodes->space, (struct baddr){ addr });
 	}
 	r->counted += mapped;

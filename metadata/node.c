@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "core/base/mutant.h"
+
 #define CHUNK_NODES 512u /* 2 MiB of entries: a huge page */
 
 struct node_chunk {
@@ -534,9 +536,12 @@ nodes_freeze_tree(struct nodes *nodes, const struct map_entry *root)
 struct node *
 nodes_next_frozen(struct nodes *nodes)
 {
-	for (unsigned level = 0; level < MAP_LEVELS_MAX; level++)
+	for (unsigned i = 0; i < MAP_LEVELS_MAX; i++) {
+		unsigned level = MUTANT(NODES_UNORDERED) ? MAP_LEVELS_MAX - 1 - i : i;
+
 		if (!list_empty(&nodes->frozen[level]))
 			return list_first(&nodes->frozen[level], struct node, link);
+	}
 	return NULL;
 }
 

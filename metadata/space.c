@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "core/base/crc32c.h"
+#include "core/base/mutant.h"
 
 void
 space_init(struct space *space, uint32_t slab_blocks)
@@ -323,6 +324,11 @@ look_empty(struct space *space, struct slab *slab)
 	if ((slab->state == SLAB_SEALED || slab->state == SLAB_PACKED) && slab->live == 0 &&
 	    list_empty(&slab->link))
 		enter_empty(space, slab);
+	if (MUTANT(SLAB_FREED_EARLY) && !list_empty(&slab->link) && slab->state == SLAB_SEALED) {
+		forget(space, slab);
+		slab->state = SLAB_FREE;
+		enter_free(space, slab);
+	}
 }
 
 void
@@ -531,7 +537,7 @@ space_release(
 	list_for_each_safe(node, &space->empty) {
 		struct slab *slab = container_of(node, struct slab, link);
 
-		if (!slab->releasing)
+		if (!slab->releasing && !MUTANT(SLAB_FREED_AT_CUT))
 			continue;
 		CHECK(is_empty(slab) && slab->live == 0);
 		forget(space, slab);
@@ -548,7 +554,7 @@ first_unread(struct space_device *device)
 	list_for_each(node, &device->free) {
 		struct slab *slab = container_of(node, struct slab, link);
 
-		if (slab->readers == 0)
+		if (slab->readers == 0 || MUTANT(READER_IGNORED))
 			return slab;
 	}
 	return NULL;
@@ -650,6 +656,8 @@ space_unreserve(struct space *space, struct slab *slab)
 uint64_t
 space_page_block(const struct space_device *device, uint32_t page)
 {
+	if (MUTANT(TABLE_ONE_PLACE))
+		return FORMAT_TABLE_BLOCK + 2ull * page;
 	return FORMAT_TABLE_BLOCK + 2ull * page + !device->page_place[page];
 }
 

@@ -3,9 +3,11 @@
  * The simulator: the engine's real code on memory devices, on one thread and a virtual clock, where
  * everything that happens follows from one 64-bit seed.
  *
- *   sim_main.c      options; a process for each seed
+ *   sim_main.c      options
+ *   sim_seeds.c     many seeds, a process for each; sim_mutants.c, sim_minimise.c build on it
  *   sim_run.c       the lives of a pool: create, work, crash or stop, import, compare, …, empty
  *   sim_work.c      the clients and the administrator: random requests, and what answers are right
+ *   sim_faults.c    devices that misbehave, and what may be lost then
  *   sim_history.c   what the log carried, batch by batch, seen at batch_apply(): the order in which
  *                   everything took effect, and so what a crash may leave
  *   sim_model.c     the reference: an array of blocks for each image
@@ -26,6 +28,7 @@
 
 #include <setjmp.h>
 
+#include "backends/fault.h"
 #include "backends/memory.h"
 #include "core/pool_admin.h"
 #include "core/pool_internal.h"
@@ -138,6 +141,10 @@ struct record {
 	struct list link;
 	uint64_t generation;
 	uint64_t sequence;
+	uint64_t durable; /* what its header says */
+	uint64_t segment;
+	const struct memory_disk *disk; /* where it lies; NULL: not known */
+	uint64_t offset_bytes;
 	uint32_t crc;
 	struct record_entry *entries;
 	unsigned entry_count;
@@ -161,6 +168,7 @@ struct history {
 	} attempts[64]; /* recoveries since base, that were not seen to end */
 	unsigned attempt_count;
 	bool unfinished_create;
+	bool captured; /* what was in flight when the pool failed is in `records` */
 };
 
 struct sim;
@@ -170,6 +178,9 @@ void history_begin(struct history *history); /* of an empty pool */
 void history_promise(struct sim *sim, uint64_t sequence);
 /* Before a crash: notes what is in flight in the log. */
 void history_capture(struct sim *sim, const struct pool *pool);
+/* A damaged pool was opened and takes no writes: as above; false: it fell back to a state before
+ * all that we know. */
+bool history_readonly(struct sim *sim, struct pool *pool);
 /* After recovery: the model becomes what it must be now. */
 void history_recovered(struct sim *sim, struct pool *pool);
 
@@ -205,7 +216,8 @@ struct sim_io {
 	struct content **expected; /* READ: at submission, */
 	struct list alternatives;  /* and what came since */
 	struct volume_extent extents[64];
-	bool expect_error; /* READ: damaged on purpose */
+	bool expect_error;       /* READ: damaged on purpose */
+	uint64_t flushes_failed; /* before it was submitted */
 };
 
 struct sim_admin {
@@ -237,13 +249,58 @@ struct weather {
 	uint64_t spread;      /* hot area of a volume, in blocks */
 	unsigned weights[16]; /* see sim_work.c */
 	unsigned admin_one_in;
-	unsigned crash_modes; /* bits of enum memory_crash */
-	bool huge;            /* volumes of TiBs */
+	unsigned crash_modes;   /* bits of enum memory_crash */
+	bool huge;              /* volumes of TiBs */
+	unsigned faults;        /* kinds that occur: see sim_faults.c */
+	unsigned faults_one_in; /* operations */
+	unsigned hold_events;
+};
+
+struct damage {
+	const struct memory_disk *disk;
+	uint64_t offset_bytes;
+	uint64_t len_bytes;
+};
+
+/* What devices did; `struck` and `flushes_failed` since the pool was opened, the rest for ever. */
+struct faults {
+	bool struck; /* errors are excused */
+	uint64_t flushes_failed;
+	uint64_t resume_event; /* when what is held goes on */
+	bool damaged;          /* contents are not what was acknowledged */
+	bool damage_unknown;
+	struct damage damages[64];
+	unsigned damage_count;
+};
+
+/* What the minimiser leaves out of a seed. */
+#define SIM_CUT_OPS 8192u
+#define SIM_CUT_OPS_PER_LIFE 1024u
+
+struct sim_cut {
+	unsigned lives;                     /* at most; 0: as the seed draws, */
+	unsigned devices;                   /* ... */
+	unsigned depth;                     /* ... */
+	uint64_t without[SIM_CUT_OPS / 64]; /* operations, counted by life */
+};
+
+/* Numbers that are added up over seeds. */
+struct sim_stats {
+	uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, exhausted, moves;
+	uint64_t faults;     /* times that a device was made to misbehave */
+	uint64_t refused;    /* requests that failed for it */
+	uint64_t failed;     /* pools that took no more writes */
+	uint64_t readonly;   /* damaged pools that were opened read-only, */
+	uint64_t unopened;   /* or refused */
+	uint64_t unreadable; /* reads that damaged ones refused */
 };
 
 struct sim {
 	uint64_t seed;
 	bool trace;
+	int loud; /* the engine's messages: enum diag_level */
+	const struct sim_cut *cut;
+	unsigned life;
 	uint64_t hash;
 	uint64_t events;
 	struct random random; /* of the workload */
@@ -256,8 +313,10 @@ struct sim {
 	struct device *joining; /* ... until the pool has it */
 	struct reactor *reactor;
 	uint64_t now_ns;
-	uint64_t progress_ns; /* when something last completed */
-	uint64_t crash_in;    /* events; 0: no crash is planned */
+	uint64_t progress_ns;              /* when something last completed */
+	uint64_t crash_in;                 /* events; 0: no crash is planned */
+	enum checkpoint_phase crash_phase; /* or in this phase of a checkpoint; IDLE: in none */
+	uint64_t crash_phase_in;           /* events */
 	bool crashed;
 	struct pool *pool; /* online; or being made or opened, once its log has begun */
 	bool online;
@@ -271,10 +330,11 @@ struct sim {
 	uint64_t next_number;
 	jmp_buf exhausted;
 	bool refused; /* the last administrative operation found no room */
-	struct {
-		uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, exhausted,
-		    moves;
-	} stats;
+	struct faults faults;
+	bool over;    /* a damaged pool: the seed ends here */
+	bool unknown; /* it fell back to a state of which the model knows nothing */
+	struct sim_stats stats;
+	struct table issued; /* places in the log where something was written: no address twice */
 };
 
 extern struct sim *the_sim;
@@ -292,9 +352,23 @@ void sim_run_until(struct sim *sim, bool (*done)(struct sim *sim));
 /* sim_run.c: 0; failures do not return. */
 void sim_run(struct sim *sim);
 
+/* sim_faults.c */
+void faults_draw(struct sim *sim);
+bool faults_last(const struct sim *sim); /* this seed may damage contents for good */
+struct device *faults_wrap(struct sim *sim, struct device *inner);
+void faults_strike(struct sim *sim);
+/* Each event: lets go what was held for long enough. */
+void faults_tick(struct sim *sim);
+bool faults_held(const struct sim *sim);
+/* No more faults; what is held goes on. */
+void faults_calm(struct sim *sim);
+/* A recovery that ends at @cut, before something that was promised, could not know better. */
+bool faults_excuse_cut(struct sim *sim, uint64_t cut);
+
 /* sim_work.c */
 void work_draw(struct sim *sim);
-void work(struct sim *sim, unsigned ops);
+/* Operations @first to @first + @ops of this life. */
+void work(struct sim *sim, unsigned first, unsigned ops);
 /* Waits for all requests. */
 void work_drain(struct sim *sim);
 void work_forget(struct sim *sim); /* after a crash */

@@ -2,7 +2,8 @@
 /*
  * What the log carried, and so what a crash may leave.
  *
- * The linker redirects three functions of the engine to here (--wrap): batch_apply(), where each
+ * The linker redirects functions of the engine to here (--wrap): pool_fail(), since batches on
+ * their way then may be on disk or not; batch_apply(), where each
  * batch takes effect, at run time and in a replay; log_start(), where a recovery has found its cut;
  * and uuid_new(), so that UUIDs follow from the seed.
  *
@@ -10,6 +11,8 @@
  * own. If its checkpoint became durable, the next recovery begins at that cut, and says so by the
  * generation; if not, it may come to another cut.  No client's batch is written in between.
  */
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "tests/sim/sim.h"
@@ -22,6 +25,12 @@ int __wrap_batch_apply(struct catalog *catalog, const struct batch_header *heade
     const void *(*block)(void *context, uint32_t index), void *context, uint64_t live_checkpoint);
 int __real_log_start(struct pool *pool);
 int __wrap_log_start(struct pool *pool);
+int __real_log_reserve(
+    struct pool *pool, enum log_class class, uint32_t blocks, size_t entry_bytes);
+int __wrap_log_reserve(
+    struct pool *pool, enum log_class class, uint32_t blocks, size_t entry_bytes);
+void __real_pool_fail(struct pool *pool, const char *format, ...) printf_like(2, 3);
+void __wrap_pool_fail(struct pool *pool, const char *format, ...) printf_like(2, 3);
 struct uuid __wrap_uuid_new(void);
 
 struct uuid
@@ -66,6 +75,18 @@ copy_ops(struct record_entry *entry, const struct batch_piece *piece,
 	}
 }
 
+static void
+record_locate(struct sim *sim, struct record *record, const struct batch_header *header)
+{
+	const struct space *space = &sim->pool->space;
+	const struct slab *slab = space_find(space, header->segment);
+
+	if (!slab)
+		return;
+	record->disk = memory_device_disk(fault_device_inner(pool_device(sim->pool, slab->device)));
+	record->offset_bytes = space_offset_bytes(space, slab, header->slot);
+}
+
 static struct record *
 record_make(struct sim *sim, const struct batch_header *header,
     const void *(*block)(void *context, uint32_t index), void *context)
@@ -79,6 +100,9 @@ record_make(struct sim *sim, const struct batch_header *header,
 	record->generation = header->generation;
 	record->sequence = header->sequence;
 	record->crc = header->crc;
+	record->durable = header->durable_sequence;
+	record->segment = header->segment;
+	record_locate(sim, record, header);
 	record->entries =
 	    xcalloc(header->entry_bytes / sizeof(struct batch_entry) + 1, sizeof(*record->entries));
 	batch_read_begin(&reader, header);
@@ -230,6 +254,18 @@ replayed(struct sim *sim, const struct batch_header *header)
 		    (unsigned long long)header->sequence, (unsigned long long)header->generation);
 }
 
+/* No place in the log is ever written twice, not even by a recovery that a crash ended. */
+static void
+issued(struct sim *sim, const struct batch_header *header)
+{
+	uint64_t place = baddr_make(header->segment, header->slot).n;
+
+	if (table_get(&sim->issued, place))
+		sim_fail(sim, "address %llu.%u is issued twice",
+		    (unsigned long long)header->segment, header->slot);
+	table_set(&sim->issued, place, sim);
+}
+
 int
 __wrap_batch_apply(struct catalog *catalog, const struct batch_header *header,
     const void *(*block)(void *context, uint32_t index), void *context, uint64_t live_checkpoint)
@@ -244,6 +280,7 @@ __wrap_batch_apply(struct catalog *catalog, const struct batch_header *header,
 		sim_trace(sim, "  replay %llu", (unsigned long long)header->sequence);
 		return __real_batch_apply(catalog, header, block, context, live_checkpoint);
 	}
+	issued(sim, header);
 	sim_trace(sim, "  apply %llu at %llu.%u: %u blocks, %u bytes of entries",
 	    (unsigned long long)header->sequence, (unsigned long long)header->segment, header->slot,
 	    header->block_count, header->entry_bytes);
@@ -262,8 +299,48 @@ __wrap_batch_apply(struct catalog *catalog, const struct batch_header *header,
 	rc = __real_batch_apply(catalog, header, block, context, live_checkpoint);
 	if (rc)
 		sim_fail(sim, "batch %llu cannot be applied", (unsigned long long)header->sequence);
+	if (sim->pool->nodes.dirty_count + sim->pool->nodes.frozen_count >
+	    sim->pool->dirty_nodes_max + 4 * MAP_LEVELS_MAX)
+		sim_fail(sim, "%llu nodes are dirty, and a checkpoint can write %llu",
+		    (unsigned long long)(sim->pool->nodes.dirty_count +
+					 sim->pool->nodes.frozen_count),
+		    (unsigned long long)sim->pool->dirty_nodes_max);
 	learn_ids(sim, catalog, record);
 	applied_now(sim, record);
+	return rc;
+}
+
+void
+__wrap_pool_fail(struct pool *pool, const char *format, ...)
+{
+	struct sim *sim = the_sim;
+	char text[200];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (pool->state != POOL_FAILED) {
+		sim_trace(sim, "  the pool fails: %s", text);
+		sim->stats.failed++;
+		if (sim->pool == pool) {
+			history_capture(sim, pool);
+			sim->history.captured = true;
+		}
+	}
+	__real_pool_fail(pool, "%s", text);
+}
+
+/* Clients never take what is held back. */
+int
+__wrap_log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t entry_bytes)
+{
+	uint64_t slabs = pool->space.free_count + (pool->log.next_slab != NULL);
+	int rc = __real_log_reserve(pool, class, blocks, entry_bytes);
+
+	if (rc == 0 && class == LOG_CLIENT && slabs <= pool->reserve_slabs)
+		sim_fail(the_sim, "a client gets room, but only %llu slabs are free",
+		    (unsigned long long)slabs);
 	return rc;
 }
 
@@ -295,7 +372,7 @@ __wrap_log_start(struct pool *pool)
 		if (h->attempts[i].generation == pool->generation)
 			h->attempts[i].generation = 0;
 	h->attempt_count++;
-	if (cut < h->required)
+	if (cut < h->required && !faults_excuse_cut(the_sim, cut))
 		sim_fail(the_sim, "recovery ends at batch %llu, but %llu was promised to be there",
 		    (unsigned long long)cut, (unsigned long long)h->required);
 	return rc;
@@ -335,7 +412,9 @@ history_promise(struct sim *sim, uint64_t sequence)
 	if (sequence <= h->promised)
 		return;
 	h->promised = sequence;
-	advance_base(sim, sequence);
+	/* A damaged pool may fall back to anything since it was opened. */
+	if (!faults_last(sim))
+		advance_base(sim, sequence);
 }
 
 static const void *
@@ -355,12 +434,16 @@ block_of(void *context, uint32_t index)
 void
 history_capture(struct sim *sim, const struct pool *pool)
 {
-	if (!sim->online)
+	if (sim->history.captured)
 		return;
 	list_for_each(node, &pool->log.batches) {
 		struct batch *batch = container_of(node, struct batch, link);
-		struct record *record = record_make(sim, batch->header, block_of, batch);
+		struct record *record;
 
+		issued(sim, batch->header);
+		if (!sim->online)
+			continue;
+		record = record_make(sim, batch->header, block_of, batch);
 		list_push_back(&sim->history.records, &record->link);
 	}
 }
@@ -398,6 +481,40 @@ sync_ids(struct sim *sim, struct model *model, const struct catalog *catalog)
 	}
 }
 
+/* What the pool shows is the state at @cut. */
+static bool
+fall_back(struct sim *sim, const struct pool *pool, uint64_t cut)
+{
+	struct history *h = &sim->history;
+
+	if (h->base->sequence > cut)
+		return false;
+	advance_base(sim, cut);
+	while (!list_empty(&h->records))
+		record_free(list_first(&h->records, struct record, link));
+	if (h->base->sequence != cut)
+		sim_fail(sim, "recovery ends at batch %llu, which we never wrote (up to %llu)",
+		    (unsigned long long)cut, (unsigned long long)h->base->sequence);
+	sync_ids(sim, h->base, &pool->catalog);
+	return true;
+}
+
+bool
+history_readonly(struct sim *sim, struct pool *pool)
+{
+	struct history *h = &sim->history;
+	uint64_t cut = pool->log.sequence - 1;
+
+	for (unsigned i = 0; i < h->attempt_count; i++)
+		if (h->attempts[i].generation == pool->generation)
+			cut = h->attempts[i].sequence;
+	if (!fall_back(sim, pool, cut))
+		return false;
+	model_free(h->present);
+	h->present = model_copy(h->base);
+	return true;
+}
+
 void
 history_recovered(struct sim *sim, struct pool *pool)
 {
@@ -405,16 +522,13 @@ history_recovered(struct sim *sim, struct pool *pool)
 	uint64_t cut = h->attempt_count ? h->attempts[h->attempt_count - 1].sequence : h->replayed;
 	uint64_t last = h->replayed;
 
-	advance_base(sim, cut);
-	while (!list_empty(&h->records))
-		record_free(list_first(&h->records, struct record, link));
-	if (h->base->sequence > cut)
-		sim_fail(sim, "recovery ends at batch %llu, but %llu is durable",
-		    (unsigned long long)cut, (unsigned long long)h->base->sequence);
-	if (h->base->sequence != cut)
-		sim_fail(sim, "recovery ends at batch %llu, which we never wrote (up to %llu)",
-		    (unsigned long long)cut, (unsigned long long)h->base->sequence);
-	sync_ids(sim, h->base, &pool->catalog);
+	if (!fall_back(sim, pool, cut)) {
+		if (!faults_excuse_cut(sim, cut))
+			sim_fail(sim, "recovery ends at batch %llu, but %llu is durable",
+			    (unsigned long long)cut, (unsigned long long)h->base->sequence);
+		sim->unknown = true;
+		return;
+	}
 	/* Its own checkpoint, and what was applied since. */
 	h->base->sequence = max_u64(last, pool->log.applied_sequence);
 	model_free(h->present);

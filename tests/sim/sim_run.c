@@ -21,6 +21,13 @@ struct sim *the_sim;
 /* --- events --- */
 
 static void
+no_crash(struct sim *sim)
+{
+	sim->crash_in = 0;
+	sim->crash_phase = CHECKPOINT_IDLE;
+}
+
+static void
 crash(struct sim *sim)
 {
 	static const enum memory_crash modes[] = { MEMORY_CRASH_KILL, MEMORY_CRASH_NONE,
@@ -33,8 +40,9 @@ crash(struct sim *sim)
 		i = (unsigned)random_below(&sim->crash_random, 4);
 	} while (!(sim->weather.crash_modes >> i & 1));
 	mode = modes[i];
-	if (sim->online) {
+	if (sim->pool)
 		history_capture(sim, sim->pool);
+	if (sim->online) {
 		h->required =
 		    mode == MEMORY_CRASH_KILL ? max_u64(h->promised, h->acked) : h->promised;
 	} else if (mode != MEMORY_CRASH_KILL) {
@@ -43,11 +51,14 @@ crash(struct sim *sim)
 	sim_trace(sim, "crash %u (promised %llu, answered %llu, applied %llu, required %llu)", mode,
 	    (unsigned long long)h->promised, (unsigned long long)h->acked,
 	    (unsigned long long)h->present->sequence, (unsigned long long)h->required);
-	for (uint32_t d = 0; d < sim->weather.device_count; d++)
-		memory_device_crash(sim->devices[d], random_next(&sim->crash_random), mode);
+	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
+		memory_device_crash(
+		    fault_device_inner(sim->devices[d]), random_next(&sim->crash_random), mode);
+		fault_crash(sim->devices[d]);
+	}
 	sim->stats.crashes++;
 	sim->crashed = true;
-	sim->crash_in = 0;
+	no_crash(sim);
 	sim->online = false;
 	sim->stopping = false;
 	sim->pool = NULL;
@@ -60,13 +71,17 @@ sim_step(struct sim *sim)
 	uint64_t deadline_ns;
 
 	sim->events++;
-	if (sim->crash_in && --sim->crash_in == 0) {
+	if ((sim->crash_in && --sim->crash_in == 0) ||
+	    (sim->crash_phase != CHECKPOINT_IDLE && sim->pool &&
+		sim->pool->checkpoint.phase == sim->crash_phase && --sim->crash_phase_in == 0)) {
 		crash(sim);
 		return;
 	}
+	faults_tick(sim);
 	reactor_run_turn(sim->reactor, sim->now_ns);
 	deadline_ns = reactor_next_deadline_ns(sim->reactor);
-	if (deadline_ns != UINT64_MAX)
+	if (deadline_ns != UINT64_MAX && list_empty(&sim->reactor->ready) &&
+	    list_empty(&sim->reactor->turn_end))
 		sim->now_ns = max_u64(sim->now_ns, deadline_ns);
 }
 
@@ -77,13 +92,18 @@ sim_run_until(struct sim *sim, bool (*done)(struct sim *sim))
 	uint64_t progress_ns = sim->progress_ns;
 
 	while (!sim->crashed && !done(sim)) {
+		bool held = faults_held(sim);
+
 		sim_step(sim);
 		if (sim->crashed || done(sim))
 			return;
+		if (held || faults_held(sim)) /* who waits has a reason */
+			sim->progress_ns = sim->now_ns;
 		if (progress_ns != sim->progress_ns)
 			steps = 0;
 		progress_ns = sim->progress_ns;
-		if (list_empty(&sim->reactor->ready) && list_empty(&sim->reactor->turn_end) &&
+		if (!faults_held(sim) && list_empty(&sim->reactor->ready) &&
+		    list_empty(&sim->reactor->turn_end) &&
 		    reactor_next_deadline_ns(sim->reactor) == UINT64_MAX)
 			sim_fail(sim, "nothing will ever happen again");
 		if (sim->now_ns > sim->progress_ns + STALL_NS)
@@ -92,6 +112,15 @@ sim_run_until(struct sim *sim, bool (*done)(struct sim *sim))
 		if (++steps > STALL_STEPS)
 			sim_fail(sim, "no progress in %u events", STALL_STEPS);
 	}
+}
+
+/* Where devices misbehave the engine has a lot to report. */
+static void
+be_loud(const struct sim *sim)
+{
+	bool quiet = (sim->weather.faults || sim->faults.damaged) && !sim->trace;
+
+	diag_set_level((enum diag_level)(quiet ? 0 : sim->loud));
 }
 
 static void
@@ -104,7 +133,11 @@ boot(struct sim *sim)
 	};
 
 	sim->crashed = false;
-	sim->crash_in = 0;
+	no_crash(sim);
+	sim->history.captured = false;
+	sim->faults.struck = false;
+	sim->faults.flushes_failed = 0;
+	be_loud(sim);
 	sim->reactor = xcalloc(1, sizeof(*sim->reactor));
 	reactor_init(sim->reactor);
 	reactor_set_current(sim->reactor);
@@ -113,8 +146,25 @@ boot(struct sim *sim)
 
 		snprintf(name, sizeof(name), "disk%u", d);
 		options.seed = random_next(&sim->crash_random) | 1;
-		sim->devices[d] = memory_device_open(sim->disks[d], sim->reactor, name, &options);
+		sim->devices[d] = faults_wrap(
+		    sim, memory_device_open(sim->disks[d], sim->reactor, name, &options));
 	}
+}
+
+/* The pool has closed them. */
+static void
+devices_gone(struct sim *sim)
+{
+	memset(sim->devices, 0, sizeof(sim->devices));
+}
+
+noreturn_fn void __wrap_check_failed(const char *condition, const char *file, int line);
+
+noreturn_fn void
+__wrap_check_failed(const char *condition, const char *file, int line)
+{
+	the_sim->faults.struck = false;
+	sim_fail(the_sim, "%s does not hold at %s:%d", condition, file, line);
 }
 
 /* --- opening --- */
@@ -122,6 +172,7 @@ boot(struct sim *sim)
 struct opening {
 	struct pool_start start;
 	bool done;
+	bool readonly; /* it is there, but takes no writes */
 };
 
 static struct opening *opening;
@@ -134,9 +185,16 @@ opened(struct pool_start *start)
 
 	o->done = true;
 	sim->progress_ns = sim->now_ns;
-	if (start->error.code)
+	if (start->error.code) {
+		devices_gone(sim);
 		return;
+	}
 	sim->pool = start->pool;
+	if (sim->pool->state != POOL_ONLINE && sim->faults.struck + sim->faults.damaged > 0) {
+		sim_trace(sim, "the pool takes no writes: %s", sim->pool->state_reason);
+		o->readonly = true;
+		return;
+	}
 	if (sim->pool->state != POOL_ONLINE)
 		sim_fail(sim, "the pool opens, but is not online: %s", sim->pool->state_reason);
 	sim->online = true;
@@ -150,7 +208,8 @@ opened(struct pool_start *start)
 		sim->history.acked = sim->pool->log.applied_sequence;
 	}
 	sim->history.unfinished_create = false;
-	walk_pool(sim, "after opening");
+	if (!sim->faults.damaged)
+		walk_pool(sim, "after opening");
 }
 
 static bool
@@ -172,6 +231,31 @@ plan_crash(struct sim *sim, uint64_t one_in, uint64_t within)
 	sim->crash_in = random_one_in(&sim->crash_random, one_in)
 			    ? 1 + random_below(&sim->crash_random, within)
 			    : 0;
+	/* Some moments are short, and the most dangerous ones. */
+	sim->crash_phase = CHECKPOINT_IDLE;
+	if (sim->crash_in && random_one_in(&sim->crash_random, 3)) {
+		sim->crash_phase =
+		    CHECKPOINT_TABLE + random_below(&sim->crash_random,
+					   CHECKPOINT_FLUSH_SUPERBLOCK + 1 - CHECKPOINT_TABLE);
+		sim->crash_phase_in = 1 + random_below(&sim->crash_random, 8);
+	}
+}
+
+/*
+ * The pool was opened and takes no writes: if only something passed by, it is killed, to be opened
+ * once more; if it is damaged, what it shows is compared.  True: it is gone.
+ */
+static bool
+damaged_opened(struct sim *sim)
+{
+	if (!sim->faults.damaged) {
+		crash(sim);
+		return true;
+	}
+	sim->stats.readonly++;
+	sim->over = true;
+	sim->unknown = !history_readonly(sim, sim->pool);
+	return false;
 }
 
 /* True: the pool is online; false: a crash came, or there is no pool (of an unfinished create). */
@@ -207,7 +291,21 @@ open_pool(struct sim *sim, bool create)
 	sim_run_until(sim, is_opened);
 	if (sim->crashed)
 		return false;
-	sim->crash_in = 0;
+	no_crash(sim);
+	if (opening->readonly)
+		return !damaged_opened(sim);
+	if (sim->faults.damaged && !opening->start.error.code)
+		sim->over = true;
+	if (opening->start.error.code && sim->faults.damaged) {
+		sim_trace(sim, "no pool: %s", opening->start.error.text);
+		sim->stats.unopened++;
+		sim->over = true;
+		return false;
+	}
+	if (opening->start.error.code && sim->faults.struck) {
+		sim_trace(sim, "not now: %s", opening->start.error.text);
+		return false;
+	}
 	if (opening->start.error.code) {
 		if (!sim->history.unfinished_create || create)
 			sim_fail(sim, "%s fails: %s", create ? "create" : "import",
@@ -224,16 +322,21 @@ reopen(struct sim *sim)
 	for (;;) {
 		boot(sim);
 		plan_crash(sim, 3, random_one_in(&sim->crash_random, 2) ? 60 : 300);
+		if (random_one_in(&sim->random, 5))
+			faults_strike(sim);
 		if (open_pool(sim, false))
 			break;
-		if (sim->crashed)
+		if (sim->over)
+			return;
+		if (sim->crashed || sim->faults.struck)
 			continue;
 		/* An unfinished create left no pool; its devices were closed. */
 		boot(sim);
 		if (open_pool(sim, true))
 			break;
 	}
-	work_open_all(sim);
+	if (!sim->unknown)
+		work_open_all(sim);
 }
 
 /* --- closing --- */
@@ -253,9 +356,12 @@ stopped(struct pool_stop *stop)
 
 	c->done = true;
 	sim->progress_ns = sim->now_ns;
-	if (stop->error)
+	if (stop->error && sim->faults.struck + sim->faults.damaged == 0)
 		sim_fail(sim, "the pool's end fails: %s", strerror(-stop->error));
-	history_promise(sim, sim->history.present->sequence);
+	if (!stop->error)
+		history_promise(sim, sim->history.present->sequence);
+	sim->history.required = sim->history.promised;
+	devices_gone(sim);
 	sim->online = false;
 	sim->pool = NULL;
 }
@@ -282,7 +388,7 @@ stop(struct sim *sim)
 	if (sim->crashed)
 		return;
 	sim->stopping = false;
-	sim->crash_in = 0;
+	no_crash(sim);
 	work_close_all(sim);
 	for (unsigned i = 0; i < 4; i++)
 		sim_step(sim);
@@ -310,7 +416,7 @@ static void
 checkpoint_woken(struct waiter *waiter, int error)
 {
 	(void)waiter;
-	if (error)
+	if (error && !the_sim->faults.struck)
 		sim_fail(the_sim, "a checkpoint fails: %s", the_sim->pool->state_reason);
 	checkpoint_is_done = true;
 }
@@ -335,6 +441,13 @@ quiesce(struct sim *sim)
 	sim_run_until(sim, checkpoint_done);
 }
 
+/* Comparable with the model, after all that devices did. */
+static bool
+is_sound(const struct sim *sim)
+{
+	return sim->pool->state == POOL_ONLINE && !sim->faults.damaged;
+}
+
 static void
 check_quiet(struct sim *sim, const char *when)
 {
@@ -342,7 +455,7 @@ check_quiet(struct sim *sim, const char *when)
 	if (sim->crashed)
 		return;
 	quiesce(sim);
-	if (!sim->crashed)
+	if (!sim->crashed && is_sound(sim))
 		walk_pool(sim, when);
 }
 
@@ -357,14 +470,17 @@ rot(struct sim *sim)
 	if (!walk_find_block(sim, &sim->random, &volume_id, &lba, &disk, &offset_bytes))
 		return;
 	offset_bytes += random_below(&sim->random, BLOCK_BYTES);
-	memory_disk_flip_bit(memory_device_disk(pool_device(sim->pool, disk)), offset_bytes, bit);
+	struct memory_disk *on =
+	    memory_device_disk(fault_device_inner(pool_device(sim->pool, disk)));
+
+	memory_disk_flip_bit(on, offset_bytes, bit);
 	diag_set_level((enum diag_level)0);
 	work_read_block(sim, volume_id, lba, true);
-	diag_set_level(sim->trace ? DIAG_DEBUG : DIAG_ERROR);
+	be_loud(sim);
 	if (sim->crashed) {
 		sim_fail(sim, "a crash while a bit is flipped");
 	}
-	memory_disk_flip_bit(memory_device_disk(pool_device(sim->pool, disk)), offset_bytes, bit);
+	memory_disk_flip_bit(on, offset_bytes, bit);
 	work_read_block(sim, volume_id, lba, false);
 }
 
@@ -375,18 +491,21 @@ live(struct sim *sim)
 		plan_crash(sim, 1, 1000000);
 	else
 		plan_crash(sim, 1, 4ull * sim->weather.ops);
-	work(sim, sim->weather.ops);
+	work(sim, 0, sim->weather.ops);
 	if (sim->crashed)
 		return;
 	if (random_one_in(&sim->random, 2)) {
-		check_quiet(sim, "at rest");
-		if (!sim->crashed && random_one_in(&sim->random, 3)) {
-			sim->crash_in = 0;
+		faults_calm(sim);
+		work_drain(sim);
+		if (!sim->crashed && is_sound(sim))
+			check_quiet(sim, "at rest");
+		if (!sim->crashed && is_sound(sim) && random_one_in(&sim->random, 3)) {
+			no_crash(sim);
 			rot(sim);
 			work_verify(sim, 2);
 		}
 		if (!sim->crashed)
-			work(sim, sim->weather.ops / 4);
+			work(sim, sim->weather.ops, sim->weather.ops / 4);
 	}
 	if (!sim->crashed)
 		stop(sim);
@@ -417,6 +536,18 @@ last_life(struct sim *sim)
 	stop(sim);
 }
 
+/* Whatever a damaged pool still shows is right; then it ends. */
+static void
+end_damaged(struct sim *sim)
+{
+	if (!sim->pool)
+		return;
+	faults_calm(sim);
+	if (!sim->unknown)
+		work_verify(sim, 1);
+	stop(sim);
+}
+
 void
 sim_run(struct sim *sim)
 {
@@ -428,6 +559,7 @@ sim_run(struct sim *sim)
 	list_init(&sim->admins);
 	sim->random.state = mix64(sim->seed ^ 0x5ea5);
 	sim->crash_random.state = mix64(sim->seed ^ 0xc4a5);
+	table_init(&sim->issued);
 	work_draw(sim);
 	history_begin(&sim->history);
 	for (uint32_t d = 0; d < sim->weather.device_count; d++)
@@ -436,13 +568,20 @@ sim_run(struct sim *sim)
 	plan_crash(sim, 6, 60);
 	if (!open_pool(sim, true))
 		reopen(sim);
+	if (sim->over)
+		return end_damaged(sim);
 	for (unsigned i = 0; i < sim->weather.lives; i++) {
+		sim->life = i;
 		live(sim);
+		if (i + 1 == sim->weather.lives && !sim->faults.damaged)
+			sim->weather.faults = 0;
 		reopen(sim);
+		if (sim->over)
+			return end_damaged(sim);
 		if (random_one_in(&sim->random, 2))
 			work_verify(sim, 4);
 	}
-	sim->crash_in = 0;
+	no_crash(sim);
 	last_life(sim);
 }
 

@@ -55,7 +55,7 @@ place_of(const struct walk *walk, struct baddr addr, unsigned *disk, uint64_t *o
 static struct memory_disk *
 disk_of(const struct walk *walk, unsigned device)
 {
-	return memory_device_disk(pool_device(walk->sim->pool, device));
+	return memory_device_disk(fault_device_inner(pool_device(walk->sim->pool, device)));
 }
 
 static void

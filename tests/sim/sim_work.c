@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/base/bitmap.h"
 #include "tests/sim/sim.h"
 
 enum {
@@ -56,8 +57,10 @@ work_draw(struct sim *sim)
 
 	w->device_count = 1 + (uint32_t)draw(sim, SIM_DEVICES_MAX);
 	w->slab_blocks = slab_blocks[draw(sim, ARRAY_SIZE(slab_blocks))];
-	for (uint32_t i = 0; i < w->device_count; i++)
-		w->device_bytes[i] = (8 + draw(sim, 40)) * MIB + draw(sim, 200) * BLOCK_BYTES;
+	for (uint32_t i = 0; i < w->device_count; i++) {
+		w->device_bytes[i] = (8 + draw(sim, 40)) * MIB;
+		w->device_bytes[i] += draw(sim, 200) * BLOCK_BYTES;
+	}
 	while (w->device_bytes[0] < 30ull * w->slab_blocks * BLOCK_BYTES)
 		w->device_bytes[0] += 7 * MIB;
 	w->node_cache_bytes = one_in(sim, 2) ? 0 : draw(sim, 1024) * BLOCK_BYTES;
@@ -73,14 +76,24 @@ work_draw(struct sim *sim)
 	w->admin_one_in = one_in(sim, 4) ? 1000000 : 4 + (unsigned)draw(sim, 40);
 	w->crash_modes = 1 + (unsigned)draw(sim, 15);
 	w->huge = one_in(sim, 2);
+	faults_draw(sim);
 	if (one_in(sim, 6)) { /* a pool that fills up */
 		w->device_count = 1 + (uint32_t)draw(sim, 2);
 		w->slab_blocks = 64;
 		w->device_bytes[0] = 10 * MIB;
 		w->device_bytes[1] = 7 * MIB;
 		w->blocks_max = 100;
-		w->spread = 8192;
+		w->spread = one_in(sim, 2) ? 8192 : 256; /* or goes round and round */
 		w->ops = 200;
+		w->hold_events = 4000;
+	}
+	if (sim->cut) {
+		w->lives =
+		    sim->cut->lives ? (unsigned)min_u64(w->lives, sim->cut->lives) : w->lives;
+		w->depth =
+		    sim->cut->depth ? (unsigned)min_u64(w->depth, sim->cut->depth) : w->depth;
+		if (sim->cut->devices)
+			w->device_count = (unsigned)min_u64(w->device_count, sim->cut->devices);
 	}
 	if (one_in(sim, 5)) { /* a pool that is overwritten many times */
 		w->device_count = 1 + (uint32_t)draw(sim, 2);
@@ -527,6 +540,8 @@ judge_error(struct sim *sim, struct sim_io *s)
 			return;
 		break;
 	case -EROFS:
+		if (sim->faults.damaged && sim->pool->state == POOL_READONLY)
+			return;
 		if (!volume || changing || volume->readonly || sim->stopping ||
 		    volume->readonly_sequence >= s->submit_sequence)
 			return;
@@ -553,6 +568,11 @@ judge_error(struct sim *sim, struct sim_io *s)
 	case -EIO:
 		if (s->expect_error)
 			return;
+		if (sim->faults.struck || sim->faults.damaged) {
+			sim->stats.refused++;
+			sim->stats.unreadable += sim->over && s->io.op == VOLUME_READ;
+			return;
+		}
 		break;
 	}
 	sim_fail(sim, "request %llu (op %u, %llu+%llu of volume %llu) failed: %s",
@@ -640,6 +660,15 @@ judge_status(struct sim *sim, const struct sim_io *s)
 	free(lbas);
 }
 
+/* A failed flush is never believed later. */
+static void
+flush_is_true(struct sim *sim, const struct sim_io *s)
+{
+	if (s->flushes_failed > 0)
+		sim_fail(sim, "request %llu was flushed, after a flush below had failed",
+		    (unsigned long long)s->number);
+}
+
 /* Everything that @s asks for was seen in the log; the last of it is acknowledged. */
 static void
 judge_change(struct sim *sim, const struct sim_io *s)
@@ -677,8 +706,10 @@ judge_change(struct sim *sim, const struct sim_io *s)
 		sim_fail(sim, "request %llu (op %u) is answered, but was not applied",
 		    (unsigned long long)s->number, s->io.op);
 	sim->history.acked = max_u64(sim->history.acked, last);
-	if (s->io.flags & VOLUME_FUA)
+	if (s->io.flags & VOLUME_FUA) {
+		flush_is_true(sim, s);
 		history_promise(sim, last);
+	}
 }
 
 static void
@@ -738,6 +769,7 @@ io_done(struct volume_io *io)
 			judge_change(sim, s);
 			break;
 		case VOLUME_FLUSH:
+			flush_is_true(sim, s);
 			history_promise(sim, s->acked_at_submit);
 			break;
 		case VOLUME_STATUS:
@@ -768,6 +800,7 @@ io_new(struct sim *sim, struct sim_handle *handle, enum volume_op op, uint64_t o
 	s->count = div_round_up(offset_bytes + len_bytes, BLOCK_BYTES) - s->lba;
 	s->submit_sequence = sim->history.present->sequence;
 	s->acked_at_submit = sim->history.acked;
+	s->flushes_failed = sim->faults.flushes_failed;
 	list_init(&s->link);
 	list_init(&s->alternatives);
 	return s;
@@ -945,6 +978,18 @@ read_something(struct sim *sim, struct sim_handle *handle, const struct model_vo
 
 /* --- administration --- */
 
+/* A deletion that failed on its way to the disk has sent the clients away: nobody knows its end. */
+static void
+disconnect(struct sim *sim, uint64_t volume_id)
+{
+	list_for_each(node, &sim->handles) {
+		struct sim_handle *handle = container_of(node, struct sim_handle, link);
+
+		if (sim->faults.struck && handle->volume_id == volume_id)
+			handle->gone = true;
+	}
+}
+
 static void
 admin_done(struct admin_request *request)
 {
@@ -965,14 +1010,16 @@ admin_done(struct admin_request *request)
 		history_promise(sim, a->sequence);
 	} else if (code) {
 		sim->adding &= request->verb != ADMIN_DEVICE_ADD;
-		if (a->applied)
+		if (a->applied && !sim->faults.struck)
 			sim_fail(sim, "administration %llu failed, but was applied",
 			    (unsigned long long)a->number);
 		sim->refused = code == -ENOSPC && reserve_is_used(sim);
-		if (a->must_succeed && !sim->refused)
+		if (a->must_succeed && !sim->refused && !sim->faults.struck && !sim->faults.damaged)
 			sim_fail(sim, "administration %llu (verb %u) failed: %s",
 			    (unsigned long long)a->number, request->verb, request->error.text);
 	}
+	if (code && request->verb == ADMIN_VOLUME_DELETE)
+		disconnect(sim, a->volume_id);
 	list_remove(&a->link);
 	sim->admin_count--;
 	admin_request_fini(request);
@@ -1210,7 +1257,7 @@ check_invariants(struct sim *sim)
 		sim_fail(sim, "space_invariant does not hold");
 	if (!catalog_invariant(&sim->pool->catalog))
 		sim_fail(sim, "catalog_invariant does not hold");
-	if (sim->pool->state == POOL_FAILED)
+	if (sim->pool->state == POOL_FAILED && !sim->faults.struck && !sim->faults.damaged)
 		sim_fail(sim, "the pool failed: %s", sim->pool->state_reason);
 }
 
@@ -1293,19 +1340,33 @@ one_op(struct sim *sim)
 }
 
 void
-work(struct sim *sim, unsigned ops)
+work(struct sim *sim, unsigned first, unsigned ops)
 {
-	while (ops-- > 0 && !sim->crashed) {
+	struct random usual = sim->random;
+
+	for (unsigned i = first; i < first + ops && !sim->crashed; i++) {
+		uint64_t index = (uint64_t)sim->life * SIM_CUT_OPS_PER_LIFE + i;
+
+		CHECK(index < SIM_CUT_OPS && i < SIM_CUT_OPS_PER_LIFE);
+		if (sim->cut && bitmap_test(sim->cut->without, index))
+			continue;
 		sim_run_until(sim, some_done);
 		if (sim->crashed)
-			return;
+			break;
+		/* A stream of its own: without one operation the others stay as they are. */
+		sim->random.state = mix64(sim->seed ^ mix64(index + 1));
+		if (sim->weather.faults && one_in(sim, sim->weather.faults_one_in))
+			faults_strike(sim);
 		close_gone(sim);
+		sim_trace(sim, "operation %llu", (unsigned long long)index);
 		one_op(sim);
 		if (!one_in(sim, 4))
 			continue;
 		for (uint64_t steps = draw(sim, 12); steps > 0 && !sim->crashed; steps--)
 			sim_step(sim);
 	}
+	sim->random = usual;
+	(void)random_next(&sim->random);
 }
 
 void

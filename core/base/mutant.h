@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Bugs that are planted on purpose, to prove that the simulator finds such (`make mutants`).
+ *
+ * `if (MUTANT(NAME))` is the wrong behaviour.  It is constant and false, and so no code at all,
+ * unless QUARRY_MUTANTS is defined; then at most one of them is active in a process.
+ */
+#ifndef QUARRY_CORE_BASE_MUTANT_H
+#define QUARRY_CORE_BASE_MUTANT_H
+
+#include <stdbool.h>
+
+#define MUTANTS(X)                                                                                \
+	X(FLUSH_LEFT_OUT, "log: a flush is answered without any device being flushed")            \
+	X(FLUSH_ONE_DEVICE, "log: only the first dirty device is flushed")                        \
+	X(FLUSH_COVERS_CLOSED, "log: a flush also covers batches that are not written yet")       \
+	X(FLUSH_JOINS_RUNNING, "log: who comes during a flush is answered by that one")           \
+	X(FLUSH_ERROR_IGNORED, "log: a failed flush is taken for a good one")                     \
+	X(FUA_NOT_FLUSHED, "write: FUA is answered when applied")                                 \
+	X(APPLY_UNORDERED, "log: batches are applied as they complete")                           \
+	X(ACK_BEFORE_WRITE, "write: answered when its blocks are in the open batch")              \
+	X(TRIM_WAITS_NOT, "zero: a TRIM is answered before it is applied")                        \
+	X(WRITE_ERROR_IGNORED, "log: a failed write is taken for a good one")                     \
+	X(BARRIER_LEFT_OUT, "write: a patch reads before earlier writes are applied")             \
+	X(PATCH_UNLOCKED, "write: patches of one block do not wait for each other")               \
+	X(LOCK_NOT_SEEN, "write: whole blocks go past the lock of a patch")                       \
+	X(READER_NOT_COUNTED, "read: a slab that is being read counts no readers")                \
+	X(DISCARD_WHILE_READ, "housekeeping: a slab is given back while it is being read")        \
+	X(READER_IGNORED, "space: a slab is picked though it is being read")                      \
+	X(READ_CRC_UNCHECKED, "read: the checksum of data is not checked")                        \
+	X(NODE_CRC_UNCHECKED, "node load: the checksum of a node is not checked")                 \
+	X(SLAB_FREED_EARLY, "space: a dead slab is free at once, without a checkpoint")           \
+	X(SLAB_FREED_AT_CUT, "space: what died after the cut is released with it")                \
+	X(DEAD_NOT_SET, "map: a replaced block stays live")                                       \
+	X(DEAD_ALWAYS, "map: a replaced block is dead though a snapshot has it")                  \
+	X(EPOCH_OFF_BY_ONE, "map: a block of the snapshot's own epoch counts as newer")           \
+	X(EPOCH_NOT_RAISED, "catalog: a snapshot does not raise the epoch")                       \
+	X(ZERO_FORGETS_TAIL, "map: a large ZERO leaves its last block")                           \
+	X(TREE_NOT_SHARED, "catalog: a snapshot's parent is not its head's")                      \
+	X(FAMILY_RULE, "reaper: an image with two children is not kept")                          \
+	X(CURSOR_NOT_KEPT, "catalog: the reaper's cursor is not written")                         \
+	X(REAPER_IN_CHECKPOINT, "reaper: goes on between cut and slab table")                     \
+	X(REAPER_FORGETS_YOUNGER, "reaper: frees blocks that the child still has")                \
+	X(SUPERBLOCK_BEFORE_FLUSH, "checkpoint: no flush before the superblock")                  \
+	X(SUPERBLOCK_NOT_FLUSHED, "checkpoint: no flush after the superblock")                    \
+	X(SUPERBLOCK_ONE_PLACE, "checkpoint: each superblock is written over the last one")       \
+	X(SUPERBLOCK_LATE_PLACE, "checkpoint: the log's place is that of the end, not the cut's") \
+	X(NODES_UNORDERED, "checkpoint: parents are written before their children")               \
+	X(TABLE_ONE_PLACE, "checkpoint: a page of the slab table is written over in place")       \
+	X(TABLE_PAGE_LEFT_OUT, "checkpoint: a dirty page of the slab table is not written")       \
+	X(NAMED_NOT_KEPT, "checkpoint: the superblock does not name the next slab")               \
+	X(REPLAY_PAST_BAD_DATA, "import: data checksums of the log's tail are not checked")       \
+	X(REPLAY_STOPS_AT_SEGMENT, "import: replay ends with the segment")                        \
+	X(SEGMENT_GAP_LEFT_OUT, "import: segment numbers go on without a gap")                    \
+	X(CUT_NOT_DURABLE, "import: clients are served before the cut is durable")                \
+	X(IMPORT_NOT_FLUSHED, "import: what a killed daemon left in caches is not flushed")       \
+	X(DURABLE_MARK_IGNORED, "import: damage before a durable position is cut off")            \
+	X(ENOSPC_FLOOR, "log: clients may use what is held back")                                 \
+	X(NODES_NOT_BOUNDED, "write: dirty nodes are not bounded by what a checkpoint can write") \
+	X(WAKE_FORGOTTEN, "log: who waits for a batch is not woken")                              \
+	X(MAPPED_NOT_COUNTED, "map: zeroed blocks still count as mapped")                         \
+	X(DURABLE_MARK_EARLY, "log: headers say that what was applied is durable")
+
+#ifdef QUARRY_MUTANTS
+enum mutant {
+	MUTANT_NONE,
+#define MUTANT_NUMBER(name, what) MUTANT_##name,
+	MUTANTS(MUTANT_NUMBER)
+#undef MUTANT_NUMBER
+	MUTANT_COUNT
+};
+
+extern enum mutant mutant_chosen;
+#define MUTANT(name) (mutant_chosen == MUTANT_##name)
+#else
+#define MUTANT(name) false
+#endif
+
+#endif

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Devices that misbehave, as a seed's weather has it.
+ *
+ *   passing    held requests (they come late, nothing else), read, write and flush errors, bad
+ * places, misdirected reads, a full or vanished device.  The pool may refuse work and fail; when it
+ *              was opened again everything that was promised is there.
+ *   lasting    rotten bits, writes that are lost or land elsewhere although they were acknowledged.
+ *              The pool may answer EIO, open read-only or not at all; it never returns a wrong
+ * byte, and loses nothing silently of which a later header said that it was durable.
+ */
+#include <errno.h>
+
+#include "core/base/bitmap.h"
+#include "tests/sim/sim.h"
+
+enum fault_kind {
+	KIND_HOLD,
+	KIND_READ_ERROR,
+	KIND_BAD_PLACE,
+	KIND_READ_MISDIRECTED,
+	KIND_WRITE_ERROR,
+	KIND_FLUSH_ERROR,
+	KIND_FULL,
+	KIND_VANISHED,
+	/* lasting */
+	KIND_ROT,
+	KIND_LOST,
+	KIND_WRITE_MISDIRECTED,
+	KIND_COUNT,
+};
+
+static const char *const kind_names[] = { "requests are held", "reads fail", "a bad place",
+	"reads are misdirected", "writes fail", "flushes fail", "the device is full",
+	"the device vanishes", "a bit rots", "a write is lost", "a write is misdirected" };
+
+static uint64_t
+draw(struct sim *sim, uint64_t n)
+{
+	return random_below(&sim->random, n);
+}
+
+void
+faults_draw(struct sim *sim)
+{
+	struct weather *w = &sim->weather;
+
+	w->faults = draw(sim, 2) ? 0 : 1u << KIND_HOLD;
+	w->faults_one_in = 5 + (unsigned)draw(sim, 60);
+	w->hold_events = 50u << draw(sim, 7);
+	switch (draw(sim, 8)) {
+	case 0: /* passing ones */
+	case 1:
+		w->faults |= (unsigned)draw(sim, 1u << KIND_ROT);
+		break;
+	case 2: /* lasting ones, and nothing else */
+		w->faults |= 1u << (KIND_ROT + draw(sim, KIND_COUNT - KIND_ROT));
+		break;
+	case 3: /* all there are */
+		w->faults |= (unsigned)draw(sim, 1u << KIND_COUNT);
+		break;
+	}
+}
+
+bool
+faults_last(const struct sim *sim)
+{
+	return sim->weather.faults >> KIND_ROT;
+}
+
+static void
+note_damage(struct sim *sim, const struct device *device, uint64_t offset_bytes, uint64_t len_bytes)
+{
+	struct faults *f = &sim->faults;
+
+	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
+		if (sim->devices[d] != device)
+			continue;
+		if (f->damage_count < ARRAY_SIZE(f->damages))
+			f->damages[f->damage_count++] =
+			    (struct damage){ sim->disks[d], offset_bytes, len_bytes };
+		else
+			f->damage_unknown = true;
+	}
+	f->damaged = true;
+}
+
+static void
+fault_hit(void *context, const struct fault_hit *hit)
+{
+	struct sim *sim = context;
+	struct faults *f = &sim->faults;
+
+	sim_trace(sim, "  fault %u on %s: operation %u at %llu+%llu", hit->effect,
+	    hit->device->name, hit->op, (unsigned long long)hit->offset_bytes,
+	    (unsigned long long)hit->len_bytes);
+	f->struck = true;
+	if (hit->op == DEVICE_FLUSH && hit->effect == FAULT_FAIL)
+		f->flushes_failed++;
+	if (hit->op == DEVICE_WRITE &&
+	    (hit->effect == FAULT_LOSE || hit->effect == FAULT_MISDIRECT)) {
+		note_damage(sim, hit->device, hit->offset_bytes, hit->len_bytes);
+		if (hit->effect == FAULT_MISDIRECT)
+			note_damage(sim, hit->device,
+			    hit->offset_bytes + (uint64_t)hit->shift_bytes, hit->len_bytes);
+	}
+}
+
+struct device *
+faults_wrap(struct sim *sim, struct device *inner)
+{
+	struct device *device = fault_device_create(inner);
+
+	fault_watch(device, fault_hit, sim);
+	return device;
+}
+
+static void
+add(struct sim *sim, struct device *device, enum device_op op, enum fault_effect effect, int error)
+{
+	struct fault_rule rule = {
+		.op = op,
+		.effect = effect,
+		.error = error,
+	};
+
+	/* One by one: the order in which an initializer is evaluated is the compiler's. */
+	rule.first = 1 + draw(sim, 4);
+	rule.count = 1 + draw(sim, 3);
+	if (effect == FAULT_MISDIRECT)
+		rule.shift_bytes = ((int64_t)draw(sim, 65) - 32) * (int64_t)BLOCK_BYTES;
+	fault_add(device, &rule);
+}
+
+/* Some place of a slab in use, of a structure at the head, or anywhere. */
+static uint64_t
+interesting_place(struct sim *sim, uint32_t d)
+{
+	const struct space_device *device = NULL;
+
+	for (uint32_t i = 0; sim->pool && i < sim->pool->device_count; i++)
+		if (pool_device(sim->pool, i) == sim->devices[d])
+			device = &sim->pool->space.devices[i];
+	if (device && !draw(sim, 3) && sim->pool->log.slab && sim->pool->log.slot > 0 &&
+	    pool_device(sim->pool, sim->pool->log.slab->device) == sim->devices[d]) {
+		/* The log's end, where a replay must tell damage from a crash. */
+		uint32_t back = (uint32_t)draw(sim, min_u64(sim->pool->log.slot, 20));
+
+		return space_offset_bytes(
+			   &sim->pool->space, sim->pool->log.slab, sim->pool->log.slot - 1 - back) +
+		       draw(sim, BLOCK_BYTES);
+	}
+	for (unsigned tries = 0; device && tries < 20 && draw(sim, 4); tries++) {
+		const struct slab *slab = &device->slabs[draw(sim, device->slab_count)];
+		uint32_t slot = (uint32_t)draw(sim, sim->pool->space.slab_blocks);
+
+		if (slab->segment &&
+		    (slab->state == SLAB_OPEN || bitmap_test(slab->live_bits, slot)))
+			return space_offset_bytes(&sim->pool->space, slab, slot) +
+			       draw(sim, BLOCK_BYTES);
+	}
+	return draw(sim, draw(sim, 2) ? memory_disk_size_bytes(sim->disks[d]) : 32 * BLOCK_BYTES);
+}
+
+static void
+rot_bit(struct sim *sim, uint32_t d)
+{
+	uint64_t offset_bytes = interesting_place(sim, d);
+
+	memory_disk_flip_bit(sim->disks[d], offset_bytes, (unsigned)draw(sim, 8));
+	note_damage(sim, sim->devices[d], offset_bytes, 1);
+	sim->faults.struck = true;
+}
+
+void
+faults_strike(struct sim *sim)
+{
+	uint32_t d = (uint32_t)draw(sim, sim->weather.device_count);
+	struct device *device = sim->devices[d];
+	uint64_t blocks;
+	unsigned kind;
+
+	if (!sim->weather.faults)
+		return;
+	do {
+		kind = (unsigned)draw(sim, KIND_COUNT);
+	} while (!(sim->weather.faults >> kind & 1));
+	/* Errors end a pool's life: they are rare, so that there is one. */
+	if (kind != KIND_HOLD && draw(sim, 5))
+		return;
+	sim_trace(sim, "weather: %s (%s)", kind_names[kind], device->name);
+	sim->stats.faults++;
+	switch ((enum fault_kind)kind) {
+	case KIND_HOLD:
+		add(sim, device, draw(sim, 2) ? DEVICE_READ : (enum device_op)draw(sim, 3),
+		    FAULT_STALL, 0);
+		sim->faults.resume_event = sim->events + 1 + draw(sim, sim->weather.hold_events);
+		return;
+	case KIND_READ_ERROR:
+		return add(sim, device, DEVICE_READ, FAULT_FAIL, -EIO);
+	case KIND_BAD_PLACE:
+		blocks = 1 + draw(sim, 100);
+		return fault_add_bad(device, round_down(interesting_place(sim, d), BLOCK_BYTES),
+		    blocks * BLOCK_BYTES);
+	case KIND_READ_MISDIRECTED:
+		return add(sim, device, DEVICE_READ, FAULT_MISDIRECT, 0);
+	case KIND_WRITE_ERROR:
+		return add(
+		    sim, device, DEVICE_WRITE, draw(sim, 2) ? FAULT_FAIL : FAULT_FAIL_AFTER, -EIO);
+	case KIND_FLUSH_ERROR:
+		return add(sim, device, DEVICE_FLUSH, FAULT_FAIL, -EIO);
+	case KIND_FULL:
+		return add(sim, device, DEVICE_WRITE, FAULT_FAIL, -ENOSPC);
+	case KIND_VANISHED:
+		for (unsigned op = DEVICE_READ; op <= DEVICE_FLUSH; op++)
+			add(sim, device, (enum device_op)op, FAULT_FAIL, -EIO);
+		return;
+	case KIND_ROT:
+		return rot_bit(sim, d);
+	case KIND_LOST:
+		return add(sim, device, DEVICE_WRITE, FAULT_LOSE, 0);
+	case KIND_WRITE_MISDIRECTED:
+		return add(sim, device, DEVICE_WRITE, FAULT_MISDIRECT, 0);
+	case KIND_COUNT:
+		CHECK(false);
+	}
+}
+
+/* --- held requests --- */
+
+bool
+faults_held(const struct sim *sim)
+{
+	for (uint32_t d = 0; d < sim->weather.device_count; d++)
+		if (sim->devices[d] && fault_stalled_count(sim->devices[d]) > 0)
+			return true;
+	return false;
+}
+
+void
+faults_tick(struct sim *sim)
+{
+	bool idle;
+
+	if (!sim->weather.faults || !faults_held(sim))
+		return;
+	idle = list_empty(&sim->reactor->ready) && list_empty(&sim->reactor->turn_end) &&
+	       reactor_next_deadline_ns(sim->reactor) == UINT64_MAX;
+	sim->progress_ns = sim->now_ns; /* who waits for them has a reason */
+	if (!idle && sim->events < sim->faults.resume_event)
+		return;
+	for (uint32_t d = 0; d < sim->weather.device_count; d++)
+		if (sim->devices[d])
+			fault_resume(sim->devices[d]);
+}
+
+void
+faults_calm(struct sim *sim)
+{
+	sim->progress_ns = sim->now_ns;
+	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
+		fault_clear(sim->devices[d]);
+		fault_resume(sim->devices[d]);
+	}
+}
+
+/* --- what may be lost --- */
+
+static bool
+hit_by_damage(const struct faults *f, const struct memory_disk *disk, uint64_t offset_bytes,
+    uint64_t len_bytes)
+{
+	if (f->damage_unknown)
+		return true;
+	for (unsigned i = 0; i < f->damage_count; i++) {
+		const struct damage *damage = &f->damages[i];
+
+		if (damage->disk == disk && damage->offset_bytes < offset_bytes + len_bytes &&
+		    offset_bytes < damage->offset_bytes + damage->len_bytes)
+			return true;
+	}
+	return false;
+}
+
+/* Superblocks lie at the head and at the tail. */
+static bool
+superblock_damaged(const struct sim *sim)
+{
+	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
+		const struct memory_disk *disk = sim->disks[d];
+		uint64_t size_bytes = memory_disk_size_bytes(disk);
+
+		if (hit_by_damage(&sim->faults, disk, 0, FORMAT_TABLE_BLOCK * BLOCK_BYTES) ||
+		    hit_by_damage(&sim->faults, disk, size_bytes - 2 * FORMAT_TAIL_BYTES,
+			2 * FORMAT_TAIL_BYTES))
+			return true;
+	}
+	return false;
+}
+
+bool
+faults_excuse_cut(struct sim *sim, uint64_t cut)
+{
+	const struct history *h = &sim->history;
+	const struct record *missing = NULL;
+
+	if (!sim->faults.damaged)
+		return false;
+	if (superblock_damaged(sim))
+		return true;
+	list_for_each(node, &h->records) {
+		const struct record *record = container_of(node, struct record, link);
+
+		if (record->sequence == cut + 1)
+			missing = record;
+		/* A header on the same slab that is whole, and says what it was. */
+		if (missing && record->durable >= cut + 1 && record->segment == missing->segment &&
+		    record->sequence <= h->required &&
+		    !hit_by_damage(&sim->faults, record->disk, record->offset_bytes, BLOCK_BYTES))
+			return false;
+	}
+	return true;
+}
