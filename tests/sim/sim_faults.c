@@ -95,8 +95,11 @@ fault_hit(void *context, const struct fault_hit *hit)
 	    hit->device->name, hit->op, (unsigned long long)hit->offset_bytes,
 	    (unsigned long long)hit->len_bytes);
 	f->struck = true;
-	if (hit->op == DEVICE_FLUSH && hit->effect == FAULT_FAIL)
-		f->flushes_failed++;
+	/* One that is only being added is none of the pool's yet. */
+	for (uint32_t d = 0; d < sim->joined; d++)
+		if (sim->devices[d] == hit->device && hit->op == DEVICE_FLUSH &&
+		    hit->effect == FAULT_FAIL)
+			f->flushes_failed++;
 	if (hit->op == DEVICE_WRITE &&
 	    (hit->effect == FAULT_LOSE || hit->effect == FAULT_MISDIRECT)) {
 		note_damage(sim, hit->device, hit->offset_bytes, hit->len_bytes);
