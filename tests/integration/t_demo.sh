@@ -8,6 +8,7 @@
 
 # In a session of its own, and so that it heeds SIGINT although it is started in the background.
 start_demo() {
+    : >demo.out # or the lines of the demo before are found
     QUARRY_DEMO_DIR=$T/demo setsid env --default-signal=INT "$ROOT/tools/demo.sh" </dev/null >demo.out 2>&1 &
     DEMO=$!
     wait_for 30 grep -q 'Ctrl-C ends it' demo.out
