@@ -91,6 +91,57 @@ test_a_pool_that_got_a_device_is_clean() {
     is_clean
 }
 
+# Small random overwrites until relocation has packed slabs.
+fill_packed() {
+    start_with_pool 32M
+    quarry volume create tank/v 40M
+    quarry volume create tank/c 1M
+    $PYTHON - "$(uri v)" <<'PYTHON'
+import random, sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+rng = random.Random(3)
+for i in range(40):
+    h.pwrite(bytes([i + 1]) * (1 << 20), i << 20)
+for i in range(12000):
+    h.pwrite(bytes([i % 255 + 1]) * 4096, rng.randrange(40 << 8) * 4096)
+h.flush()
+PYTHON
+    quarry snapshot create tank/v@s
+}
+
+packed_slabs() {
+    quarry dump "${POOL_FILES[@]}" --what table --json | json \
+        "'\n'.join('%s %d' % (p['device'], s['byte']) for p in d['table'] for s in p.get('slabs', []) if s['state'] == 'packed' and s['live'])" | sort -u
+}
+
+test_a_pool_with_packed_slabs_is_clean() {
+    fill_packed
+    kill9_daemon
+    is_clean
+    restart_with_pool
+    stop_daemon
+    is_clean
+    packed_slabs >packed
+    echo "# $(wc -l <packed) packed slabs"
+    [ "$(wc -l <packed)" -gt 3 ] || fail "relocation did nothing"
+}
+
+test_damaged_directories_are_repaired() {
+    fill_packed
+    SUMS="$(sum_of v) $(sum_of v@s) $(sum_of c)"
+    stop_daemon
+    local device at damaged=0
+    packed_slabs >packed
+    while read -r device at; do
+        flip "$device" $((at + 24))
+        damaged=$((damaged + 1))
+        [ $damaged -lt 3 ] || break
+    done <packed
+    finds 'the directory of a packed slab is damaged; its copy serves'
+    repairs 'the directory of a packed slab was written again from its copy'
+}
+
 test_a_pool_in_use_is_refused() {
     fill
     STATUS=3 finds 'disk0.img is in use'
