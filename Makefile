@@ -79,6 +79,7 @@ help:
 	@echo 'make lint            layers, licence lines, formatting, shell scripts'
 	@echo 'make tidy            clang-tidy (minutes)'
 	@echo 'make bench           compare with other servers on this machine (under 10 minutes)'
+	@echo 'make bench-aged      what overwriting a pool costs that is 50 to 90 % full (a minute or two)'
 	@echo 'make bench-full      the same with more jobs, peers and rounds'
 	@echo 'make install         to $$(DESTDIR)$$(prefix), by default $(prefix); also make uninstall'
 	@echo 'make deps            install the Debian packages that the build needs'
@@ -154,6 +155,13 @@ bench bench-full:
 	@tools/install-debs.sh $(DEPS_BENCH)
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench.py $(if $(filter bench-full,$@),--full) $(BENCHFLAGS)
+
+.PHONY: bench-aged
+bench-aged: $(BUILD)/quarry-aged
+	$<
+
+$(BUILD)/quarry-aged: $(BUILD)/obj/tests/bench/aged.o $(BUILD)/libquarry.a
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LDLIBS)
 
 run: deps
 	@$(MAKE) --no-print-directory all

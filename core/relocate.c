@@ -31,6 +31,7 @@
 #define PAUSE_NS_MAX (1000ull * 1000 * 1000)
 #define VICTIMS_MAX 256u
 #define IO_BLOCKS 256u
+#define PAUSE_NS_MAX (500ull * 1000 * 1000)
 
 struct relocation_victim {
 	struct slab *slab;
@@ -708,9 +709,14 @@ relocation_kick(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
 
-	if (r->phase == RELOCATION_SWITCH || pool->state != POOL_ONLINE) {
-		if (r->phase == RELOCATION_SWITCH || r->phase == RELOCATION_IDLE)
-			reactor_defer(pool->reactor, &r->step);
+	if (r->pace.heap_index && (pool->state != POOL_ONLINE || urgency(pool) >= 1)) {
+		reactor_timer_cancel(pool->reactor, &r->pace);
+		reactor_defer(pool->reactor, &r->step);
+		return;
+	}
+	if (r->phase == RELOCATION_SWITCH ||
+	    (r->phase == RELOCATION_IDLE && pool->state != POOL_ONLINE)) {
+		reactor_defer(pool->reactor, &r->step);
 		return;
 	}
 	if (r->phase != RELOCATION_IDLE || urgency(pool) == 0 ||
