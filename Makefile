@@ -18,7 +18,7 @@ CFLAGS_COMMON := -std=gnu17 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -
 	-Wpointer-arith -Wvla -Wno-unused-parameter -fno-common -D_GNU_SOURCE -I. \
 	$(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(if $(MUTANTS),-DQUARRY_MUTANTS)
 OPT ?= -O2 -g
-LDLIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread
+LDLIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread -lm
 
 ifeq ($(SAN),address)
 SANFLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -DQUARRY_CHECK_SLOW

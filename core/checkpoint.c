@@ -624,10 +624,11 @@ static bool
 slabs_wait(const struct pool *pool)
 {
 	uint64_t free_slabs = pool->space.free_count + (pool->log.next_slab != NULL);
-	uint64_t empty = pool->space.empty_count;
 
-	return (empty > 0 && free_slabs <= pool->reserve_slabs + 1) ||
-	       (empty > pool->reserve_slabs / 2 && free_slabs < 2 * pool->reserve_slabs);
+	/* As late as may be: each checkpoint writes maps.  But before clients would wait for it. */
+	return pool->space.empty_count > 0 &&
+	       free_slabs <= pool->reserve_slabs +
+				 max_u64(1, (pool->relocate_slabs - pool->reserve_slabs) / 4);
 }
 
 void

@@ -67,7 +67,8 @@ directory_read(struct block_reader *reader)
 	load_next(load);
 }
 
-/* The next slab with a directory that is needed; NULL: none is left. */
+/* The next slab with a directory; NULL: none is left.  All dead ones too: a replay may still read
+ * map nodes that died after the cut. */
 static struct slab *
 next_packed(struct packed_load *load)
 {
@@ -79,7 +80,7 @@ next_packed(struct packed_load *load)
 		while (load->index < device->slab_count) {
 			struct slab *slab = &device->slabs[load->index++];
 
-			if (slab->state == SLAB_PACKED && slab->live > 0)
+			if (slab->state == SLAB_PACKED)
 				return slab;
 		}
 	}

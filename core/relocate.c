@@ -6,9 +6,12 @@
  *   IDLE ─► CHOOSE ─► READ (each victim) ─► WRITE ─► SWITCH ─► CHOOSE …
  *             └─► CHECKPOINT (frees what was emptied) ─► CHOOSE …
  *
- *  1. Victims are chosen by what they give and how long it will last: (1 - u) * age / (1 + u), with
- *     the age of their blocks by the log's own clock, the segment number.  Of the best ones those
- *     are taken together whose blocks are of like age: so hot and cold stay apart.
+ *  1. Victims are those whose cost falls slowest if they are left alone: of a share `dead` of which
+ *     more dies at the rate r, that is (1 - dead) * r / dead^2.  Rates are counted by the log's own
+ *     clock, the segment number.  If all rates are the same that means the emptiest; otherwise hot
+ *     slabs, which soon will be emptier, wait, and cold ones do not keep their dead blocks for
+ *     ever.  Of the best ones those are packed together whose rates are most alike: so hot and
+ *     cold stay apart.
  *  2. A victim is read as far as it is live, and each block compared with the checksum that lies
  *     beside it: in the batch headers, or in the directory of a packed slab.  If one does not
  * match, the slab is left alone from then on, and named: what can be read of it can be read there.
@@ -23,6 +26,7 @@
  */
 #include "core/pool_internal.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "core/base/diag.h"
@@ -48,7 +52,7 @@ struct relocation_move {
 struct candidate {
 	struct slab *slab;
 	double score;
-	double age;
+	double rate; /* share of its live blocks that die while the log writes a segment */
 };
 
 static void relocation_step(struct pool *pool);
@@ -184,6 +188,19 @@ is_candidate(const struct pool *pool, const struct slab *slab)
 	       slab->live > 0 && slab->live + slab_blocks / 64 + 3 <= slab_blocks;
 }
 
+static struct candidate
+judge(const struct pool *pool, struct slab *slab)
+{
+	uint64_t now = pool->log.next_segment_number;
+	double age = slab->segment < now ? (double)(now - slab->segment) : 1;
+	double first = (double)max_u64(slab->live_first, slab->live);
+	double dead = 1 - (double)slab->live / pool->space.slab_blocks;
+	/* Half a block more, so that it is never 0. */
+	double rate = log(first / ((double)slab->live - 0.5)) / age;
+
+	return (struct candidate){ slab, dead * dead / ((1 - dead) * rate), rate };
+}
+
 /* All slabs that could be moved, best first; the caller frees them. */
 static struct candidate *
 find_candidates(const struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
@@ -196,18 +213,11 @@ find_candidates(const struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
 	for (uint32_t d = 0; d < space->device_count; d++) {
 		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
 			struct slab *slab = &space->devices[d].slabs[i];
-			double used = (double)slab->live / space->slab_blocks;
-			uint64_t birth;
 
 			if (!is_candidate(pool, slab))
 				continue;
-			birth = space_birth(slab);
-			all[n].slab = slab;
-			all[n].age =
-			    birth < pool->log.segment ? (double)(pool->log.segment - birth) : 1;
-			all[n].score = (1 - used) * all[n].age / (1 + used);
 			*dead_blocks += space->slab_blocks - slab->live;
-			n++;
+			all[n++] = judge(pool, slab);
 		}
 	}
 	qsort(all, n, sizeof(*all), by_score);
@@ -215,15 +225,15 @@ find_candidates(const struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
 	return all;
 }
 
-/* Of the best candidates from @first on the one whose age is most like @age. */
+/* Of those from @first on that are nearly as good, the one whose rate is most like @rate. */
 static uint32_t
-most_alike(const struct candidate *all, uint32_t first, uint32_t end, double age)
+most_alike(const struct candidate *all, uint32_t first, uint32_t end, double rate)
 {
 	uint32_t best = first;
 	double best_ratio = 0;
 
-	for (uint32_t i = first; i < end; i++) {
-		double ratio = all[i].age < age ? all[i].age / age : age / all[i].age;
+	for (uint32_t i = first; i < end && all[i].score > 0.7 * all[first].score; i++) {
+		double ratio = all[i].rate < rate ? all[i].rate / rate : rate / all[i].rate;
 
 		if (ratio > best_ratio) {
 			best_ratio = ratio;
@@ -338,7 +348,7 @@ choose_victims(struct pool *pool)
 	for (uint32_t next = 0;
 	     next < count && r->victim_count < VICTIMS_MAX && r->move_count < slab_blocks; next++) {
 		uint32_t end = (uint32_t)min_u64(count, next + window);
-		uint32_t pick = next ? most_alike(all, next, end, all[0].age) : 0;
+		uint32_t pick = next ? most_alike(all, next, end, all[0].rate) : 0;
 		struct candidate chosen = all[pick];
 
 		/* The others keep their order. */

@@ -338,6 +338,7 @@ space_seal_slab(struct space *space, struct slab *slab, uint32_t age)
 	slab->state = SLAB_SEALED;
 	slab->flags |= SLAB_WRITTEN;
 	slab->age = age;
+	slab->live_first = slab->live;
 	mark_dirty(space, slab);
 	look_empty(space, slab);
 }
@@ -427,23 +428,6 @@ space_list_live(
 	return n;
 }
 
-uint64_t
-space_birth(const struct slab *slab)
-{
-	double sum = 0;
-	uint64_t live = 0;
-
-	if (slab->state != SLAB_PACKED)
-		return slab->segment;
-	for (uint32_t i = 0; i < slab->piece_count; i++) {
-		const struct space_piece *piece = &slab->pieces[i];
-
-		sum += (double)piece->segment * piece->count;
-		live += piece->count;
-	}
-	return live ? (uint64_t)(sum / (double)live) : slab->segment;
-}
-
 void
 space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t directory_blocks,
     struct packed_reader *reader, uint32_t age)
@@ -473,6 +457,7 @@ space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t dir
 		}
 	}
 	set_pieces(space, slab, reader);
+	slab->live_first = slab->live;
 	look_empty(space, slab);
 }
 
@@ -761,6 +746,7 @@ take_record(struct space *space, struct slab *slab, const uint8_t *at, struct er
 	}
 	memcpy(slab->live_bits, at + sizeof(record), space->slab_blocks / 8);
 	slab->live = (uint32_t)bitmap_count(slab->live_bits, space->slab_blocks);
+	slab->live_first = space->slab_blocks - 1;
 	space->live_blocks += slab->live;
 	look_empty(space, slab);
 	return 0;

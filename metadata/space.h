@@ -49,6 +49,7 @@ struct slab {
 	uint32_t device;
 	uint32_t index; /* on its device */
 	uint32_t live;
+	uint32_t live_first; /* when it was sealed or packed; after an import at most what can be */
 	uint32_t readers; /* reads in flight: not opened before they end */
 	uint32_t age;
 	uint8_t state;
@@ -135,8 +136,6 @@ void space_release(
  * have space for slab_blocks. */
 uint32_t space_list_live(
     const struct space *space, const struct slab *slab, struct baddr *addrs, uint32_t *slots);
-/* Mean segment number of what is live on @slab: when it was written, by the log's clock. */
-uint64_t space_birth(const struct slab *slab);
 /*
  * The switch: @slab (FREE, reserved) becomes PACKED with the directory in @reader, which was opened
  * with @number; what of its blocks is still live lies there from now on, and no more where it lay.
