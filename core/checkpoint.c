@@ -188,6 +188,7 @@ cut(struct pool *pool)
 	nodes_freeze(&pool->nodes);
 	cut_catalog(pool);
 	space_collect_empty(&pool->space);
+	pool->reaper.progressed = false;
 	pool_set_superblock(pool, &c->superblock);
 	pool->log.blocks_since_cut = 0;
 	c->phase = CHECKPOINT_NODES;
@@ -619,6 +620,39 @@ checkpoint_start(struct pool *pool, struct waiter *waiter)
 	reactor_defer(pool->reactor, &c->step);
 }
 
+/*
+ * A table without a cut: the superblock keeps its maps, catalog and place in the log, so a replay
+ * begins where it began, and meets a table that shows more than before.  All that is in durable
+ * batches by then, as always; only what the reaper did is not, so it may not have done anything.
+ */
+static bool
+begin_table_alone(struct pool *pool)
+{
+	struct checkpoint *c = &pool->checkpoint;
+	uint64_t needless = space_count_needless(&pool->space);
+
+	if (c->phase != CHECKPOINT_IDLE || pool->state != POOL_ONLINE || pool->reaper.progressed ||
+	    c->superblock.checkpoint != pool->checkpoint_number || needless == 0 ||
+	    needless < pool->space.empty_count / 2)
+		return false;
+	space_collect_needless(&pool->space);
+	c->superblock.checkpoint++;
+	c->superblock.next_segment = pool->log.next_segment_number;
+	begin_table(pool);
+	c->phase = CHECKPOINT_TABLE;
+	reactor_defer(pool->reactor, &c->step);
+	return true;
+}
+
+void
+checkpoint_free_slabs(struct pool *pool, struct waiter *waiter)
+{
+	if (!begin_table_alone(pool))
+		checkpoint_start(pool, waiter);
+	else if (waiter)
+		list_push_back(&pool->checkpoint.waiters, &waiter->link);
+}
+
 /* Slabs are empty that would help. */
 static bool
 slabs_wait(const struct pool *pool)
@@ -640,8 +674,12 @@ checkpoint_consider(struct pool *pool)
 	if (c->phase != CHECKPOINT_IDLE || pool->state != POOL_ONLINE)
 		return;
 	if (log->blocks_since_cut > pool->checkpoint_blocks ||
-	    pool->nodes.dirty_count > pool->dirty_nodes_max / 2 || slabs_wait(pool)) {
+	    pool->nodes.dirty_count > pool->dirty_nodes_max / 2) {
 		checkpoint_start(pool, NULL);
+		return;
+	}
+	if (slabs_wait(pool)) {
+		checkpoint_free_slabs(pool, NULL);
 		return;
 	}
 	/* What was changed is on disk soon, and an idle pool sleeps. */

@@ -190,6 +190,7 @@ struct reaper {
 	bool pinned;
 	bool waiting;
 	struct timer next; /* a turn between two pieces, for everybody else */
+	bool progressed;   /* since the last cut */
 	bool stuck;        /* a map that is to be freed is unreadable */
 };
 
@@ -444,6 +445,11 @@ void checkpoint_init(struct pool *pool);
 void checkpoint_fini(struct pool *pool);
 /* Starts one (or has one follow the running one); @waiter may be NULL. */
 void checkpoint_start(struct pool *pool, struct waiter *waiter);
+/*
+ * What is empty shall be free: by a new table alone, if nothing needs those slabs that begins at
+ * the last cut; else by a whole checkpoint.
+ */
+void checkpoint_free_slabs(struct pool *pool, struct waiter *waiter);
 /* Starts one if the log, the dirty nodes or the lack of space ask for it. */
 void checkpoint_consider(struct pool *pool);
 

@@ -50,6 +50,7 @@ reaper_step(struct task *task)
 		node_pin_begin(&pool->nodes, &r->pin);
 		r->pinned = true;
 	}
+	r->progressed = true;
 	result = map_reap(&pool->catalog, image, NODES_AT_A_TIME, &finished, &fault);
 	if (result == MAP_FAULT) {
 		r->waiting = true;

@@ -632,7 +632,7 @@ begin_pass(struct pool *pool)
 	    (!list_empty(&r->waiters) || chosen)) {
 		r->fruitless++;
 		r->phase = RELOCATION_CHECKPOINT;
-		checkpoint_start(pool, &r->wait);
+		checkpoint_free_slabs(pool, &r->wait);
 		return false;
 	}
 	r->exhausted = true;

@@ -395,12 +395,12 @@ kill_replaced(struct nodes *nodes, struct node *node)
 		struct node *old = node_at(nodes, addr);
 
 		if (old->state == NODE_CLEAN)
-			space_mark_dead(nodes->space, (struct baddr){ old->addr });
+			space_mark_node_dead(nodes->space, (struct baddr){ old->addr });
 		else
 			old->condemned = true;
 		unref(nodes, old);
 	} else if (addr) {
-		space_mark_dead(nodes->space, (struct baddr){ addr });
+		space_mark_node_dead(nodes->space, (struct baddr){ addr });
 	}
 }
 
@@ -408,7 +408,7 @@ void
 node_condemn(struct nodes *nodes, struct map_entry *entry)
 {
 	if (!(entry->addr & NODE_VIRTUAL)) {
-		space_mark_dead(nodes->space, (struct baddr){ entry->addr });
+		space_mark_node_dead(nodes->space, (struct baddr){ entry->addr });
 		return;
 	}
 	struct node *node = node_at(nodes, entry->addr);
@@ -416,7 +416,7 @@ node_condemn(struct nodes *nodes, struct map_entry *entry)
 	switch ((enum node_state)node->state) {
 	case NODE_CLEAN:
 		resolve(nodes, entry, node);
-		space_mark_dead(nodes->space, (struct baddr){ entry->addr });
+		space_mark_node_dead(nodes->space, (struct baddr){ entry->addr });
 		return;
 	case NODE_FROZEN:
 		node->condemned = true;

@@ -295,6 +295,8 @@ forget(struct space *space, struct slab *slab)
 	list_remove(&slab->link);
 	slab->releasing = false;
 	slab->stuck = false;
+	slab->sealed_cut = 0;
+	slab->node_died_cut = 0;
 	space->live_blocks -= slab->live;
 	slab->live = 0;
 	memset(slab->live_bits, 0, space->slab_blocks / 8);
@@ -339,6 +341,7 @@ space_seal_slab(struct space *space, struct slab *slab, uint32_t age)
 	slab->flags |= SLAB_WRITTEN;
 	slab->age = age;
 	slab->live_first = slab->live;
+	slab->sealed_cut = space->cut;
 	mark_dirty(space, slab);
 	look_empty(space, slab);
 }
@@ -374,6 +377,18 @@ space_mark_live(struct space *space, struct baddr addr)
 	CHECK(piece);
 	if (!piece->slots)
 		set_live(space, piece->slab, slot);
+}
+
+void
+space_mark_node_dead(struct space *space, struct baddr addr)
+{
+	uint32_t slot;
+	const struct space_piece *piece = find_piece(space, addr, &slot);
+
+	if (!piece)
+		return;
+	piece->slab->node_died_cut = space->cut;
+	set_dead(space, piece->slab, slot);
 }
 
 void
@@ -458,6 +473,7 @@ space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t dir
 	}
 	set_pieces(space, slab, reader);
 	slab->live_first = slab->live;
+	slab->sealed_cut = space->cut;
 	look_empty(space, slab);
 }
 
@@ -504,9 +520,40 @@ space_load_pieces(
 
 /* --- emptying --- */
 
+static bool
+is_needless(const struct space *space, const struct slab *slab)
+{
+	return slab->sealed_cut < space->cut && slab->node_died_cut < space->cut;
+}
+
+uint64_t
+space_count_needless(const struct space *space)
+{
+	uint64_t n = 0;
+
+	list_for_each(node, &space->empty) {
+		n += is_needless(space, container_of(node, struct slab, link));
+	}
+	return n;
+}
+
+void
+space_collect_needless(struct space *space)
+{
+	list_for_each(node, &space->empty) {
+		struct slab *slab = container_of(node, struct slab, link);
+
+		if (!is_needless(space, slab))
+			continue;
+		slab->releasing = true;
+		mark_dirty(space, slab);
+	}
+}
+
 void
 space_collect_empty(struct space *space)
 {
+	space->cut++;
 	list_for_each(node, &space->empty) {
 		struct slab *slab = container_of(node, struct slab, link);
 

@@ -50,7 +50,9 @@ struct slab {
 	uint32_t index; /* on its device */
 	uint32_t live;
 	uint32_t live_first; /* when it was sealed or packed; after an import at most what can be */
-	uint32_t readers; /* reads in flight: not opened before they end */
+	uint32_t sealed_cut; /* the last cut when it was sealed or packed */
+	uint32_t node_died_cut; /* the last cut when a map node on it died */
+	uint32_t readers;       /* reads in flight: not opened before they end */
 	uint32_t age;
 	uint8_t state;
 	uint8_t flags;
@@ -82,6 +84,7 @@ struct space {
 	struct table segments; /* segment number -> struct space_piece */
 	struct list empty;
 	uint64_t empty_count;
+	uint32_t cut; /* number of the last cut, since the pool was opened */
 	uint64_t slab_count;
 	uint64_t free_count;
 	uint64_t live_blocks;
@@ -121,6 +124,8 @@ void space_seal_slab(struct space *space, struct slab *slab, uint32_t age);
 /* Of what the log just wrote; what relocation has moved already stays as it is. */
 void space_mark_live(struct space *space, struct baddr addr);
 void space_mark_dead(struct space *space, struct baddr addr);
+/* Of a map node: a replay from the last cut may still read it. */
+void space_mark_node_dead(struct space *space, struct baddr addr);
 /* For a repair: slot @slot of @slab becomes live or dead, whatever lies there. */
 void space_set_slot(struct space *space, struct slab *slab, uint32_t slot, bool live);
 bool space_is_live(const struct space *space, struct baddr addr);
@@ -128,6 +133,11 @@ bool space_is_live(const struct space *space, struct baddr addr);
 /* At a checkpoint's cut: what is all dead now is released when this checkpoint is durable; its
  * table has it as free, so that a recovery finds no less space than there was. */
 void space_collect_empty(struct space *space);
+/* Without a cut: how many slabs are all dead that nothing needs which begins at the last cut: no
+ * batch behind it lies there, and no map node that it still had.  These alone are released when the
+ * table that is written now is durable. */
+uint64_t space_count_needless(const struct space *space);
+void space_collect_needless(struct space *space);
 /* Calls @released for each such slab after it became FREE. */
 void space_release(
     struct space *space, void (*released)(void *context, struct slab *slab), void *context);
