@@ -674,7 +674,7 @@ checkpoint_consider(struct pool *pool)
 	if (c->phase != CHECKPOINT_IDLE || pool->state != POOL_ONLINE)
 		return;
 	if (log->blocks_since_cut > pool->checkpoint_blocks ||
-	    pool->nodes.dirty_count > pool->dirty_nodes_max / 2) {
+	    pool->nodes.dirty_count > pool->dirty_nodes_max / 4 * 3) {
 		checkpoint_start(pool, NULL);
 		return;
 	}

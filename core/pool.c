@@ -87,12 +87,12 @@ pool_set_limits(struct pool *pool)
 	/* What a checkpoint may write at worst must fit into what is held back, with the log's own
 	 * open segments and room for deletes. */
 	pool->reserve_slabs = max_u64(6, min_u64(slabs / 64, 64));
-	pool->relocate_slabs = pool->reserve_slabs + max_u64(4, slabs / 40);
+	pool->relocate_slabs = pool->reserve_slabs + max_u64(4, slabs / 100);
 	/* What is live beyond this could not be packed so that the rest stays free. */
 	pool->live_blocks_max = (slabs - pool->reserve_slabs - 1 - slabs / 32) *
 				(pool->space.slab_blocks - 2 - pool->space.slab_blocks / 256);
 	pool->dirty_nodes_max = max_u64(
-	    min_u64(pool->nodes.budget / 2, pool->reserve_slabs * pool->space.slab_blocks / 4), 32);
+	    min_u64(pool->nodes.budget / 2, pool->reserve_slabs * pool->space.slab_blocks * 3 / 8), 32);
 	pool->checkpoint_blocks = min_u64(64 * 1024, max_u64(blocks / 8, 256));
 }
 
