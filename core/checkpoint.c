@@ -22,6 +22,7 @@
 
 #include <stdlib.h>
 
+#include "core/base/diag.h"
 #include "core/base/mutant.h"
 
 #define AGE_MAX_NS (20ull * 1000 * 1000 * 1000)
@@ -489,6 +490,24 @@ start_flush(struct pool *pool)
 	log_flush_start(pool, &c->flush);
 }
 
+/* Once for each threshold that is passed, and again only after it was well below. */
+static void
+warn_of_fill(struct pool *pool)
+{
+	static const unsigned thresholds[] = { 80, 90 };
+	uint64_t percent = pool->space.live_blocks * 100 / pool->live_blocks_max;
+	unsigned passed = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(thresholds); i++)
+		if (percent >= thresholds[i])
+			passed = thresholds[i];
+	if (passed > pool->fill_warned_percent)
+		diag_warning("pool %s is %llu %% full: at 100 %% its volumes take no more data",
+		    pool->name, (unsigned long long)percent);
+	if (passed > pool->fill_warned_percent || percent + 5 < pool->fill_warned_percent)
+		pool->fill_warned_percent = passed;
+}
+
 static void
 end(struct pool *pool, int error)
 {
@@ -516,6 +535,7 @@ end(struct pool *pool, int error)
 	else
 		checkpoint_consider(pool);
 	waiters_wake(&waiters, error);
+	warn_of_fill(pool);
 	relocation_checkpoint_ended(pool);
 }
 
@@ -632,7 +652,8 @@ begin_table_alone(struct pool *pool)
 	uint64_t needless = space_count_needless(&pool->space);
 
 	if (c->phase != CHECKPOINT_IDLE || pool->state != POOL_ONLINE || pool->reaper.progressed ||
-	    c->superblock.checkpoint != pool->checkpoint_number || needless == 0 ||
+	    c->superblock.checkpoint != pool->checkpoint_number ||
+	    c->superblock.device_count != pool->device_count || needless == 0 ||
 	    needless < pool->space.empty_count / 2)
 		return false;
 	space_collect_needless(&pool->space);

@@ -92,7 +92,8 @@ pool_set_limits(struct pool *pool)
 	pool->live_blocks_max = (slabs - pool->reserve_slabs - 1 - slabs / 32) *
 				(pool->space.slab_blocks - 2 - pool->space.slab_blocks / 256);
 	pool->dirty_nodes_max = max_u64(
-	    min_u64(pool->nodes.budget / 2, pool->reserve_slabs * pool->space.slab_blocks * 3 / 8), 32);
+	    min_u64(pool->nodes.budget / 2, pool->reserve_slabs * pool->space.slab_blocks * 3 / 8),
+	    32);
 	pool->checkpoint_blocks = min_u64(64 * 1024, max_u64(blocks / 8, 256));
 }
 

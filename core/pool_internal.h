@@ -371,7 +371,8 @@ struct pool {
 	uint64_t checkpoint_number; /* of the last durable one */
 	uint64_t reserve_slabs;     /* held back for checkpoints, deletes and trims */
 	uint64_t relocate_slabs;    /* with fewer free, relocation begins */
-	uint64_t live_blocks_max;   /* beyond, nobody gets more; overwriting goes on */
+	unsigned fill_warned_percent;
+	uint64_t live_blocks_max; /* beyond, nobody gets more; overwriting goes on */
 	uint64_t dirty_nodes_max;
 	uint64_t nodes_promised;    /* what writes under way may yet make dirty */
 	uint64_t checkpoint_blocks; /* of log between two checkpoints */
@@ -467,6 +468,7 @@ void relocation_checkpoint_ended(struct pool *pool);
 /* There is no room in the log: true: @waiter is woken when there may be; false: none will come. */
 bool relocation_wait(struct pool *pool, struct waiter *waiter) must_check;
 bool relocation_idle(const struct pool *pool);
+void relocation_report(const struct pool *pool, struct admin_pool_report *report);
 
 /* housekeeping.c */
 void housekeeping_init(struct pool *pool);

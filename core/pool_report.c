@@ -129,7 +129,7 @@ void
 pool_report(struct pool *pool, struct admin_pool_report *report)
 {
 	uint64_t slab_bytes = (uint64_t)pool->space.slab_blocks * FORMAT_BLOCK_BYTES;
-	uint64_t open_left = 0;
+	uint64_t used_blocks;
 	uint64_t free_slabs = pool->space.free_count + (pool->log.next_slab != NULL);
 
 	memset(report, 0, sizeof(*report));
@@ -140,12 +140,11 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 	report->size_bytes = pool->space.slab_count * slab_bytes;
 	report->allocated_bytes = (pool->space.slab_count - free_slabs) * slab_bytes;
 	report->live_bytes = pool->space.live_blocks * FORMAT_BLOCK_BYTES;
-	if (pool->log.slab)
-		open_left =
-		    (pool->space.slab_blocks - pool->log.slot) * (uint64_t)FORMAT_BLOCK_BYTES;
-	if (free_slabs > pool->reserve_slabs)
+	used_blocks = pool->space.live_blocks + pool->log.pending_blocks;
+	if (used_blocks < pool->live_blocks_max)
 		report->available_bytes =
-		    (free_slabs - pool->reserve_slabs) * slab_bytes + open_left;
+		    (pool->live_blocks_max - used_blocks) * FORMAT_BLOCK_BYTES;
+	relocation_report(pool, report);
 	report->checkpoint = pool->checkpoint_number;
 	report->checkpoint_running = pool->checkpoint.phase != CHECKPOINT_IDLE;
 	report_deleting(pool, report);

@@ -35,7 +35,6 @@
 #define PAUSE_NS_MAX (1000ull * 1000 * 1000)
 #define VICTIMS_MAX 256u
 #define IO_BLOCKS 256u
-#define PAUSE_NS_MAX (500ull * 1000 * 1000)
 
 struct relocation_victim {
 	struct slab *slab;
@@ -762,4 +761,14 @@ bool
 relocation_idle(const struct pool *pool)
 {
 	return pool->relocation.phase == RELOCATION_IDLE && list_empty(&pool->relocation.waiters);
+}
+
+void
+relocation_report(const struct pool *pool, struct admin_pool_report *report)
+{
+	const struct relocation *r = &pool->relocation;
+
+	report->relocating = r->phase != RELOCATION_IDLE;
+	report->relocated_bytes = r->blocks_moved * BLOCK_BYTES;
+	report->relocation_permille = report->relocating ? (uint64_t)(urgency(pool) * 1000) : 0;
 }

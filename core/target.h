@@ -113,7 +113,10 @@ struct admin_pool_report {
 	uint64_t checkpoint;
 	uint64_t deleting; /* images whose space is being freed in the background */
 	uint64_t deleting_done_permille;
-	uint64_t unprepared_bytes; /* space of files that is yet to be written in advance */
+	bool relocating;
+	uint64_t relocated_bytes;     /* since the import */
+	uint64_t relocation_permille; /* the share of the time that it takes */
+	uint64_t unprepared_bytes;    /* space of files that is yet to be written in advance */
 	bool checkpoint_running;
 	struct admin_device_report *devices;
 	size_t device_count;

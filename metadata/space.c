@@ -468,6 +468,8 @@ space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t dir
 			if (!old || !bitmap_test(old->slab->live_bits, slot))
 				continue; /* it died meanwhile */
 			set_dead(space, old->slab, slot);
+			if (old->slab->live_first > old->slab->live)
+				old->slab->live_first--; /* it did not die */
 			set_live(space, slab, view.first + k);
 		}
 	}

@@ -392,6 +392,15 @@ print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 	if (deleting)
 		fprintf(out, "  %-12s%lld in the background, %lld.%lld%% done\n", "deleting",
 		    (long long)deleting, (long long)permille / 10, (long long)permille % 10);
+	if (json_is_true(json_object_get(pool, "relocating"))) {
+		json_int_t share = json_integer_value(json_object_get(pool, "relocation_permille"));
+		char moved[SIZE_TEXT_BYTES];
+
+		size_format(
+		    (uint64_t)json_integer_value(json_object_get(pool, "relocated_bytes")), moved);
+		fprintf(out, "  %-12sat %lld.%lld%% of its speed, %s moved since the import\n",
+		    "relocating", (long long)share / 10, (long long)share % 10, moved);
+	}
 	if (json_integer_value(json_object_get(pool, "unprepared_bytes")))
 		print_bytes(out, "unprepared", pool, "unprepared_bytes", exact);
 	fputs("\n", out);

@@ -137,6 +137,9 @@ pool_json(const struct admin_pool_report *pool)
 	must_put(object, "checkpoint_running", json_boolean(pool->checkpoint_running));
 	must_put(object, "deleting", bytes_json(pool->deleting));
 	must_put(object, "deleting_done_permille", bytes_json(pool->deleting_done_permille));
+	must_put(object, "relocating", json_boolean(pool->relocating));
+	must_put(object, "relocated_bytes", bytes_json(pool->relocated_bytes));
+	must_put(object, "relocation_permille", bytes_json(pool->relocation_permille));
 	must_put(object, "unprepared_bytes", bytes_json(pool->unprepared_bytes));
 	must_put(object, "devices", devices);
 	must_put(object, "images", images);

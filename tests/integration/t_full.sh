@@ -113,4 +113,62 @@ test_space_does_not_leak() {
     done
 }
 
+# Four writers until nothing more fits; then random overwrites of what they wrote, for ever; a delete
+# makes room for the rest.  All without a restart, and every block is as it was last written.
+test_full_and_back() {
+    start_with_pool 64M
+    local v
+    for v in a b c d; do quarry volume create "tank/$v" 1G; done
+    $PYTHON - "$(uri a)" "$(uri b)" "$(uri c)" "$(uri d)" <<'PYTHON'
+import random, sys, threading, nbd
+BLOCK = 16384
+def content(volume, number, version):
+    return (b"%02d %08d %08d " % (volume, number, version)) * (BLOCK // 21) + b"." * (BLOCK % 21)
+class Writer:
+    def __init__(self, volume, uri):
+        self.volume, self.versions, self.error = volume, [], None
+        self.h = nbd.NBD()
+        self.h.connect_uri(uri)
+    def write(self, number, version):
+        self.h.pwrite(content(self.volume, number, version), number * BLOCK)
+        if number == len(self.versions):
+            self.versions.append(version)
+        self.versions[number] = version
+    def fill(self):
+        try:
+            while True:
+                self.write(len(self.versions), 0)
+        except nbd.Error as error:
+            self.error = error.errno
+    def overwrite(self, count):
+        choice = random.Random(self.volume)
+        for version in range(1, count + 1):
+            self.write(choice.randrange(len(self.versions)), version)
+    def verify(self):
+        for number, version in enumerate(self.versions):
+            assert self.h.pread(BLOCK, number * BLOCK) == content(self.volume, number, version), number
+writers = [Writer(i, uri) for i, uri in enumerate(sys.argv[1:])]
+def together(call):
+    problems = []
+    def run(writer):
+        try:
+            call(writer)
+        except BaseException as problem:
+            problems.append((writer.volume, problem))
+    threads = [threading.Thread(target=run, args=(w,)) for w in writers]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    assert not problems, problems
+together(Writer.fill)
+blocks = sum(len(w.versions) for w in writers)
+print("# full with %d KiB: %s" % (blocks * BLOCK // 1024, [w.error for w in writers]))
+assert all(w.error == "ENOSPC" for w in writers), [w.error for w in writers]
+together(lambda w: w.overwrite(blocks // 4))
+together(Writer.verify)
+PYTHON
+    quarry volume delete --yes tank/a
+    wait_for 20 takes_writes b
+    quarry pool status tank
+}
+
 run_tests

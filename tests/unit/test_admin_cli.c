@@ -323,7 +323,8 @@ static const char result_text[] =
     "{\"pools\":[{\"name\":\"tank\",\"uuid\":\"u\",\"state\":\"online\",\"state_reason\":null,"
     "\"size_bytes\":10737418240,\"allocated_bytes\":1073741824,\"live_bytes\":1000,"
     "\"available_bytes\":8589934592,\"checkpoint\":3,\"checkpoint_running\":true,\"deleting\":2,"
-    "\"deleting_done_permille\":455,\"devices\":[{\"path\":\"/d0\",\"uuid\":\"u\","
+    "\"deleting_done_permille\":455,\"relocating\":true,\"relocated_bytes\":8192,"
+    "\"relocation_permille\":305,\"devices\":[{\"path\":\"/d0\",\"uuid\":\"u\","
     "\"state\":\"online\",\"size_bytes\":10737418240,\"slabs\":640,\"slabs_free\":600,\"errors\":0}"
     "],"
     "\"images\":["
@@ -425,6 +426,7 @@ test_status(void **state)
 	    "  available   8GiB\n"
 	    "  checkpoint  3, the next is being written\n"
 	    "  deleting    2 in the background, 45.5% done\n"
+	    "  relocating  at 30.5% of its speed, 8KiB moved since the import\n"
 	    "\n"
 	    "PATH  STATE    SIZE  SLABS  FREE  ERRORS\n"
 	    "/d0   online  10GiB    640   600       0\n");

@@ -465,6 +465,9 @@ test_reply_list(void **state)
 		.checkpoint = 7,
 		.deleting = 1,
 		.deleting_done_permille = 500,
+		.relocating = true,
+		.relocated_bytes = 8192,
+		.relocation_permille = 300,
 		.unprepared_bytes = 4096,
 		.checkpoint_running = true,
 		.devices = devices,
@@ -482,6 +485,7 @@ test_reply_list(void **state)
 	    "\"state_reason\":\"a flush failed\",\"size_bytes\":100,\"allocated_bytes\":50,"
 	    "\"live_bytes\":40,\"available_bytes\":9223372036854775807,\"checkpoint\":7,"
 	    "\"checkpoint_running\":true,\"deleting\":1,\"deleting_done_permille\":500,"
+	    "\"relocating\":true,\"relocated_bytes\":8192,\"relocation_permille\":300,"
 	    "\"unprepared_bytes\":4096,\"devices\":"
 	    "["
 	    "{\"path\":\"/dev/sdb\",\"uuid\":\"00000000-0000-0000-0000-000000000000\","
