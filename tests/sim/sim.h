@@ -310,6 +310,7 @@ struct sim {
 	struct device *devices[SIM_DEVICES_MAX];
 	uint32_t joined;        /* devices that are in the pool: the first ones */
 	bool adding;            /* the next one */
+	bool crash_at_join;     /* a crash comes soon after that */
 	struct device *joining; /* ... until the pool has it */
 	struct reactor *reactor;
 	uint64_t now_ns;
@@ -391,6 +392,7 @@ void work_note_range(
 uint32_t devices_on_disks(const struct sim *sim);
 /* Makes @request add the next one. */
 void devices_add(struct sim *sim, struct admin_request *request);
+void devices_step(struct sim *sim);
 void devices_added(struct sim *sim);
 
 /* sim_walk.c */

@@ -43,11 +43,22 @@ devices_add(struct sim *sim, struct admin_request *request)
 {
 	CHECK(sim->joined < sim->weather.device_count);
 	sim->adding = true;
+	sim->crash_at_join = random_one_in(&sim->crash_random, 2);
 	sim->joining = sim->devices[sim->joined];
 	request->verb = ADMIN_DEVICE_ADD;
 	request->opened = &sim->joining;
 	request->device_count = 1;
 	request->devices = xcalloc(1, sizeof(*request->devices));
+}
+
+/* Between the join and the durable superblock, which is short, a crash does most harm. */
+void
+devices_step(struct sim *sim)
+{
+	if (!sim->crash_at_join || !sim->adding || sim->joining)
+		return;
+	sim->crash_at_join = false;
+	sim->crash_in = 1 + random_below(&sim->crash_random, 60);
 }
 
 void

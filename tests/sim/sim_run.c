@@ -71,6 +71,7 @@ sim_step(struct sim *sim)
 	uint64_t deadline_ns;
 
 	sim->events++;
+	devices_step(sim);
 	if ((sim->crash_in && --sim->crash_in == 0) ||
 	    (sim->crash_phase != CHECKPOINT_IDLE && sim->pool &&
 		sim->pool->checkpoint.phase == sim->crash_phase && --sim->crash_phase_in == 0)) {

@@ -114,7 +114,7 @@ work_draw(struct sim *sim)
 			w->weights[i] = 0;
 	}
 	w->devices_at_first = w->device_count;
-	if (one_in(sim, 3))
+	if (one_in(sim, 2))
 		w->devices_at_first -= (uint32_t)draw(sim, w->device_count);
 	sim_trace(sim,
 	    "%u devices, %u at first, slabs of %u, cache %llu KiB, delay %llu ns, depth %u, up to "
@@ -1178,8 +1178,6 @@ administrate(struct sim *sim)
 		admin_create(sim);
 		return;
 	}
-	if (one_in(sim, 8) && admin_add_device(sim))
-		return;
 	switch (draw(sim, 12)) {
 	case 0:
 	case 1:
@@ -1278,6 +1276,8 @@ one_op(struct sim *sim)
 	struct sim_handle *handle = volume ? handle_find(sim, volume->id, 0) : NULL;
 	struct admin_pool_report report;
 
+	if (sim->joined < sim->weather.device_count && one_in(sim, 50) && admin_add_device(sim))
+		return;
 	if (one_in(sim, sim->weather.admin_one_in) || !volume) {
 		if (volume || sim->admin_count == 0)
 			administrate(sim);
