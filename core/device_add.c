@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "core/base/mutant.h"
+
 static void device_add_step(struct device_add *add);
 
 static void
@@ -88,7 +90,8 @@ join(struct device_add *add)
 		pool->device_count++;
 		space_add_device(&pool->space, i, &label->device_uuid, label->slabs_block,
 		    (uint32_t)label->slab_count);
-		space_hold_device(&pool->space, i);
+		if (!MUTANT(DEVICE_USED_EARLY))
+			space_hold_device(&pool->space, i);
 	}
 	checkpoint_start(pool, &add->wait);
 }
@@ -98,7 +101,8 @@ open_slabs(struct device_add *add)
 {
 	struct pool *pool = add->pool;
 
-	for (uint32_t i = add->first; i < add->first + add->count; i++)
+	for (uint32_t i = add->first; i < add->first + add->count && !MUTANT(DEVICE_USED_EARLY);
+	     i++)
 		space_unhold_device(&pool->space, i);
 	pool_set_limits(pool);
 	housekeeping_start(pool);

@@ -37,6 +37,7 @@
 	X(EPOCH_NOT_RAISED, "catalog: a snapshot does not raise the epoch")                       \
 	X(ZERO_FORGETS_TAIL, "map: a large ZERO leaves its last block")                           \
 	X(TREE_NOT_SHARED, "catalog: a snapshot's parent is not its head's")                      \
+	X(DEVICE_USED_EARLY, "device add: the log uses a device that no superblock counts yet")   \
 	X(FAMILY_RULE, "reaper: an image with two children is not kept")                          \
 	X(CURSOR_NOT_KEPT, "catalog: the reaper's cursor is not written")                         \
 	X(REAPER_IN_CHECKPOINT, "reaper: goes on between cut and slab table")                     \
