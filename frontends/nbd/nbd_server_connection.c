@@ -513,7 +513,8 @@ secure(struct nbd_connection *c)
 {
 	if (stream_input_bytes(&c->stream)) {
 		diag_warning("%s: disconnected: it sent plaintext behind STARTTLS", c->peer);
-		connection_kill(c);
+		c->session.out.len_bytes = 0;
+		connection_drain(c); /* who called goes on with it: not freed here */
 		return;
 	}
 	c->asking = true;
