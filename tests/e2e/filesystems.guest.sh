@@ -37,6 +37,7 @@ sync
 echo "ask space"
 wait_until listed tank/measured
 rm /mnt/large
+sync # before, the blocks are not free yet
 fstrim -v /mnt
 sync
 echo "ask trimmed"

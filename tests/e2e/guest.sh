@@ -19,8 +19,10 @@ wait_until() {
 # attach NUMBER EXPORT [OPTION…]
 attach() {
     nbd-client "$HOST" "$PORT" "/dev/nbd$1" -N "$2" -b 4096 "${@:3}" </dev/null >/tmp/attach 2>&1 || { cat /tmp/attach; return 1; }
-    wait_until test "$(cat "/sys/block/nbd$1/size")" != 0
+    wait_until sized "$1"
 }
+
+sized() { [ "$(cat "/sys/block/nbd$1/size")" != 0 ]; }
 
 detach() {
     nbd-client -d "/dev/nbd$1" >/dev/null
