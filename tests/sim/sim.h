@@ -26,8 +26,6 @@
 #ifndef QUARRY_TESTS_SIM_H
 #define QUARRY_TESTS_SIM_H
 
-#include <setjmp.h>
-
 #include "backends/fault.h"
 #include "backends/memory.h"
 #include "core/pool_admin.h"
@@ -286,7 +284,7 @@ struct sim_cut {
 
 /* Numbers that are added up over seeds. */
 struct sim_stats {
-	uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, exhausted, moves;
+	uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, moves;
 	uint64_t faults;     /* times that a device was made to misbehave */
 	uint64_t refused;    /* requests that failed for it */
 	uint64_t failed;     /* pools that took no more writes */
@@ -329,7 +327,6 @@ struct sim {
 	unsigned io_count;
 	unsigned admin_count;
 	uint64_t next_number;
-	jmp_buf exhausted;
 	bool refused; /* the last administrative operation found no room */
 	struct faults faults;
 	bool over;    /* a damaged pool: the seed ends here */
@@ -340,8 +337,6 @@ struct sim {
 
 extern struct sim *the_sim;
 
-/* The pool is so full that nothing can be done any more: a known limit; the seed ends here. */
-_Noreturn void sim_exhausted(struct sim *sim, const char *why);
 void sim_trace(struct sim *sim, const char *format, ...) printf_like(2, 3);
 noreturn_fn void sim_fail(struct sim *sim, const char *format, ...) printf_like(2, 3);
 

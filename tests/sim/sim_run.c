@@ -553,8 +553,6 @@ void
 sim_run(struct sim *sim)
 {
 	the_sim = sim;
-	if (setjmp(sim->exhausted))
-		return;
 	list_init(&sim->handles);
 	list_init(&sim->ios);
 	list_init(&sim->admins);
@@ -673,37 +671,11 @@ dump(const struct sim *sim)
 	}
 }
 
-/*
- * Known limit, until slabs that are partly dead are cleaned: on a full pool checkpoints and
- * recoveries eat what is held back, and in the end it takes no more writes.  Whatever follows from
- * that ends the seed early; it is counted.
- */
-static bool
-exhausted(const struct sim *sim)
-{
-	const struct pool *pool = sim->pool;
-
-	return pool && pool->space.free_count == 0 &&
-	       (strstr(pool->state_reason, "no slab is free to begin a log in") ||
-		   strstr(pool->state_reason, "no room for a checkpoint"));
-}
-
-_Noreturn void
-sim_exhausted(struct sim *sim, const char *why)
-{
-	sim_trace(sim, "the pool is exhausted: %s", why);
-	sim->stats.exhausted++;
-	longjmp(sim->exhausted, 1);
-}
-
 void
 sim_fail(struct sim *sim, const char *format, ...)
 {
 	va_list args;
 
-	if (exhausted(sim)) {
-		sim_exhausted(sim, sim->pool->state_reason);
-	}
 	printf("seed %llu: ", (unsigned long long)sim->seed);
 	va_start(args, format);
 	vprintf(format, args);

@@ -162,11 +162,11 @@ seeds_print(const struct seeds *seeds)
 	    (unsigned long long)seeds->failed, (double)seeds->done / seeds->took_s);
 	printf(
 	    "  %llu events, %llu crashes, %llu imports, %llu requests (%llu without space), %llu "
-	    "administrative, %llu MiB; %llu pools exhausted\n",
+	    "administrative, %llu MiB\n",
 	    (unsigned long long)seeds->total.events, (unsigned long long)s->crashes,
 	    (unsigned long long)s->imports, (unsigned long long)s->ops,
 	    (unsigned long long)s->enospc, (unsigned long long)s->admins,
-	    (unsigned long long)(s->bytes / MIB), (unsigned long long)s->exhausted);
+	    (unsigned long long)(s->bytes / MIB));
 	printf("  %llu slabs relocated\n", (unsigned long long)s->moves);
 	printf("  %llu faults: %llu requests refused, %llu pools failed, %llu damaged ones opened "
 	       "read-only, %llu not at all, %llu reads of them refused\n",

@@ -1474,6 +1474,6 @@ work_delete_all(struct sim *sim)
 		sim_run_until(sim, all_done);
 		close_gone(sim);
 		if (sim->refused)
-			sim_exhausted(sim, "there is no room for a delete");
+			sim_fail(sim, "there is no room for a delete");
 	}
 }
