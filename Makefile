@@ -11,7 +11,8 @@ endif
 SAN ?=
 override SAN := $(patsubst 1,address,$(SAN))
 MUTANTS ?=
-BUILD := build$(if $(SAN),-$(SAN))$(if $(filter clang%,$(CC)),-clang)$(if $(MUTANTS),-mutants)
+COVERAGE ?=
+BUILD := build$(if $(SAN),-$(SAN))$(if $(filter clang%,$(CC)),-clang)$(if $(MUTANTS),-mutants)$(if $(COVERAGE),-coverage)
 
 PKGS := liburing libisal jansson yaml-0.1 blkid openssl
 CFLAGS_COMMON := -std=gnu17 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
@@ -31,6 +32,10 @@ endif
 SANFLAGS := -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all -fno-omit-frame-pointer
 else ifeq ($(SAN),thread)
 SANFLAGS := -fsanitize=thread -fno-omit-frame-pointer
+endif
+ifneq ($(COVERAGE),)
+SANFLAGS += --coverage
+OPT := -O1 -g
 endif
 
 CFLAGS_ALL := $(CFLAGS_COMMON) $(OPT) $(SANFLAGS) $(CFLAGS)
@@ -74,6 +79,7 @@ help:
 	@echo 'make e2e             Linux in a virtual machine as our client (minutes)'
 	@echo 'make sim             the simulator; SEEDS=n'
 	@echo 'make soak            the simulator with new seeds, for SECONDS=n'
+	@echo 'make coverage        lines of core/ and metadata/ that unit tests and simulator reach; SEEDS=n'
 	@echo 'make mutants         which of the planted bugs the simulator finds; MUTANT=name, SEEDS=n'
 	@echo 'make fuzz            the fuzzers, SECONDS=n each; TARGET=name'
 	@echo 'make lint            layers, licence lines, formatting, shell scripts'
@@ -175,13 +181,18 @@ SEEDS ?= 2000
 $(BUILD)/quarry-sim: $(SIM_OBJS) $(BUILD)/libquarry.a
 	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start,--wrap=space_pack,--wrap=pool_fail,--wrap=log_reserve,--wrap=check_failed -o $@ $^ $(LDLIBS)
 
-.PHONY: sim soak mutants
+.PHONY: sim soak mutants coverage
 sim: $(BUILD)/quarry-sim
 	$< --seeds $(SEEDS)
 
 # Seeds that nobody ran before: they begin where the clock is.
 soak: $(BUILD)/quarry-sim
 	$< --seconds $(SECONDS) --start $$(date +%s%6N)
+
+coverage:
+	@tools/install-debs.sh $(DEPS_TEST) lcov
+	@$(MAKE) --no-print-directory COVERAGE=1 test-programs
+	@BUILD=build-coverage SEEDS=$(filter-out 2000,$(SEEDS)) tests/coverage.sh
 
 mutants:
 	@$(MAKE) --no-print-directory MUTANTS=1 build-mutants/quarry-sim

@@ -60,7 +60,7 @@ job_start(const struct seeds *seeds, struct job *job, uint64_t seed)
 	    (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)))
 		_exit(1);
 	seed_run(seed, false, seeds->cut, &outcome);
-	_exit(write(ends[1], &outcome, sizeof(outcome)) == (ssize_t)sizeof(outcome) ? 0 : 1);
+	exit(write(ends[1], &outcome, sizeof(outcome)) == (ssize_t)sizeof(outcome) ? 0 : 1);
 }
 
 static void
