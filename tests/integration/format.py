@@ -99,31 +99,72 @@ class Pool:
             self.crcs[key] = crc32c(0, key)
         assert self.crcs[key] ^ mix64(entry[0]) & 0xFFFFFFFF == entry[2], "the oracle reads the wrong block"
 
-    def walk(self, entry, level, lba, what, leaf):
+    def walk(self, entry, level, lba, what, leaf, parent=None):
+        """@parent: where @entry lies, (device, offset); None: in the superblock."""
         if entry[0] == 0 or (entry[0] in self.seen and what != "catalog"):
             return
         node = self.block(entry, "map node")
+        device, offset = self.place(entry[0])
+        self.parents[entry[0]] = parent
         for i, child in enumerate(struct.iter_unpack("<QII", node)):
             at = lba + (i << 8 * level)
+            place = (device, offset + 16 * i)
             if child[0] and level:
-                self.walk(child, level - 1, at, what, leaf)
+                self.walk(child, level - 1, at, what, leaf, place)
             elif child[0]:
+                self.parents[child[0]] = place
                 leaf(at, child)
 
     def read_maps(self):
         self.seen = set()
         self.crcs = {}
+        self.parents = {}  # address -> where the entry lies that was met first
+        self.mapped = {}  # (image, lba) -> entry
         records = []
 
         def take_catalog(lba, entry):
             block = self.block(entry, "catalog")
-            records.extend(block[i : i + 512] for i in range(0, BLOCK, 512) if block[i : i + 4] == b"QREC")
+            device, offset = self.place(entry[0])
+            for i in range(0, BLOCK, 512):
+                if block[i : i + 4] == b"QREC":
+                    records.append((block[i : i + 512], (device, offset + i)))
 
         self.walk(self.root, self.levels - 1, 0, "catalog", take_catalog)
-        for record in records:
+        for record, (device, offset) in records:
             if record[8] != 2:
                 continue
             assert not record[10] & 2, "deleted images are not known here"
             levels, root = record[11], struct.unpack_from("<QII", record, 64)
+            image = struct.unpack_from("<Q", record, 16)[0]
+
+            def take_data(lba, entry, image=image):
+                self.mapped[image, lba] = entry
+                self.block(entry, "data")
+
             if levels:
-                self.walk(root, levels - 1, 0, "image", lambda lba, entry: self.block(entry, "data"))
+                self.walk(root, levels - 1, 0, "image", take_data, (device, offset + 64))
+
+    def forge(self, place, entry):
+        """Makes the map entry at @place (in a leaf) @entry, with right checksums up to the superblock."""
+        device, offset = place
+        self.data[device][offset : offset + 16] = struct.pack("<QII", *entry)
+        while True:
+            start = offset // BLOCK * BLOCK
+            record = offset // 512 * 512
+            if self.data[device][record : record + 4] == b"QREC":
+                number = struct.unpack_from("<Q", self.data[device], record + 16)[0]
+                self.data[device][record + 4 : record + 8] = bytes(4)
+                crc = crc32c(number, self.data[device][record : record + 512])
+                struct.pack_into("<I", self.data[device], record + 4, crc)
+            addr = next(addr for addr in self.parents if self.place(addr) == (device, start))
+            crc = crc32c(0, self.data[device][start : start + BLOCK]) ^ mix64(addr) & 0xFFFFFFFF
+            if self.parents[addr] is None:
+                break
+            device, offset = self.parents[addr]
+            struct.pack_into("<I", self.data[device], offset + 12, crc)
+        place = crc32c(0, struct.pack("<Q", self.checkpoint))
+        for d, at, _, what in self.reachable:
+            if what == "superblock" and struct.unpack_from("<Q", self.data[d], at + 32)[0] == self.checkpoint:
+                struct.pack_into("<I", self.data[d], at + 76, crc)
+                self.data[d][at + 12 : at + 16] = bytes(4)
+                struct.pack_into("<I", self.data[d], at + 12, crc32c(place, self.data[d][at : at + 512]))
