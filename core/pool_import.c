@@ -630,8 +630,9 @@ begin_replay(struct import *m)
 	}
 	/* The slab may have been opened by nobody before the crash. */
 	if (!m->slab || m->slab->device != s->log_device || m->slab->index != s->log_slab) {
-		if (s->log_slot != 0 || s->log_device >= pool->device_count ||
-		    s->log_slab >= pool->space.devices[s->log_device].slab_count) {
+		if (m->slab || s->log_slot != 0 || s->log_device >= pool->device_count ||
+		    s->log_slab >= pool->space.devices[s->log_device].slab_count ||
+		    pool->space.devices[s->log_device].slabs[s->log_slab].live > 0) {
 			open_readonly(m, "the slab table does not know the log's segment");
 			m->phase = IMPORT_BEGIN;
 			return;
@@ -764,7 +765,8 @@ end_of_segment(struct import *m)
 	if (MUTANT(REPLAY_STOPS_AT_SEGMENT))
 		m->tried_next = true;
 	if (m->slot > 0 && m->next_device < pool->device_count &&
-	    m->next_slab < pool->space.devices[m->next_device].slab_count && !m->tried_next) {
+	    m->next_slab < pool->space.devices[m->next_device].slab_count && m->next_segment != 0 &&
+	    m->next_segment >> 47 == 0 && !m->tried_next) {
 		/* Only a header that follows proves that the segment was opened; see take_batch().
 		 */
 		m->tried_next = true;

@@ -124,7 +124,11 @@ superblock_decode(struct superblock *superblock, const void *block, struct error
 	    superblock->next_segment == 0 || superblock->next_segment >> 47 ||
 	    superblock->next_id == 0 || superblock->next_id >> IMAGE_ID_BITS ||
 	    superblock->catalog_root.addr >> 63 ||
-	    (superblock->catalog_levels == 0 && superblock->catalog_root.addr))
+	    (superblock->catalog_levels == 0 && superblock->catalog_root.addr) ||
+	    superblock->log_segment == 0 || superblock->log_segment >= superblock->next_segment ||
+	    (superblock->log_next_device != BATCH_NO_SLAB &&
+		(superblock->log_next_segment == 0 ||
+		    superblock->log_next_segment >= superblock->next_segment)))
 		return error_set(error, -EUCLEAN, "the superblock holds impossible values");
 	return 0;
 }

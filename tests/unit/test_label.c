@@ -48,6 +48,7 @@ good_superblock(void)
 		.epoch = 5,
 		.log_segment = 999,
 		.log_sequence = 4444,
+		.log_next_device = BATCH_NO_SLAB,
 		.durable_sequence = 4443,
 		.table_digest = 0x0123456789abcdef,
 		.device_count = 2,
@@ -298,7 +299,7 @@ test_label_of_a_device_that_shrank_says_both_sizes(void **state)
 static void
 test_superblock_with_impossible_values_is_refused(void **state)
 {
-	struct superblock bad[10];
+	struct superblock bad[13];
 	struct error error;
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
@@ -313,6 +314,10 @@ test_superblock_with_impossible_values_is_refused(void **state)
 	bad[7].next_segment = 0;
 	bad[8].next_id = 0;
 	bad[9].next_id = 1ull << IMAGE_ID_BITS;
+	bad[10].log_segment = 0;
+	bad[11].log_segment = bad[11].next_segment;
+	bad[12].log_next_device = 0;
+	bad[12].log_next_segment = bad[12].next_segment;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		superblock_encode(&bad[i], block);
 		if (decode_superblock(&error) != -EUCLEAN)
