@@ -601,7 +601,6 @@ switch_over(struct pool *pool)
 	r->passes++;
 	r->blocks_moved += r->move_count;
 	r->fruitless = 0;
-	let_victims_go(pool);
 }
 
 /* --- the machine --- */
@@ -684,6 +683,9 @@ relocation_step(struct pool *pool)
 			r->block = 0;
 			if (++r->victim < r->victim_count)
 				continue;
+			/* All is in memory.  Who died and is free by now may be all that the log
+			 * has. */
+			let_victims_go(pool);
 			encode_directory(pool);
 			r->phase = RELOCATION_WRITE;
 			continue;

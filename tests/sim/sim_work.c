@@ -660,6 +660,16 @@ judge_status(struct sim *sim, const struct sim_io *s)
 	free(lbas);
 }
 
+/* Of less than a word there may be nothing in it that tells whose it was. */
+static bool
+carries_stamp(const struct sim_io *s, uint64_t lba)
+{
+	uint64_t from = max_u64(s->io.offset_bytes, lba * BLOCK_BYTES);
+	uint64_t to = min_u64(s->io.offset_bytes + s->io.len_bytes, (lba + 1) * BLOCK_BYTES);
+
+	return to - from >= 8;
+}
+
 /* A failed flush is never believed later. */
 static void
 flush_is_true(struct sim *sim, const struct sim_io *s)
@@ -680,10 +690,11 @@ judge_change(struct sim *sim, const struct sim_io *s)
 		for (uint64_t i = 0; i < s->count; i++) {
 			seen = seen && s->seen[i];
 			last = max_u64(last, s->seen[i]);
-			first = min_u64(first, s->seen[i]);
+			if (carries_stamp(s, s->lba + i))
+				first = min_u64(first, s->seen[i]);
 		}
 		/* Whose zeroes they were cannot be told. */
-		if (seen && first != last && !s->zeroes &&
+		if (seen && first < last && first != UINT64_MAX && !s->zeroes &&
 		    s->count <= min_u64(LOG_PIECE_BLOCKS, sim->weather.slab_blocks - 2))
 			sim_fail(sim,
 			    "write %llu of %llu blocks was torn over batches %llu to %llu",
