@@ -15,8 +15,6 @@
 #include "core/base/diag.h"
 #include "frontends/nbd/nbd_server_internal.h"
 
-#define ACCEPT_RETRY_NS 100000000ull /* 100 ms */
-
 static uint64_t
 or_default(uint64_t value, uint64_t value_default)
 {
@@ -25,6 +23,8 @@ or_default(uint64_t value, uint64_t value_default)
 
 static void home_stop(struct task *task);
 static void home_stopped(struct task *task);
+static void accepted(struct stream_listeners *listeners, const void *arg, int fd);
+static void listeners_stopped(struct stream_listeners *listeners);
 
 int
 nbd_server_create(
@@ -53,7 +53,6 @@ nbd_server_create(
 	server->config.stall_timeout_ms = or_default(config->stall_timeout_ms, 30000);
 	server->config.stop_timeout_ms = or_default(config->stop_timeout_ms, 10000);
 	server->config.reactors = NULL; /* the homes know */
-	list_init(&server->listeners);
 	list_init(&server->policies);
 	list_init(&server->clients);
 	pthread_mutex_init(&server->clients_mutex, NULL);
@@ -66,6 +65,9 @@ nbd_server_create(
 		task_init(&home->stop_task, home_stop);
 		task_init(&home->stopped_task, home_stopped);
 	}
+	stream_listeners_init(&server->listeners, server->homes[0].r, "nbd");
+	server->listeners.accepted = accepted;
+	server->listeners.stopped = listeners_stopped;
 	*out = server;
 	return 0;
 }
@@ -81,7 +83,7 @@ nbd_server_connection_count(const struct nbd_server *server)
 static void
 stop_check(struct nbd_server *server)
 {
-	if (!server->stop_done || !list_empty(&server->listeners) ||
+	if (!server->stop_done || !stream_listeners_stopped(&server->listeners) ||
 	    server->homes_stopped < server->config.reactor_count)
 		return;
 	reactor_defer(&server->homes[0].r->reactor, server->stop_done);
@@ -118,29 +120,9 @@ home_stop(struct task *task)
 }
 
 static void
-listener_free(struct nbd_listener *listener)
+listeners_stopped(struct stream_listeners *listeners)
 {
-	list_remove(&listener->link);
-	close(listener->fd);
-	if (listener->unix_path)
-		unlink(listener->unix_path);
-	free(listener->unix_path);
-	free(listener);
-}
-
-static void
-listener_stop(struct nbd_listener *listener)
-{
-	struct nbd_server *server = listener->server;
-	struct reactor_uring *r = server->homes[0].r;
-
-	reactor_timer_cancel(&r->reactor, &listener->retry);
-	if (listener->accepting) {
-		io_uring_prep_cancel(reactor_uring_sqe(r, NULL), &listener->accept_op, 0);
-		return; /* accept_done() frees it */
-	}
-	if (listener->started) /* otherwise listener_started() will */
-		listener_free(listener);
+	stop_check(container_of(listeners, struct nbd_server, listeners));
 }
 
 void
@@ -149,8 +131,7 @@ nbd_server_stop(struct nbd_server *server, struct task *done)
 	CHECK(reactor_current() == &server->homes[0].r->reactor && !server->stopping);
 	server->stopping = true;
 	server->stop_done = done;
-	list_for_each_safe(link, &server->listeners)
-		listener_stop(container_of(link, struct nbd_listener, link));
+	stream_listeners_stop(&server->listeners);
 	for (size_t i = 0; i < server->config.reactor_count; i++)
 		reactor_post(&server->homes[i].r->reactor, &server->homes[i].stop_task);
 }
@@ -163,8 +144,7 @@ nbd_server_free(struct nbd_server *server)
 	if (!server)
 		return;
 	CHECK(nbd_server_connection_count(server) == 0);
-	while (!list_empty(&server->listeners))
-		listener_free(list_first(&server->listeners, struct nbd_listener, link));
+	stream_listeners_fini(&server->listeners);
 	for (size_t i = 0; i < server->config.reactor_count; i++)
 		nbd_home_fini(&server->homes[i]);
 	while ((link = list_pop_front(&server->policies))) {
@@ -221,9 +201,10 @@ nbd_server_client_gone(struct nbd_server *server, struct nbd_client *client)
 }
 
 static void
-accepted(struct nbd_listener *listener, int fd)
+accepted(struct stream_listeners *listeners, const void *arg, int fd)
 {
-	struct nbd_server *server = listener->server;
+	struct nbd_server *server = container_of(listeners, struct nbd_server, listeners);
+	const struct nbd_listener_policy *policy = arg;
 	struct nbd_home *home = &server->homes[server->next_home];
 	struct nbd_connection *connection;
 	struct nbd_client *client = NULL;
@@ -237,7 +218,7 @@ accepted(struct nbd_listener *listener, int fd)
 		return;
 	}
 	nbd_peer_of_socket(&peer, fd);
-	peer.listener = listener->policy->name;
+	peer.listener = policy->name;
 	limited = server->config.connections_per_client_max && !peer.is_unix;
 	if (limited)
 		client = client_get(server, &peer);
@@ -249,82 +230,6 @@ accepted(struct nbd_listener *listener, int fd)
 	}
 	atomic_fetch_add(&server->connection_count, 1);
 	server->next_home = (server->next_home + 1) % server->config.reactor_count;
-	connection = nbd_connection_create(home, listener->policy, &peer, client, fd);
+	connection = nbd_connection_create(home, policy, &peer, client, fd);
 	reactor_post(&home->r->reactor, nbd_connection_arrive_task(connection));
-}
-
-static void
-listener_accept(struct nbd_listener *listener)
-{
-	struct io_uring_sqe *sqe =
-	    reactor_uring_sqe(listener->server->homes[0].r, &listener->accept_op);
-
-	listener->accepting = true;
-	if (listener->multishot)
-		io_uring_prep_multishot_accept(sqe, listener->fd, NULL, NULL, SOCK_CLOEXEC);
-	else
-		io_uring_prep_accept(sqe, listener->fd, NULL, NULL, SOCK_CLOEXEC);
-}
-
-static void
-accept_retry(struct timer *timer)
-{
-	listener_accept(container_of(timer, struct nbd_listener, retry));
-}
-
-static void
-accept_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
-{
-	struct nbd_listener *listener = container_of(op, struct nbd_listener, accept_op);
-	struct nbd_server *server = listener->server;
-
-	if (result >= 0 && server->stopping)
-		close(result);
-	else if (result >= 0)
-		accepted(listener, result);
-	if (cqe_flags & IORING_CQE_F_MORE)
-		return;
-	listener->accepting = false;
-	if (server->stopping) {
-		listener_free(listener);
-		stop_check(server);
-	} else if (result == -EINVAL && listener->multishot) {
-		listener->multishot = false; /* Linux before 5.19 */
-		listener_accept(listener);
-	} else if (result == -EMFILE || result == -ENFILE || result == -ENOMEM ||
-		   result == -ENOBUFS || result == -EINVAL) {
-		diag_warning("nbd: cannot accept a client: %s", strerror(-result));
-		reactor_timer_start(
-		    &server->homes[0].r->reactor, &listener->retry, ACCEPT_RETRY_NS);
-	} else {
-		listener_accept(listener);
-	}
-}
-
-static void
-listener_started(struct task *task)
-{
-	struct nbd_listener *listener = container_of(task, struct nbd_listener, start_task);
-	struct nbd_server *server = listener->server;
-
-	listener->started = true;
-	if (server->stopping) {
-		listener_free(listener);
-		stop_check(server);
-		return;
-	}
-	listener_accept(listener);
-}
-
-/* The socket listens; takes its place in the server and accepts from the first reactor's loop on.
- */
-void
-nbd_listener_start(struct nbd_listener *listener)
-{
-	task_init(&listener->start_task, listener_started);
-	timer_init(&listener->retry, accept_retry);
-	listener->accept_op.done = accept_done;
-	listener->multishot = true;
-	list_push_back(&listener->server->listeners, &listener->link);
-	reactor_post(&listener->server->homes[0].r->reactor, &listener->start_task);
 }

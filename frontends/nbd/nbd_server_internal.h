@@ -16,6 +16,7 @@
 #include "core/target.h"
 #include "frontends/nbd/nbd_server.h"
 #include "frontends/nbd/nbd_session.h"
+#include "frontends/stream/stream_listen.h"
 
 struct nbd_connection;
 
@@ -57,20 +58,6 @@ struct nbd_listener_policy {
 	struct stream_tls_context *tls_context; /* NULL only if tls is off */
 };
 
-struct nbd_listener {
-	struct list link;
-	struct nbd_server *server;
-	const struct nbd_listener_policy *policy;
-	int fd;
-	char *unix_path; /* removed when the listener ends; NULL: not a UNIX socket */
-	struct task start_task;
-	struct uring_op accept_op;
-	struct timer retry; /* when there are no descriptors left */
-	bool started;       /* start_task ran */
-	bool accepting;
-	bool multishot;
-};
-
 /* How many connections an address has. */
 struct nbd_client {
 	struct list link; /* server->clients */
@@ -84,7 +71,7 @@ struct nbd_server {
 	struct nbd_home *homes;          /* config.reactor_count */
 	struct stream_tls_context *tls_context;
 	struct list policies;
-	struct list listeners;
+	struct stream_listeners listeners;
 	size_t next_home;
 	atomic_uint connection_count;
 	pthread_mutex_t clients_mutex; /* taken when a connection comes or goes */
@@ -95,7 +82,6 @@ struct nbd_server {
 };
 
 /* nbd_server.c */
-void nbd_listener_start(struct nbd_listener *listener);
 void nbd_server_connection_gone(
     struct nbd_home *home); /* after its last connection, when stopping */
 
