@@ -31,6 +31,7 @@ enum volume_op {
 	VOLUME_ZERO,   /* reads as zeroes afterwards, to the byte */
 	VOLUME_CACHE,  /* load the maps (a hint) */
 	VOLUME_STATUS, /* which ranges are holes, or differ from a snapshot */
+	VOLUME_COMPARE_WRITE, /* a WRITE, if what is there equals @compare; one atomic step */
 };
 
 enum volume_flags {
@@ -47,6 +48,7 @@ struct volume_extent {
 
 #define VOLUME_IO_BYTES_MAX \
 	(32 * MIB) /* READ and WRITE; other requests may cover the whole volume */
+#define VOLUME_COMPARE_BYTES_MAX (255 * (uint64_t)BLOCK_BYTES) /* COMPARE_WRITE */
 
 struct volume_io {
 	/* set by the frontend */
@@ -59,10 +61,12 @@ struct volume_io {
 	uint32_t extents_max;          /* STATUS: at least 1 */
 	struct volume *older; /* STATUS: NULL, or a handle of a snapshot of the same pool, open
 				 while this is in flight: say what is changed since */
+	const void *compare;  /* COMPARE_WRITE: len_bytes, anywhere; -ECANCELED: it is different */
 	void (*done)(struct volume_io *io);
 	/* result */
-	int error;              /* 0 or a negative errno value, as in core/base/error.h */
-	uint32_t extents_count; /* STATUS: at least 1 if error is 0 */
+	int error;                 /* 0 or a negative errno value, as in core/base/error.h */
+	uint32_t extents_count;    /* STATUS: at least 1 if error is 0 */
+	uint64_t differs_at_bytes; /* COMPARE_WRITE, -ECANCELED: the first byte that differs */
 	/* the engine's own, while in flight */
 	struct volume *volume;
 	struct task task;
@@ -73,6 +77,9 @@ struct volume_info {
 	struct name name;
 	struct uuid uuid; /* of the volume; stable over rename, export and import */
 	uint64_t size_bytes;
+	/* A WRITE that touches no more blocks than fit in here is applied, and survives a crash, as
+	 * a whole or not at all; 0: not known. */
+	uint64_t atomic_bytes_max;
 	bool readonly;
 };
 

@@ -152,7 +152,8 @@ request_finish(struct volume_request *request)
 static int
 check_io(const struct volume *volume, const struct volume_io *io, uint64_t size_bytes)
 {
-	bool changes = io->op == VOLUME_WRITE || io->op == VOLUME_TRIM || io->op == VOLUME_ZERO;
+	bool changes = io->op == VOLUME_WRITE || io->op == VOLUME_COMPARE_WRITE ||
+		       io->op == VOLUME_TRIM || io->op == VOLUME_ZERO;
 
 	if (!volume->pool || (!volume->runtime && !volume->snapshot))
 		return -ESHUTDOWN;
@@ -171,6 +172,8 @@ check_io(const struct volume *volume, const struct volume_io *io, uint64_t size_
 	if ((io->op == VOLUME_READ || io->op == VOLUME_WRITE) &&
 	    io->len_bytes > VOLUME_IO_BYTES_MAX)
 		return -EINVAL;
+	if (io->op == VOLUME_COMPARE_WRITE && io->len_bytes > VOLUME_COMPARE_BYTES_MAX)
+		return -EINVAL;
 	return 0;
 }
 
@@ -182,6 +185,7 @@ choose_step(struct volume_request *request)
 		request->step = volume_read_step;
 		return;
 	case VOLUME_WRITE:
+	case VOLUME_COMPARE_WRITE:
 		request->step = volume_write_step;
 		return;
 	case VOLUME_FLUSH:
@@ -320,6 +324,8 @@ volume_open(
 	volume->info.name = *name;
 	volume->info.uuid = record->uuid;
 	volume->info.size_bytes = snapshot ? snapshot->size_bytes : record->size_bytes;
+	volume->info.atomic_bytes_max =
+	    min_u64(LOG_PIECE_BLOCKS, pool->space.slab_blocks - 2) * BLOCK_BYTES;
 	volume->info.readonly =
 	    snapshot || readonly || pool->state != POOL_ONLINE || record->flags & CATALOG_READONLY;
 	atomic_init(&volume->size_bytes, volume->info.size_bytes);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * WRITE, ZERO and TRIM.
+ * WRITE, COMPARE_WRITE, ZERO and TRIM.
  *
  *   BEGIN ─► LOCK ─► BARRIER ─► EDGE_LOOKUP ─► EDGE_READ ─┐   (only if a block is touched in part)
  *     └──────────────────────────────────────────────────┴─► PREPARE ─► APPEND ─► APPLY ─► FLUSH ─►
@@ -9,6 +9,8 @@
  * - Whole blocks go to the log as they are.  A block that is touched in part is read, patched and
  *   written whole, under a lock on the range: no other write to it is added to the log between the
  *   read and the append, and what was added before is applied first (BARRIER).
+ * - COMPARE_WRITE takes the lock, too, and reads all of its blocks instead of its edges: it goes on
+ *   if they are as expected.  It is never longer than one piece, so it is applied as a whole.
  * - PREPARE brings the map's nodes into memory, so that applying cannot fail; APPEND adds the
  *   blocks to the open batch, in pieces that are atomic each; APPLY waits until the last is
  * applied.
@@ -49,6 +51,12 @@ overlaps_lock(const struct volume_request *request)
 }
 
 /* --- edges: blocks that the request touches in part --- */
+
+static bool
+writes_data(const struct volume_io *io)
+{
+	return io->op == VOLUME_WRITE || io->op == VOLUME_COMPARE_WRITE;
+}
 
 static uint64_t
 head_bytes(const struct volume_io *io)
@@ -92,7 +100,7 @@ patch_edge(struct volume_request *request, unsigned edge)
 	struct volume_io *io = request->io;
 	uint8_t *old = request->edges + edge * BLOCK_BYTES;
 
-	if (io->op == VOLUME_WRITE) {
+	if (writes_data(io)) {
 		uint8_t *block =
 		    (uint8_t *)io->buffer + (edge_lba(request, edge) - request->lba) * BLOCK_BYTES;
 
@@ -109,6 +117,44 @@ patch_edge(struct volume_request *request, unsigned edge)
 	if (edge == 1 || request->count == 1)
 		to -= tail_bytes(io);
 	memset(old + from, 0, to - from);
+}
+
+/* All old blocks are in request->edges: compares, and completes the edges. */
+static void
+compare_old(struct volume_request *request)
+{
+	struct volume_io *io = request->io;
+	const uint8_t *old = request->edges + head_bytes(io);
+	const uint8_t *expected = io->compare;
+	uint64_t at = 0;
+
+	if (memcmp(old, expected, io->len_bytes) != 0) {
+		while (old[at] == expected[at])
+			at++;
+		io->differs_at_bytes = at;
+		request_fail(request, -ECANCELED);
+		return;
+	}
+	memcpy(io->buffer, request->edges, head_bytes(io));
+	at = request->count * BLOCK_BYTES - tail_bytes(io);
+	memcpy((uint8_t *)io->buffer + at, request->edges + at, tail_bytes(io));
+}
+
+/* The blocks that are to be read before anything is written: the next edge, or all that are
+ * compared; false: there are none (left). */
+static bool
+next_read(struct volume_request *request, uint64_t *lba, uint32_t *count)
+{
+	if (request->io->op == VOLUME_COMPARE_WRITE) {
+		*lba = request->lba;
+		*count = (uint32_t)request->count;
+		return request->edge == 0;
+	}
+	while (request->edge < 2 && !edge_is_partial(request, request->edge))
+		request->edge++;
+	*lba = request->edge < 2 ? edge_lba(request, request->edge) : 0;
+	*count = 1;
+	return request->edge < 2;
 }
 
 /* --- appending --- */
@@ -322,7 +368,7 @@ prepare(struct volume_request *request)
 	struct nodes *nodes = &request->pool->nodes;
 
 	request_pin(request);
-	if (request->io->op == VOLUME_WRITE || request->count <= MAP_ZERO_INLINE_BLOCKS)
+	if (writes_data(request->io) || request->count <= MAP_ZERO_INLINE_BLOCKS)
 		return map_prepare_write(
 		    nodes, request->image, request->lba, request->count, &request->fault);
 	/* The range of the entry, and the edges beside it. */
@@ -345,7 +391,7 @@ nodes_at_most(const struct volume_request *request)
 	uint64_t leaves = last / MAP_FANOUT - request->lba / MAP_FANOUT + 1;
 
 	/* A large ZERO changes both edges' paths and builds the same for what it cuts off. */
-	if (request->io->op != VOLUME_WRITE && request->count > MAP_ZERO_INLINE_BLOCKS)
+	if (!writes_data(request->io) && request->count > MAP_ZERO_INLINE_BLOCKS)
 		return 4 * MAP_LEVELS_MAX;
 	return leaves + leaves / MAP_FANOUT + MAP_LEVELS_MAX;
 }
@@ -380,12 +426,16 @@ volume_write_step(struct volume_request *request)
 {
 	struct pool *pool = request->pool;
 	struct volume_io *io = request->io;
+	bool compares = io->op == VOLUME_COMPARE_WRITE;
+	uint64_t lba;
+	uint32_t count;
 	int rc;
 
 	for (;;) {
 		switch (request->phase) {
 		case REQUEST_BEGIN:
-			if (!edge_is_partial(request, 0) && !edge_is_partial(request, 1)) {
+			if (!compares && !edge_is_partial(request, 0) &&
+			    !edge_is_partial(request, 1)) {
 				request->phase = REQUEST_PREPARE;
 				continue;
 			}
@@ -399,7 +449,8 @@ volume_write_step(struct volume_request *request)
 			}
 			list_push_back(&request->runtime->locks, &request->lock_link);
 			request->locked = true;
-			request->edges = xalloc_pages(2 * (size_t)BLOCK_BYTES);
+			request->edges =
+			    xalloc_pages((size_t)(compares ? request->count : 2) * BLOCK_BYTES);
 			request->phase = REQUEST_BARRIER;
 			continue;
 		case REQUEST_BARRIER:
@@ -413,25 +464,24 @@ volume_write_step(struct volume_request *request)
 				request->phase = REQUEST_DONE;
 				continue;
 			}
-			while (request->edge < 2 && !edge_is_partial(request, request->edge))
-				request->edge++;
-			if (request->edge == 2) {
+			if (!next_read(request, &lba, &count)) {
 				request->edge = 0;
 				request->phase = REQUEST_PREPARE;
 				continue;
 			}
 			request_pin(request);
-			if (map_get(&pool->nodes, &request->image->map,
-				edge_lba(request, request->edge), 1, request->entries,
-				&request->fault) == MAP_FAULT)
+			if (map_get(&pool->nodes, &request->image->map, lba, count,
+				request->entries, &request->fault) == MAP_FAULT)
 				return request_load(request);
 			request->phase = REQUEST_EDGE_READ;
 			if (!request_read_blocks(
-				request, 1, request->edges + request->edge * BLOCK_BYTES))
+				request, count, request->edges + request->edge * BLOCK_BYTES))
 				return;
 			continue;
 		case REQUEST_EDGE_READ:
-			if (!request->error)
+			if (!request->error && compares)
+				compare_old(request);
+			else if (!request->error)
 				patch_edge(request, request->edge);
 			request->edge++;
 			request->phase = REQUEST_EDGE_LOOKUP;
@@ -452,7 +502,7 @@ volume_write_step(struct volume_request *request)
 				    &request->runtime->lock_waiters, &request->wait.link);
 				return request_return_promise(request);
 			}
-			rc = io->op == VOLUME_WRITE ? append_write(request) : append_zero(request);
+			rc = writes_data(io) ? append_write(request) : append_zero(request);
 			if (rc == -EAGAIN) {
 				list_push_back(&pool->log.waiters, &request->wait.link);
 				return;

@@ -12,6 +12,7 @@
  *   -ESHUTDOWN  the volume or the pool was deleted, exported, or is going away
  *   -EUCLEAN    a structure on disk is damaged (and which one has been said)
  *   -ENOTSUP    this version does not know how
+ *   -ECANCELED  a compare-and-write found something else
  *   -ENOMEM     more memory than the limits allow
  *
  * A text for the operator travels beside the number in a struct error.

@@ -788,6 +788,8 @@ io_done(struct volume_io *io)
 			break;
 		case VOLUME_CACHE:
 			break;
+		case VOLUME_COMPARE_WRITE: /* the workload has none yet */
+			CHECK(false);
 		}
 	}
 	io_free(sim, s);

@@ -192,6 +192,12 @@ fake_run(struct task *task)
 		case VOLUME_READ:
 			memcpy(payload, image->data + io->offset_bytes, io->len_bytes);
 			break;
+		case VOLUME_COMPARE_WRITE:
+			if (memcmp(image->data + io->offset_bytes, io->compare, io->len_bytes)) {
+				io->error = -ECANCELED;
+				break;
+			}
+			/* fall through */
 		case VOLUME_WRITE:
 			memcpy(image->data + io->offset_bytes, payload, io->len_bytes);
 			for (uint64_t block = io->offset_bytes / 4096;
