@@ -41,7 +41,7 @@ endif
 CFLAGS_ALL := $(CFLAGS_COMMON) $(OPT) $(SANFLAGS) $(CFLAGS)
 LDFLAGS_ALL := $(SANFLAGS) $(LDFLAGS)
 
-LIB_DIRS := core/base metadata core backends frontends/stream frontends/nbd frontends/admin frontends/scsi
+LIB_DIRS := core/base metadata core backends frontends/stream frontends/nbd frontends/admin frontends/scsi frontends/iscsi
 LIB_SRCS := $(sort $(wildcard $(addsuffix /*.c,$(LIB_DIRS))))
 LIB_OBJS := $(LIB_SRCS:%.c=$(BUILD)/obj/%.o)
 
@@ -52,7 +52,7 @@ TEST_SUPPORT_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(TEST_SRCS),$
 # What Debian 12 packages are needed for what; a package here is what `make deps…` installs.
 DEPS_BUILD := gcc make pkg-config libc6-dev liburing-dev libisal-dev libjansson-dev libyaml-dev libblkid-dev libssl-dev
 DEPS_TEST := $(DEPS_BUILD) libcmocka-dev fio libnbd-bin python3 python3-libnbd qemu-utils e2fsprogs fdisk \
-	nbdkit util-linux openssl fuse3 clang clang-format libclang-rt-14-dev shellcheck
+	nbdkit util-linux openssl fuse3 libiscsi-bin qemu-block-extra clang clang-format libclang-rt-14-dev shellcheck
 DEPS_E2E := qemu-system-x86 cpio
 DEPS_TIDY := clang-tidy
 DEPS_BENCH := $(DEPS_BUILD) fio python3 qemu-utils nbd-server nbdkit libnbd-bin

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * quarryd: one process that serves pools over NBD and takes orders from quarry.
+ * quarryd: one process that serves pools over NBD and iSCSI and takes orders from quarry.
  *
  * The main thread is reactor 0, where everything below runs; further reactors are threads that only
  * connections and pools know of.
  *
- *   IMPORT ─► LISTEN ─► SERVE ─► STOP_NBD ─► STOP_ADMIN ─► STOP_TARGET ─► END
+ *   IMPORT ─► LISTEN ─► SERVE ─► STOP_NBD ─► STOP_ISCSI ─► STOP_ADMIN ─► STOP_TARGET ─► END
  *      └─────────┴── (a failure, or a signal) ──▲
  *
  * The administrator's socket is taken before anything else, so that a second daemon stops there,
@@ -29,6 +29,7 @@
 #include "core/reactor_uring.h"
 #include "core/target.h"
 #include "frontends/admin/admin_server.h"
+#include "frontends/iscsi/iscsi_server.h"
 #include "frontends/nbd/nbd_server.h"
 #include "tools/quarryd_config.h"
 #include "tools/quarryd_systemd.h"
@@ -39,6 +40,7 @@ enum phase {
 	PHASE_LISTEN,
 	PHASE_SERVE,
 	PHASE_STOP_NBD,
+	PHASE_STOP_ISCSI,
 	PHASE_STOP_ADMIN,
 	PHASE_STOP_TARGET,
 	PHASE_END,
@@ -54,6 +56,7 @@ struct daemon {
 	struct target_backend *backend;
 	struct target *target;
 	struct nbd_server *nbd;
+	struct iscsi_server *iscsi;
 	struct admin_server *admin;
 	enum phase phase;
 	bool stop_wanted;
@@ -121,8 +124,12 @@ start_listening(struct daemon *daemon)
 	struct error error = { 0 };
 	int rc = 0;
 
-	for (size_t i = 0; i < daemon->config.listen_count && !rc; i++)
-		rc = nbd_server_listen(daemon->nbd, daemon->config.listen[i], &error);
+	for (size_t i = 0; i < daemon->config.listen_count && !rc; i++) {
+		const char *uri = daemon->config.listen[i];
+
+		rc = daemon_uri_is_iscsi(uri) ? iscsi_server_listen(daemon->iscsi, uri, &error)
+					      : nbd_server_listen(daemon->nbd, uri, &error);
+	}
 	for (int i = 0; i < systemd_socket_count() && !rc; i++) {
 		char name[SYSTEMD_NAME_BYTES];
 		int fd = systemd_socket(i, name);
@@ -180,8 +187,11 @@ step(struct daemon *daemon)
 		case PHASE_SERVE:
 			return; /* stepped by a signal, above */
 		case PHASE_STOP_NBD:
-			daemon->phase = PHASE_STOP_ADMIN;
+			daemon->phase = PHASE_STOP_ISCSI;
 			return nbd_server_stop(daemon->nbd, &daemon->step_task);
+		case PHASE_STOP_ISCSI:
+			daemon->phase = PHASE_STOP_ADMIN;
+			return iscsi_server_stop(daemon->iscsi, &daemon->step_task);
 		case PHASE_STOP_ADMIN:
 			daemon->phase = PHASE_STOP_TARGET;
 			return admin_server_stop(daemon->admin, &daemon->step_task);
@@ -308,6 +318,42 @@ share_socket(struct daemon *daemon, struct error *error)
 	return admin_server_share(daemon->admin, group->gr_gid, error);
 }
 
+/* The same rules hold over every protocol. */
+static enum iscsi_access
+iscsi_access(const void *owner, int fd, const char *listener, const char *name)
+{
+	const struct daemon_config *config = owner;
+	struct nbd_peer peer;
+
+	nbd_peer_of_socket(&peer, fd);
+	peer.tls_name = "";
+	peer.listener = listener;
+	switch (nbd_access(config->access, config->access_count, &peer, name)) {
+	case NBD_ACCESS_NONE:
+		return ISCSI_ACCESS_NONE;
+	case NBD_ACCESS_READ:
+		return ISCSI_ACCESS_READ;
+	case NBD_ACCESS_WRITE:
+		return ISCSI_ACCESS_WRITE;
+	}
+	CHECK(false);
+}
+
+static int
+iscsi_create(struct daemon *daemon)
+{
+	struct iscsi_server_config config = {
+		.target = daemon->target,
+		.reactor = &daemon->reactors[0],
+		.block_bytes = daemon->config.iscsi_block_bytes,
+		.access = iscsi_access,
+		.owner = &daemon->config,
+		.buffer_bytes = max_u64(daemon->config.buffer_memory_bytes, 2 * BUFFER_BYTES_MAX),
+	};
+
+	return iscsi_server_create(&config, &daemon->iscsi);
+}
+
 static int
 servers_create(struct daemon *daemon)
 {
@@ -345,6 +391,11 @@ servers_create(struct daemon *daemon)
 	rc = nbd_server_create(&nbd_config, &daemon->nbd, &error);
 	if (rc) {
 		diag_error("%s", error.text);
+		return rc;
+	}
+	rc = iscsi_create(daemon);
+	if (rc) {
+		diag_error("cannot set up the iSCSI server: %s", strerror(-rc));
 		return rc;
 	}
 	rc = admin_server_create(
@@ -386,6 +437,7 @@ take_down(struct daemon *daemon)
 		reactor_uring_join(&daemon->reactors[i]);
 	admin_server_free(daemon->admin);
 	nbd_server_free(daemon->nbd);
+	iscsi_server_free(daemon->iscsi);
 	if (daemon->target) /* nothing of it ever ran */
 		target_free(daemon->target);
 	for (uint32_t i = 0; i < daemon->reactor_count; i++)

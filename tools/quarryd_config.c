@@ -12,6 +12,7 @@
 
 #include "core/base/size.h"
 #include "frontends/admin/admin_socket.h"
+#include "frontends/iscsi/iscsi_server.h"
 #include "tools/quarryd_systemd.h"
 
 enum {
@@ -32,11 +33,18 @@ append(char ***list, size_t *count, const char *value)
 	(*list)[(*count)++] = xstrdup(value);
 }
 
+bool
+daemon_uri_is_iscsi(const char *uri)
+{
+	return strncmp(uri, "iscsi", 5) == 0;
+}
+
 static int
 set_listen(struct daemon_config *config, const char *value, struct error *error)
 {
 	struct nbd_address address;
-	int rc = nbd_address_parse(&address, value, error);
+	int rc = daemon_uri_is_iscsi(value) ? iscsi_uri_check(value, error)
+					    : nbd_address_parse(&address, value, error);
 
 	if (!rc)
 		append(&config->listen, &config->listen_count, value);
@@ -225,6 +233,15 @@ set_log_level(struct daemon_config *config, const char *value, struct error *err
 	    error, -EINVAL, "\"%.40s\" is none of error, warning, info and debug", value);
 }
 
+static int
+set_iscsi_block_size(struct daemon_config *config, const char *value, struct error *error)
+{
+	if (strcmp(value, "512") != 0 && strcmp(value, "4096") != 0)
+		return error_set(error, -EINVAL, "\"%.40s\" is neither 512 nor 4096", value);
+	config->iscsi_block_bytes = value[0] == '5' ? 512 : 4096;
+	return 0;
+}
+
 static const struct setting {
 	const char *name;
 	bool is_list;
@@ -233,7 +250,8 @@ static const struct setting {
 	int (*set)(struct daemon_config *config, const char *value, struct error *error);
 } settings[] = {
 	{ "listen", true, "URI",
-	    "nbd://ADDRESS:PORT or nbd+unix:///?socket=PATH, nbds for TLS; may be repeated",
+	    "nbd://ADDRESS:PORT, nbd+unix:///?socket=PATH (nbds for TLS), or "
+	    "iscsi://ADDRESS:PORT; may be repeated",
 	    set_listen },
 	{ "import", true, "DEVICE", "import the pools on these devices at start; may be repeated",
 	    set_import },
@@ -255,6 +273,8 @@ static const struct setting {
 	{ "tls-psk-file", false, "FILE", "lines of USER:KEY, the key in hex", set_tls_psk_file },
 	{ "tls-verify-peer", false, "on|off", "on: clients must have a certificate, too",
 	    set_tls_verify_peer },
+	{ "iscsi-block-size", false, "512|4096",
+	    "the logical blocks that iSCSI initiators see (default: 512)", set_iscsi_block_size },
 	{ "socket", false, "PATH", "the socket of the quarry command", set_socket },
 	{ "socket-group", false, "GROUP", "this group's members may use it, too",
 	    set_socket_group },
@@ -567,6 +587,7 @@ daemon_config_init(struct daemon_config *config)
 	config->buffer_memory_bytes = BUFFER_MEMORY_BYTES_DEFAULT;
 	/* One serves a pool best: requests between reactors are messages, which cost (measured). */
 	config->reactors = 1;
+	config->iscsi_block_bytes = 512;
 	config->log_level = DIAG_INFO;
 }
 

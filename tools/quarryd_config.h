@@ -28,6 +28,7 @@ struct daemon_config {
 	char *socket_path;
 	char *socket_group; /* NULL: only the daemon's user may administer */
 	char **listen;      /* URIs, valid ones */
+	uint32_t iscsi_block_bytes;
 	size_t listen_count;
 	enum nbd_tls_policy tls; /* where a URI does not say */
 	char *tls_certificates;  /* a folder; NULL: none */
@@ -62,6 +63,9 @@ void daemon_config_fini(struct daemon_config *config);
 void daemon_config_init(struct daemon_config *config);
 int daemon_config_parse_yaml(struct daemon_config *config, const char *path, const char *text,
     size_t len_bytes, struct error *error) must_check;
+
+/* Whether a listen URI is one of the iSCSI server. */
+bool daemon_uri_is_iscsi(const char *uri);
 
 void daemon_config_print_help(FILE *out);
 

@@ -38,6 +38,8 @@ SOCKETS = re.compile(r"^(sys/(socket|un|epoll)\.h|poll\.h|netdb\.h|liburing\.h|n
 
 # The byte streams that frontends share: knows sockets, and no protocol.
 SHARED_FRONTEND = "stream"
+# A transport of SCSI uses SCSI.
+FRONTEND_MAY_USE = {"iscsi": ["scsi"]}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
@@ -75,7 +77,8 @@ def complaints(path, text):
             elif other != layer and other not in MAY_USE[layer]:
                 found.append((number, f"{layer} may not use {other} ({target})"))
             elif layer == "frontends" and other == layer \
-                    and frontend_of(target) not in (frontend_of(path), SHARED_FRONTEND):
+                    and frontend_of(target) not in [frontend_of(path), SHARED_FRONTEND,
+                                                 *FRONTEND_MAY_USE.get(frontend_of(path), [])]:
                 found.append((number, f"frontend {frontend_of(path)} may not use another ({target})"))
         else:
             if layer in PURE_LAYERS and IMPURE.match(target):
@@ -117,6 +120,8 @@ WRONG = [
     ("frontends/nbd/nbd_request.c", '#include "backends/file.h"'),
     ("frontends/nbd/nbd_request.c", '#include "frontends/admin/admin_json.h"'),
     ("frontends/nbd/nbd_request.c", "#include <sys/socket.h>"),
+    ("frontends/nbd/nbd_request.c", '#include "frontends/scsi/scsi.h"'),
+    ("frontends/scsi/scsi_task.c", '#include "frontends/iscsi/iscsi_session.h"'),
     ("frontends/stream/stream_connection.c", '#include "frontends/nbd/nbd_session.h"'),
     ("tools/quarryd.c", '#include "tests/unit/support.h"'),
 ]
@@ -127,6 +132,7 @@ RIGHT = [
     ("frontends/nbd/nbd_server.c", '#include "core/target.h"\n#include <sys/socket.h>'),
     ("frontends/nbd/nbd_server.c", '#include "frontends/stream/stream_connection.h"'),
     ("frontends/stream/stream_connection.c", "#include <netdb.h>"),
+    ("frontends/iscsi/iscsi_session.h", '#include "frontends/scsi/scsi.h"'),
     ("tools/quarryd.c", '#include "frontends/nbd/nbd_server.h"\n#include "backends/file.h"'),
     ("tests/unit/test_map.c", '#include "metadata/map.h"\n#include "core/device.h"'),
 ]

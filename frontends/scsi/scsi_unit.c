@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Units, nexuses, unit attentions.
+ *
+ * A unit is what all initiators of a volume have in common.  It is made by the first nexus; when
+ * the last one ends it stays only for its persistent registrations.
+ */
+#include <stdlib.h>
+
+#include "frontends/scsi/scsi_internal.h"
+
+/* --- unit attentions --- */
+
+void
+scsi_attention(struct scsi_nexus *nexus, enum scsi_asc asc)
+{
+	for (uint32_t i = 0; i < nexus->attention_count; i++)
+		if (nexus->attentions[i] == asc)
+			return;
+	if (nexus->attention_count == SCSI_ATTENTIONS_MAX) {
+		enum scsi_asc lost;
+
+		scsi_attention_take(nexus, &lost);
+	}
+	nexus->attentions[nexus->attention_count++] = asc;
+}
+
+void
+scsi_attention_all(struct scsi_unit *unit, const struct scsi_nexus *except, enum scsi_asc asc)
+{
+	list_for_each(link, &unit->nexuses) {
+		struct scsi_nexus *nexus = container_of(link, struct scsi_nexus, link);
+
+		if (nexus != except)
+			scsi_attention(nexus, asc);
+	}
+}
+
+bool
+scsi_attention_take(struct scsi_nexus *nexus, enum scsi_asc *asc)
+{
+	if (nexus->attention_count == 0)
+		return false;
+	*asc = nexus->attentions[0];
+	nexus->attention_count--;
+	memmove(nexus->attentions, nexus->attentions + 1,
+	    nexus->attention_count * sizeof(nexus->attentions[0]));
+	return true;
+}
+
+/* --- units --- */
+
+static struct scsi_unit *
+unit_find(struct scsi_port *port, const struct volume_info *info)
+{
+	list_for_each(link, &port->units) {
+		struct scsi_unit *unit = container_of(link, struct scsi_unit, link);
+
+		if (memcmp(&unit->uuid, &info->uuid, sizeof(unit->uuid)) == 0 &&
+		    strcmp(unit->snapshot, info->name.snapshot) == 0)
+			return unit;
+	}
+	return NULL;
+}
+
+static struct scsi_unit *
+unit_get(struct scsi_port *port, const struct volume_info *info)
+{
+	struct scsi_unit *unit = unit_find(port, info);
+
+	if (unit)
+		return unit;
+	unit = xcalloc(1, sizeof(*unit));
+	unit->port = port;
+	unit->uuid = info->uuid;
+	memcpy(unit->snapshot, info->name.snapshot, sizeof(unit->snapshot));
+	unit->block_bytes = port->block_bytes;
+	unit->size_bytes = info->size_bytes;
+	list_init(&unit->nexuses);
+	list_init(&unit->tasks);
+	list_push_back(&port->units, &unit->link);
+	return unit;
+}
+
+static bool
+has_registrants(const struct scsi_unit *unit)
+{
+	for (size_t i = 0; i < SCSI_REGISTRANTS_MAX; i++)
+		if (unit->reservation.registrants[i].used)
+			return true;
+	return false;
+}
+
+static void
+unit_free(struct scsi_unit *unit)
+{
+	list_remove(&unit->link);
+	free(unit);
+}
+
+bool
+scsi_unit_readonly(const struct scsi_nexus *nexus)
+{
+	return volume_info(nexus->volume)->readonly || nexus->unit->write_protect;
+}
+
+uint64_t
+scsi_atomic_bytes_max(const struct scsi_nexus *nexus)
+{
+	uint64_t most_bytes = volume_info(nexus->volume)->atomic_bytes_max;
+
+	/* One that begins within a block touches one block more. */
+	if (most_bytes && nexus->unit->block_bytes < BLOCK_BYTES)
+		most_bytes -= BLOCK_BYTES;
+	return most_bytes;
+}
+
+/* --- nexuses --- */
+
+bool
+scsi_initiator_equal(const struct scsi_initiator *a, const struct scsi_initiator *b)
+{
+	return strcmp(a->name, b->name) == 0 && memcmp(a->id, b->id, sizeof(a->id)) == 0;
+}
+
+struct scsi_nexus *
+scsi_nexus_begin(struct scsi_port *port, struct volume *volume, const char *target_name,
+    const struct scsi_initiator *initiator)
+{
+	struct scsi_nexus *nexus = xcalloc(1, sizeof(*nexus));
+
+	nexus->unit = unit_get(port, volume_info(volume));
+	nexus->volume = volume;
+	nexus->initiator = *initiator;
+	strncpy(nexus->target_name, target_name, sizeof(nexus->target_name) - 1);
+	list_push_back(&nexus->unit->nexuses, &nexus->link);
+	scsi_attention(nexus, SCSI_ASC_POWER_ON_OR_RESET);
+	return nexus;
+}
+
+void
+scsi_nexus_end(struct scsi_nexus *nexus)
+{
+	struct scsi_unit *unit = nexus->unit;
+
+	list_for_each(link, &unit->tasks)
+		CHECK(container_of(link, struct scsi_task, link)->nexus != nexus);
+	if (unit->reserved_by == nexus)
+		unit->reserved_by = NULL;
+	list_remove(&nexus->link);
+	volume_close(nexus->volume);
+	free(nexus);
+	if (list_empty(&unit->nexuses) && !has_registrants(unit))
+		unit_free(unit);
+}
+
+void
+scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers,
+    uint32_t block_bytes)
+{
+	*port = (struct scsi_port){
+		.reactor = reactor,
+		.buffers = buffers,
+		.block_bytes = block_bytes,
+	};
+	list_init(&port->units);
+}
+
+void
+scsi_port_fini(struct scsi_port *port)
+{
+	while (!list_empty(&port->units)) {
+		struct scsi_unit *unit = list_first(&port->units, struct scsi_unit, link);
+
+		CHECK(list_empty(&unit->nexuses));
+		unit_free(unit);
+	}
+}
+
+/* --- task management --- */
+
+bool
+scsi_lun_exists(const uint8_t lun[8])
+{
+	static const uint8_t zero[6];
+
+	/* LUN 0, by peripheral device or flat space addressing. */
+	return (lun[0] & 0xbf) == 0 && lun[1] == 0 && memcmp(lun + 2, zero, sizeof(zero)) == 0;
+}
+
+/* Those of @nexus, or all. */
+static void
+abort_tasks(struct scsi_unit *unit, const struct scsi_nexus *nexus)
+{
+	list_for_each_safe(link, &unit->tasks) {
+		struct scsi_task *task = container_of(link, struct scsi_task, link);
+
+		if (!nexus || task->nexus == nexus)
+			scsi_task_abort(task);
+	}
+	scsi_unit_pump(unit);
+}
+
+void
+scsi_nexus_abort(struct scsi_nexus *nexus)
+{
+	abort_tasks(nexus->unit, nexus);
+}
+
+static void
+clear_for_others(struct scsi_nexus *nexus, enum scsi_asc asc)
+{
+	list_for_each(link, &nexus->unit->tasks) {
+		struct scsi_task *task = container_of(link, struct scsi_task, link);
+
+		if (task->nexus != nexus)
+			scsi_attention(task->nexus, asc);
+	}
+	abort_tasks(nexus->unit, NULL);
+}
+
+void
+scsi_manage(struct scsi_nexus *nexus, enum scsi_tmf function)
+{
+	switch (function) {
+	case SCSI_ABORT_TASK_SET:
+		abort_tasks(nexus->unit, nexus);
+		return;
+	case SCSI_CLEAR_TASK_SET:
+		clear_for_others(nexus, SCSI_ASC_COMMANDS_CLEARED);
+		return;
+	case SCSI_LOGICAL_UNIT_RESET:
+		nexus->unit->reserved_by = NULL;
+		nexus->unit->stopped = false;
+		clear_for_others(nexus, SCSI_ASC_COMMANDS_CLEARED);
+		scsi_attention_all(nexus->unit, NULL, SCSI_ASC_POWER_ON_OR_RESET);
+		return;
+	}
+}
+
+bool
+scsi_aborts_pending(const struct scsi_nexus *nexus)
+{
+	list_for_each(link, &nexus->unit->tasks)
+		if (container_of(link, struct scsi_task, link)->aborted)
+			return true;
+	return false;
+}
