@@ -17,7 +17,7 @@
  *     gap, and a checkpoint of it is durable before the first client is served.  A crash in the
  * middle of all this changes nothing: it begins again from the same superblock.
  */
-#include "core/pool_lifecycle.h"
+#include "core/pool_import_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,100 +32,21 @@
 #define CATALOG_READS 64u
 #define TABLE_CHUNK_BLOCKS 256u
 
-enum import_phase {
-	IMPORT_LABELS,
-	IMPORT_FLUSH,
-	IMPORT_SUPERBLOCKS,
-	IMPORT_TABLE,
-	IMPORT_PACKED,
-	IMPORT_CATALOG,
-	IMPORT_LINK,
-	IMPORT_SEGMENT,
-	IMPORT_BATCH,
-	IMPORT_BEGIN,
-	IMPORT_MEND,
-	IMPORT_DONE,
-};
-
-struct catalog_read {
-	struct import *import;
-	struct device_io io;
-	struct iovec iov;
-	uint64_t index;
-	struct map_entry entry;
-	void *block;
-};
-
-struct import {
-	struct pool_start *start;
-	struct pool *pool;
-	enum import_phase phase;
-	bool ending;
-	struct task step;
-	struct waiter wait;
-	struct node_pin pin;
-	bool pinned;
-
-	struct pool_label label_read;
-	struct block_reader reader;
-	struct device *given[POOL_DEVICES_MAX];
-	struct device *devices[POOL_DEVICES_MAX]; /* those whose label was read */
-	uint64_t sizes_bytes[POOL_DEVICES_MAX];   /* theirs, as labelled */
-	uint32_t device_count;
-	uint32_t device;
-	uint8_t *blocks; /* TABLE_CHUNK_BLOCKS, or a slab if that is more */
-
-	struct superblock superblock;
-	bool superblock_found;
-	unsigned place;             /* of the twins: 0 head, 1 tail */
-	uint64_t checkpoints[2][2]; /* of the present device, by place and slot; 0: not valid */
-	bool slot_seen[2];          /* a valid superblock was found there, on some device */
-	bool label_damaged[POOL_DEVICES_MAX]; /* one of the two copies */
-	struct block_writer writer;
-	uint32_t page;
-	struct packed_load packed;
-
-	uint64_t catalog_index;
-	struct catalog_read *reads;
-	unsigned reads_in_flight;
-	unsigned read_count;
-
-	/* replay */
-	struct slab *slab;
-	uint64_t segment;
-	uint32_t slot;      /* of the next header */
-	uint32_t read_slot; /* where the blocks in memory begin */
-	uint64_t sequence;  /* expected */
-	uint32_t previous_crc;
-	uint64_t durable_sequence;
-	uint64_t next_segment;
-	uint32_t next_device;
-	uint32_t next_slab;
-	bool tried_next;
-	uint64_t segment_max;
-	uint64_t batches;
-	unsigned loads; /* nodes of a batch that are on their way */
-	struct replay_wait {
-		struct waiter wait;
-		struct import *import;
-	} waits[64];
-};
-
-static void import_step(struct import *m);
-
 static void
 run_step(struct task *task)
 {
 	import_step(container_of(task, struct import, step));
 }
 
-static void
-fail_quietly(struct import *m)
+void
+import_open_readonly(struct import *m, const char *what)
 {
-	m->phase = IMPORT_DONE;
-}
+	struct pool *pool = m->pool;
 
-#define FAIL(m, code, ...) (error_set(&(m)->start->error, (code), __VA_ARGS__), fail_quietly(m))
+	pool->state = POOL_READONLY;
+	snprintf(pool->state_reason, sizeof(pool->state_reason), "%s", what);
+	diag_error("pool %s is damaged and opens read-only: %s", pool->name, what);
+}
 
 /* --- labels --- */
 
@@ -217,12 +138,12 @@ take_label(struct pool_label *op)
 	uint32_t index = op->label.device_index;
 
 	if (op->error.code) {
-		FAIL(m, op->error.code, "%s: %s", device->name, op->error.text);
+		IMPORT_FAIL(m, op->error.code, "%s: %s", device->name, op->error.text);
 	} else if (m->device > 0 && !uuid_equal(&op->pool_uuid, &pool->uuid)) {
-		FAIL(m, -EINVAL, "%s belongs to another pool (%s) than %s (%s)", device->name,
-		    op->pool_name, m->devices[0]->name, pool->name);
+		IMPORT_FAIL(m, -EINVAL, "%s belongs to another pool (%s) than %s (%s)",
+		    device->name, op->pool_name, m->devices[0]->name, pool->name);
 	} else if (pool->devices[index].device) {
-		FAIL(m, -EINVAL, "%s and %s are the same device of pool %s", device->name,
+		IMPORT_FAIL(m, -EINVAL, "%s and %s are the same device of pool %s", device->name,
 		    pool->devices[index].device->name, op->pool_name);
 	} else {
 		if (m->device == 0) {
@@ -248,7 +169,7 @@ device_flushed(struct block_writer *writer)
 	struct import *m = container_of(writer, struct import, writer);
 
 	if (writer->error)
-		FAIL(m, -EIO, "%s cannot be flushed: %s", m->given[m->device]->name,
+		IMPORT_FAIL(m, -EIO, "%s cannot be flushed: %s", m->given[m->device]->name,
 		    strerror(-writer->error));
 	m->device++;
 	import_step(m);
@@ -366,7 +287,7 @@ accept_superblock(struct import *m)
 	const struct label *first = NULL;
 
 	if (!m->superblock_found) {
-		FAIL(m, -EUCLEAN,
+		IMPORT_FAIL(m, -EUCLEAN,
 		    "pool %s: no valid superblock is left (all copies on all devices are damaged)",
 		    pool->name);
 		return;
@@ -374,22 +295,22 @@ accept_superblock(struct import *m)
 	pool->device_count = m->superblock.device_count;
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		if (!pool->devices[i].device) {
-			FAIL(m, -ENODEV,
+			IMPORT_FAIL(m, -ENODEV,
 			    "pool %s has %u devices, and device %u is missing: name all of them",
 			    pool->name, pool->device_count, i);
 			return;
 		}
 		first = first ? first : &pool->devices[i].label;
 		if (pool->devices[i].label.slab_blocks != first->slab_blocks) {
-			FAIL(m, -EUCLEAN, "pool %s: the labels disagree about the size of slabs",
-			    pool->name);
+			IMPORT_FAIL(m, -EUCLEAN,
+			    "pool %s: the labels disagree about the size of slabs", pool->name);
 			return;
 		}
 	}
 	for (uint32_t i = pool->device_count; i < POOL_DEVICES_MAX; i++) {
 		if (!pool->devices[i].device)
 			continue;
-		FAIL(m, -EINVAL,
+		IMPORT_FAIL(m, -EINVAL,
 		    "%s was being added to pool %s, which was interrupted: leave it out, and add "
 		    "it "
 		    "again with --force",
@@ -435,8 +356,9 @@ table_read(struct block_reader *reader)
 	uint32_t pages = pages_in_chunk(m);
 
 	if (reader->error) {
-		FAIL(m, -EIO, "pool %s: the slab table on %s is unreadable: %s", m->pool->name,
-		    m->pool->devices[m->device].device->name, strerror(-reader->error));
+		IMPORT_FAIL(m, -EIO, "pool %s: the slab table on %s is unreadable: %s",
+		    m->pool->name, m->pool->devices[m->device].device->name,
+		    strerror(-reader->error));
 		return import_step(m);
 	}
 	for (uint32_t i = 0; i < pages; i++) {
@@ -446,7 +368,7 @@ table_read(struct block_reader *reader)
 		    at, at + FORMAT_BLOCK_BYTES, &error);
 
 		if (rc) {
-			FAIL(m, rc, "pool %s: %s", m->pool->name, error.text);
+			IMPORT_FAIL(m, rc, "pool %s: %s", m->pool->name, error.text);
 			return import_step(m);
 		}
 	}
@@ -480,7 +402,7 @@ woken(struct waiter *waiter, int error)
 	struct import *m = container_of(waiter, struct import, wait);
 
 	if (error)
-		FAIL(m, error, "pool %s: the catalog's map is unreadable", m->pool->name);
+		IMPORT_FAIL(m, error, "pool %s: the catalog's map is unreadable", m->pool->name);
 	import_step(m);
 }
 
@@ -493,10 +415,10 @@ catalog_block_done(struct device_io *io)
 
 	if (m->phase == IMPORT_CATALOG) {
 		if (io->error)
-			FAIL(m, -EIO, "pool %s: block %llu of the catalog is unreadable: %s",
+			IMPORT_FAIL(m, -EIO, "pool %s: block %llu of the catalog is unreadable: %s",
 			    m->pool->name, (unsigned long long)read->index, strerror(-io->error));
 		else if (baddr_block_crc(addr, read->block) != read->entry.crc)
-			FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog is damaged",
+			IMPORT_FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog is damaged",
 			    m->pool->name, (unsigned long long)read->index);
 	}
 	if (--m->reads_in_flight == 0)
@@ -512,7 +434,7 @@ decode_catalog_chunk(struct import *m)
 		    &m->pool->catalog, m->reads[i].index, m->reads[i].block, &error);
 
 		if (rc)
-			FAIL(m, rc, "pool %s: %s", m->pool->name, error.text);
+			IMPORT_FAIL(m, rc, "pool %s: %s", m->pool->name, error.text);
 	}
 	m->read_count = 0;
 }
@@ -554,7 +476,7 @@ read_catalog(struct import *m)
 
 		slab = space_place(&pool->space, (struct baddr){ entry.addr }, &slot);
 		if (!slab) {
-			FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog lies nowhere",
+			IMPORT_FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog lies nowhere",
 			    pool->name, (unsigned long long)m->catalog_index);
 			break;
 		}
@@ -576,264 +498,6 @@ read_catalog(struct import *m)
 	if (m->read_count == 0 && m->phase == IMPORT_CATALOG)
 		m->phase = IMPORT_LINK;
 	return --m->reads_in_flight == 0;
-}
-
-/* --- replay --- */
-
-static void
-open_readonly(struct import *m, const char *what)
-{
-	struct pool *pool = m->pool;
-
-	pool->state = POOL_READONLY;
-	snprintf(pool->state_reason, sizeof(pool->state_reason), "%s", what);
-	diag_error("pool %s is damaged and opens read-only: %s", pool->name, what);
-}
-
-static void
-begin_replay(struct import *m)
-{
-	const struct superblock *s = &m->superblock;
-	struct pool *pool = m->pool;
-
-	m->sequence = s->log_sequence;
-	m->previous_crc = s->log_previous_crc;
-	m->durable_sequence = s->durable_sequence;
-	m->segment_max = s->next_segment - 1;
-	m->segment = s->log_segment;
-	m->slot = s->log_slot;
-	m->next_segment = s->log_next_segment;
-	m->next_device = s->log_next_device;
-	m->next_slab = s->log_next_slab;
-	m->slab = space_find(&pool->space, s->log_segment);
-	if (s->log_slot > pool->space.slab_blocks) {
-		m->slot = 0;
-		open_readonly(m, "the superblock's place in the log does not exist");
-		m->phase = IMPORT_BEGIN;
-		return;
-	}
-	if (s->checkpoint > 1 && !m->slot_seen[(s->checkpoint + 1) % 2]) {
-		open_readonly(
-		    m, "the other superblock is damaged in all places, and may have been newer");
-		m->phase = IMPORT_BEGIN;
-		return;
-	}
-	if (m->packed.damaged) {
-		open_readonly(m, m->packed.what);
-		m->phase = IMPORT_BEGIN;
-		return;
-	}
-	if (pool->space.table_digest != s->table_digest) {
-		open_readonly(m, "a page of the slab table is older than the superblock");
-		m->phase = IMPORT_BEGIN;
-		return;
-	}
-	/* The slab may have been opened by nobody before the crash. */
-	if (!m->slab || m->slab->device != s->log_device || m->slab->index != s->log_slab) {
-		if (m->slab || s->log_slot != 0 || s->log_device >= pool->device_count ||
-		    s->log_slab >= pool->space.devices[s->log_device].slab_count ||
-		    pool->space.devices[s->log_device].slabs[s->log_slab].live > 0) {
-			open_readonly(m, "the slab table does not know the log's segment");
-			m->phase = IMPORT_BEGIN;
-			return;
-		}
-		m->slab = &pool->space.devices[s->log_device].slabs[s->log_slab];
-		space_open_slab(&pool->space, m->slab, s->log_segment);
-	}
-	/* A segment that was full at the checkpoint has nothing to read. */
-	m->read_slot = m->slot;
-	m->phase = m->slot < pool->space.slab_blocks ? IMPORT_SEGMENT : IMPORT_BATCH;
-}
-
-static void
-segment_read(struct block_reader *reader)
-{
-	struct import *m = container_of(reader, struct import, reader);
-
-	if (reader->error) {
-		open_readonly(m, "the log is unreadable");
-		m->phase = IMPORT_BEGIN;
-	} else {
-		m->phase = IMPORT_BATCH;
-	}
-	import_step(m);
-}
-
-static void
-read_segment(struct import *m)
-{
-	struct pool *pool = m->pool;
-	uint64_t block = space_offset_bytes(&pool->space, m->slab, m->slot) / FORMAT_BLOCK_BYTES;
-
-	m->read_slot = m->slot;
-	m->reader.done = segment_read;
-	block_reader_start(&m->reader, pool_device(pool, m->slab->device), block,
-	    pool->space.slab_blocks - m->slot, m->blocks);
-}
-
-static const struct batch_header *
-header_at(const struct import *m, uint32_t slot)
-{
-	return (const void *)(m->blocks + (size_t)(slot - m->read_slot) * FORMAT_BLOCK_BYTES);
-}
-
-/* Whether the header at the present place is the next of the log. */
-static bool
-header_follows(const struct import *m, const struct batch_header *header, uint32_t slot,
-    uint64_t sequence, uint32_t previous_crc)
-{
-	return batch_header_valid(
-		   header, &m->pool->uuid, m->segment, slot, m->pool->space.slab_blocks) &&
-	       header->generation == m->superblock.generation && header->sequence == sequence &&
-	       header->previous_crc == previous_crc;
-}
-
-/*
- * The log seems to end at the present place.  Any later header of this generation in the segment
- * that is in memory may know that place to be durable: then this is damage, not a crash.  (What a
- * crash left behind a gap never says so: nothing behind a gap was applied, so nothing was flushed.)
- */
-static void
-look_beyond(struct import *m)
-{
-	uint32_t slab_blocks = m->pool->space.slab_blocks;
-
-	for (uint32_t slot = m->slot; slot < slab_blocks; slot++) {
-		const struct batch_header *header = header_at(m, slot);
-
-		if (header->magic == BATCH_MAGIC &&
-		    header->generation == m->superblock.generation &&
-		    header->sequence > m->sequence &&
-		    batch_header_valid(header, &m->pool->uuid, m->segment, slot, slab_blocks))
-			m->durable_sequence =
-			    max_u64(m->durable_sequence, header->durable_sequence);
-	}
-}
-
-static void
-batch_loaded(struct waiter *waiter, int error)
-{
-	struct replay_wait *wait = container_of(waiter, struct replay_wait, wait);
-	struct import *m = wait->import;
-
-	if (error && m->phase == IMPORT_BATCH) {
-		open_readonly(m, "a map that the log changes is unreadable");
-		m->phase = IMPORT_BEGIN;
-	}
-	if (--m->loads == 0)
-		import_step(m);
-}
-
-/* Brings the nodes that the batch changes into memory, several at a time; false: waits. */
-static bool
-prepare_batch(struct import *m, const struct batch_header *header)
-{
-	struct batch_reader reader;
-	struct batch_piece piece;
-
-	batch_read_begin(&reader, header);
-	while (m->loads < ARRAY_SIZE(m->waits) && batch_read_next(&reader, &piece) == 1) {
-		struct map_fault fault;
-
-		if (batch_prepare(&m->pool->catalog, &piece, &fault) == MAP_OK)
-			continue;
-		waiter_init(&m->waits[m->loads].wait, batch_loaded);
-		m->waits[m->loads].import = m;
-		node_load(m->pool, &fault, &m->waits[m->loads].wait);
-		m->loads++;
-	}
-	return m->loads == 0;
-}
-
-static const void *
-block_of(void *context, uint32_t index)
-{
-	const struct batch_header *header = context;
-
-	return (const uint8_t *)(header + 1) + (size_t)index * FORMAT_BLOCK_BYTES;
-}
-
-/* The log ends here, or goes on in the segment that was named. */
-static void
-end_of_segment(struct import *m)
-{
-	struct pool *pool = m->pool;
-
-	look_beyond(m);
-	if (MUTANT(DURABLE_MARK_IGNORED))
-		m->durable_sequence = 0;
-	if (MUTANT(REPLAY_STOPS_AT_SEGMENT))
-		m->tried_next = true;
-	if (m->slot > 0 && m->next_device < pool->device_count &&
-	    m->next_slab < pool->space.devices[m->next_device].slab_count && m->next_segment != 0 &&
-	    m->next_segment >> 47 == 0 && !m->tried_next) {
-		/* Only a header that follows proves that the segment was opened; see take_batch().
-		 */
-		m->tried_next = true;
-		m->slab = &pool->space.devices[m->next_device].slabs[m->next_slab];
-		m->segment = m->next_segment;
-		m->slot = 0;
-		m->phase = IMPORT_SEGMENT;
-		return;
-	}
-	m->phase = IMPORT_BEGIN;
-	if (m->sequence <= m->durable_sequence)
-		open_readonly(m, "the log ends before a position that was durable");
-}
-
-static void
-take_batch(struct import *m)
-{
-	struct pool *pool = m->pool;
-	const struct batch_header *header = header_at(m, m->slot);
-	int rc;
-
-	if (m->slot >= pool->space.slab_blocks ||
-	    !header_follows(m, header, m->slot, m->sequence, m->previous_crc))
-		return end_of_segment(m);
-	m->durable_sequence = max_u64(m->durable_sequence, header->durable_sequence);
-	if (!batch_data_valid(header, (const uint8_t *)(header + 1)) &&
-	    !MUTANT(REPLAY_PAST_BAD_DATA)) {
-		look_beyond(m);
-		if (MUTANT(DURABLE_MARK_IGNORED))
-			m->durable_sequence = 0;
-		m->phase = IMPORT_BEGIN;
-		if (m->sequence <= m->durable_sequence)
-			open_readonly(m, "the log holds damaged data before a durable position");
-		return;
-	}
-	if (!m->pinned) {
-		node_pin_begin(&pool->nodes, &m->pin);
-		m->pinned = true;
-	}
-	if (!prepare_batch(m, header))
-		return;
-	if (m->slot == 0 && m->tried_next) {
-		space_open_slab(&pool->space, m->slab, m->segment);
-		m->next_device = BATCH_NO_SLAB;
-	}
-	m->tried_next = false;
-	rc = batch_apply(
-	    &pool->catalog, header, block_of, (void *)(uintptr_t)header, m->superblock.checkpoint);
-	node_pin_end(&pool->nodes, &m->pin);
-	m->pinned = false;
-	nodes_evict(&pool->nodes);
-	if (rc) {
-		open_readonly(m, "the log holds a batch that cannot be applied");
-		m->phase = IMPORT_BEGIN;
-		return;
-	}
-	m->batches++;
-	m->sequence++;
-	m->previous_crc = header->crc;
-	m->segment_max = max_u64(m->segment_max, header->segment);
-	if (header->next_device != BATCH_NO_SLAB) {
-		m->next_segment = header->next_segment;
-		m->next_device = header->next_device;
-		m->next_slab = header->next_slab;
-		m->segment_max = max_u64(m->segment_max, header->next_segment);
-	}
-	m->slot += 1 + header->block_count;
 }
 
 /* --- a new generation --- */
@@ -901,7 +565,7 @@ begin_generation(struct import *m)
 	seal_all(pool);
 	pool->generation++;
 	if (log_start(pool)) {
-		open_readonly(m, "no slab is free to begin a log in");
+		import_open_readonly(m, "no slab is free to begin a log in");
 		return false;
 	}
 	diag_info("pool %s: checkpoint %llu, %llu batches replayed", pool->name,
@@ -988,7 +652,7 @@ finish(struct import *m)
 	start->done(start);
 }
 
-static void
+void
 import_step(struct import *m)
 {
 	for (;;) {
@@ -1032,12 +696,12 @@ import_step(struct import *m)
 				m->phase = IMPORT_DONE;
 				continue;
 			}
-			begin_replay(m);
+			replay_begin(m);
 			continue;
 		case IMPORT_SEGMENT:
-			return read_segment(m);
+			return replay_read_segment(m);
 		case IMPORT_BATCH:
-			take_batch(m);
+			replay_take_batch(m);
 			if (m->loads > 0)
 				return;
 			continue;
