@@ -1022,6 +1022,9 @@ admin_done(struct admin_request *request)
 		sim->history.acked = max_u64(sim->history.acked, a->sequence);
 		history_promise(sim, a->sequence);
 	} else if (code) {
+		/* Taken all the same: it failed behind the point of no return. */
+		if (request->verb == ADMIN_DEVICE_ADD && !sim->joining)
+			sim->joined++;
 		sim->adding &= request->verb != ADMIN_DEVICE_ADD;
 		if (a->applied && !sim->faults.struck)
 			sim_fail(sim, "administration %llu failed, but was applied",
