@@ -78,6 +78,7 @@ struct import {
 	uint32_t next_device;
 	uint32_t next_slab;
 	bool tried_next;
+	bool read_twice; /* what begins at `slot` */
 	uint64_t segment_max;
 	uint64_t batches;
 	unsigned loads; /* nodes of a batch that are on their way */

@@ -3,6 +3,9 @@
  * Replay: the log from the superblock's place to the first header that does not follow, or the
  * first batch whose data is not all there.  Before a position that is known to be durable that is
  * damage, not a crash: nothing is cut off, and the pool opens read-only.
+ *
+ * A device may also answer one read with the wrong blocks.  So nothing is taken for the end that
+ * was not read twice.
  */
 #include "core/pool_import_internal.h"
 
@@ -194,6 +197,7 @@ end_of_segment(struct import *m)
 		 * replay_take_batch().
 		 */
 		m->tried_next = true;
+		m->read_twice = false;
 		m->slab = &pool->space.devices[m->next_device].slabs[m->next_slab];
 		m->segment = m->next_segment;
 		m->slot = 0;
@@ -205,6 +209,17 @@ end_of_segment(struct import *m)
 		import_open_readonly(m, "the log ends before a position that was durable");
 }
 
+/* True: what seems to be the end is read once more. */
+static bool
+read_again(struct import *m)
+{
+	if (m->read_twice)
+		return false;
+	m->read_twice = true;
+	m->phase = IMPORT_SEGMENT;
+	return true;
+}
+
 void
 replay_take_batch(struct import *m)
 {
@@ -212,12 +227,15 @@ replay_take_batch(struct import *m)
 	const struct batch_header *header = header_at(m, m->slot);
 	int rc;
 
-	if (m->slot >= pool->space.slab_blocks ||
-	    !header_follows(m, header, m->slot, m->sequence, m->previous_crc))
+	if (m->slot >= pool->space.slab_blocks)
 		return end_of_segment(m);
+	if (!header_follows(m, header, m->slot, m->sequence, m->previous_crc))
+		return read_again(m) ? (void)0 : end_of_segment(m);
 	m->durable_sequence = max_u64(m->durable_sequence, header->durable_sequence);
 	if (!batch_data_valid(header, (const uint8_t *)(header + 1)) &&
 	    !MUTANT(REPLAY_PAST_BAD_DATA)) {
+		if (read_again(m))
+			return;
 		look_beyond(m);
 		if (MUTANT(DURABLE_MARK_IGNORED))
 			m->durable_sequence = 0;
@@ -238,6 +256,7 @@ replay_take_batch(struct import *m)
 		m->next_device = BATCH_NO_SLAB;
 	}
 	m->tried_next = false;
+	m->read_twice = false;
 	rc = batch_apply(
 	    &pool->catalog, header, block_of, (void *)(uintptr_t)header, m->superblock.checkpoint);
 	node_pin_end(&pool->nodes, &m->pin);

@@ -130,6 +130,10 @@ add(struct sim *sim, struct device *device, enum device_op op, enum fault_effect
 	/* One by one: the order in which an initializer is evaluated is the compiler's. */
 	rule.first = 1 + draw(sim, 4);
 	rule.count = 1 + draw(sim, 3);
+	/* Once only: a device that answers the same read wrongly each time cannot be told from one
+	 * that has lost what was there, and the log's end is read twice. */
+	if (op == DEVICE_READ && effect == FAULT_MISDIRECT)
+		rule.count = 1;
 	if (effect == FAULT_MISDIRECT)
 		rule.shift_bytes = ((int64_t)draw(sim, 65) - 32) * (int64_t)BLOCK_BYTES;
 	fault_add(device, &rule);
