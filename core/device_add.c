@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "core/base/diag.h"
 #include "core/base/mutant.h"
 
 static void device_add_step(struct device_add *add);
@@ -18,7 +19,11 @@ written(struct block_writer *writer)
 {
 	struct device_add *add = container_of(writer, struct device_add, writer);
 
-	if (writer->error) {
+	if (writer->error && add->phase == DEVICE_ADD_HEADS) {
+		/* They are the pool's, and a recovery knows it: only the list lags behind. */
+		diag_warning("pool %s: the list of devices on %s could not be written: %s",
+		    add->pool->name, writer->device->name, strerror(-writer->error));
+	} else if (writer->error) {
 		error_set(&add->error, writer->error, "writing to %s failed: %s",
 		    writer->device->name, strerror(-writer->error));
 		add->phase = DEVICE_ADD_DONE;
