@@ -323,6 +323,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	iscsi_session_end(&i->session);
 	run_until(&i->idle);
 	iscsi_session_fini(&i->session);
+	CHECK(buffer_pool_used_bytes(world.buffers) == 0);
 	for (unsigned k = 0; k < 4; k++)
 		turn(); /* handles close */
 	free(bytes);
