@@ -64,22 +64,12 @@ static const struct column range_columns[] = {
 	{ "kind", "hole", COLUMN_HOLE, true },
 };
 
-static const struct column device_columns[] = {
-	{ "path", "path", COLUMN_TEXT, true },
-	{ "state", "state", COLUMN_TEXT, true },
-	{ "size", "size_bytes", COLUMN_SIZE, true },
-	{ "slabs", "slabs", COLUMN_NUMBER, true },
-	{ "free", "slabs_free", COLUMN_NUMBER, true },
-	{ "errors", "errors", COLUMN_NUMBER, true },
-};
-
 const struct table table_pools = { pool_columns, ARRAY_SIZE(pool_columns), "pools" };
 const struct table table_volumes = { volume_columns, ARRAY_SIZE(volume_columns), "volumes" };
 const struct table table_snapshots = { snapshot_columns, ARRAY_SIZE(snapshot_columns),
 	"snapshots" };
 const struct table table_tree = { tree_columns, ARRAY_SIZE(tree_columns), "pools" };
 const struct table table_ranges = { range_columns, ARRAY_SIZE(range_columns), "ranges" };
-static const struct table table_devices = { device_columns, ARRAY_SIZE(device_columns), "devices" };
 
 static const struct column pool_device_columns[] = {
 	{ "pool", "pool", COLUMN_TEXT, true },
@@ -93,6 +83,9 @@ static const struct column pool_device_columns[] = {
 };
 static const struct table table_devices_of_pools = { pool_device_columns,
 	ARRAY_SIZE(pool_device_columns), "devices" };
+/* ... of one pool, whose name stands above. */
+static const struct table table_devices = { pool_device_columns + 1,
+	ARRAY_SIZE(pool_device_columns) - 1, "devices" };
 
 const struct table *
 show_table(enum show show)
