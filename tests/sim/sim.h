@@ -6,12 +6,15 @@
  *   sim_main.c      options
  *   sim_seeds.c     many seeds, a process for each; sim_mutants.c, sim_minimise.c build on it
  *   sim_run.c       the lives of a pool: create, work, crash or stop, import, compare, …, empty
- *   sim_work.c      the clients and the administrator: random requests, and what answers are right
+ *   sim_work.c      the workload: which operations come, and in which weather
+ *   sim_io.c        the clients and their requests; sim_seen.c: what of them the log carries;
+ *                   sim_judge.c: which answers are right
+ *   sim_admin.c     the administrator
  *   sim_faults.c    devices that misbehave, and what may be lost then
  *   sim_history.c   what the log carried, batch by batch, seen at batch_apply(): the order in which
  *                   everything took effect, and so what a crash may leave
  *   sim_model.c     the reference: an array of blocks for each image
- *   sim_devices.c  pools that get more devices
+ *   sim_devices.c   pools that get more devices
  *   sim_walk.c      reads the pool from the disks by itself: reachability, contents, counters
  *
  * How a crash is judged: `history.records` has each batch since the state that is surely durable,
@@ -361,7 +364,7 @@ void faults_calm(struct sim *sim);
 /* A recovery that ends at @cut, before something that was promised, could not know better. */
 bool faults_excuse_cut(struct sim *sim, uint64_t cut);
 
-/* sim_work.c */
+/* sim_work.c, and its parts */
 void work_draw(struct sim *sim);
 /* Operations @first to @first + @ops of this life. */
 void work(struct sim *sim, unsigned first, unsigned ops);

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which answers are right:
+ *
+ *   - Whatever is answered must have been seen in the log before (sim_seen.c).
+ *   - A read returns for each block something that the model held between submission and answer.
+ *   - Errors need a reason.
+ */
+#include <stdlib.h>
+
+#include "tests/sim/sim_work.h"
+
+/* --- answers --- */
+
+static bool
+admin_changes(struct sim *sim, uint64_t volume_id)
+{
+	list_for_each(node, &sim->admins) {
+		if (container_of(node, struct sim_admin, link)->volume_id == volume_id)
+			return true;
+	}
+	return false;
+}
+
+bool
+judge_reserve_used(const struct sim *sim)
+{
+	return sim->pool->space.free_count <= sim->pool->reserve_slabs;
+}
+
+void
+judge_error(struct sim *sim, struct sim_io *s)
+{
+	struct model_volume *volume = model_by_id(sim->history.present, s->handle->volume_id);
+	bool changing = admin_changes(sim, s->handle->volume_id);
+
+	switch (s->io.error) {
+	case -ESHUTDOWN:
+		if (!volume || changing || s->handle->gone || sim->stopping)
+			return;
+		break;
+	case -EROFS:
+		if (sim->faults.damaged && sim->pool->state == POOL_READONLY)
+			return;
+		if (!volume || changing || volume->readonly || sim->stopping ||
+		    volume->readonly_sequence >= s->submit_sequence)
+			return;
+		break;
+	case -EINVAL:
+		if (!volume || changing || volume->size_sequence >= s->submit_sequence)
+			return;
+		break;
+	case -ENOSPC:
+		sim->stats.enospc++;
+		if (s->io.op == VOLUME_WRITE || s->io.op == VOLUME_ZERO) {
+			/* Pieces that were added before may have let time go by since. */
+			if (!sim->stopping && s->count < sim->weather.slab_blocks - 2 &&
+			    sim->pool->space.free_count > sim->pool->reserve_slabs + 4)
+				sim_fail(sim, "ENOSPC, but %llu slabs are free (%llu held back)",
+				    (unsigned long long)sim->pool->space.free_count,
+				    (unsigned long long)sim->pool->reserve_slabs);
+			return;
+		}
+		/* A trim never takes what is held back for deletes and checkpoints. */
+		if (s->io.op == VOLUME_TRIM && judge_reserve_used(sim))
+			return;
+		break;
+	case -EIO:
+		if (s->expect_error)
+			return;
+		if (sim->faults.struck || sim->faults.damaged) {
+			sim->stats.refused++;
+			sim->stats.unreadable += sim->over && s->io.op == VOLUME_READ;
+			return;
+		}
+		break;
+	}
+	sim_fail(sim, "request %llu (op %u, %llu+%llu of volume %llu) failed: %s",
+	    (unsigned long long)s->number, s->io.op, (unsigned long long)s->io.offset_bytes,
+	    (unsigned long long)s->io.len_bytes, (unsigned long long)s->handle->volume_id,
+	    strerror(-s->io.error));
+}
+
+static bool
+read_matches(const struct sim_io *s, uint64_t lba, const struct content *content)
+{
+	uint64_t from = max_u64(s->io.offset_bytes, lba * BLOCK_BYTES);
+	uint64_t to = min_u64(s->io.offset_bytes + s->io.len_bytes, (lba + 1) * BLOCK_BYTES);
+	const uint8_t *got = (const uint8_t *)s->io.buffer + (from - s->lba * BLOCK_BYTES);
+
+	return memcmp(got, content_bytes(content) + from % BLOCK_BYTES, to - from) == 0;
+}
+
+void
+judge_read(struct sim *sim, const struct sim_io *s)
+{
+	for (uint64_t i = 0; i < s->count; i++) {
+		bool good = read_matches(s, s->lba + i, s->expected[i]);
+
+		list_for_each(node, &s->alternatives) {
+			const struct read_alternative *alternative =
+			    container_of(node, struct read_alternative, link);
+
+			good = good || (alternative->lba == s->lba + i &&
+					   read_matches(s, s->lba + i, alternative->content));
+		}
+		if (!good) {
+			uint64_t got, want;
+
+			memcpy(&got, (uint8_t *)s->io.buffer + i * BLOCK_BYTES + 2048, 8);
+			memcpy(&want, content_bytes(s->expected[i]) + 2048, 8);
+			sim_fail(sim,
+			    "request %llu reads block %llu of volume %llu, image %llu wrongly: in "
+			    "its middle "
+			    "%#llx, not %#llx",
+			    (unsigned long long)s->number, (unsigned long long)(s->lba + i),
+			    (unsigned long long)s->handle->volume_id,
+			    (unsigned long long)s->handle->snapshot_id, (unsigned long long)got,
+			    (unsigned long long)want);
+		}
+	}
+	if (s->expect_error)
+		sim_fail(sim, "request %llu reads a damaged block without an error",
+		    (unsigned long long)s->number);
+}
+
+void
+judge_status(struct sim *sim, const struct sim_io *s)
+{
+	const struct model_volume *volume = model_by_id(sim->history.present, s->handle->volume_id);
+	uint64_t at = s->io.offset_bytes;
+	size_t count;
+
+	if (s->io.extents_count == 0)
+		sim_fail(sim, "STATUS without extents");
+	/* Comparable only if nothing happened meanwhile. */
+	if (!volume || s->submit_sequence != sim->history.present->sequence)
+		return;
+	uint64_t *lbas = model_blocks(&volume->image, &count);
+
+	for (uint32_t i = 0; i < s->io.extents_count; i++) {
+		const struct volume_extent *extent = &s->io.extents[i];
+		uint64_t first = at / BLOCK_BYTES;
+		uint64_t end = div_round_up(at + extent->len_bytes, BLOCK_BYTES);
+		uint64_t mapped = 0;
+
+		if (extent->len_bytes == 0)
+			sim_fail(sim, "STATUS with an empty extent");
+		for (size_t n = 0; n < count; n++)
+			mapped += lbas[n] >= first && lbas[n] < end;
+		if (extent->hole ? mapped > 0 : mapped != end - first)
+			sim_fail(sim, "STATUS: bytes %llu+%llu of %s as %s, %llu blocks are mapped",
+			    (unsigned long long)at, (unsigned long long)extent->len_bytes,
+			    volume->name, extent->hole ? "hole" : "data",
+			    (unsigned long long)mapped);
+		at += extent->len_bytes;
+	}
+	if (at > s->io.offset_bytes + s->io.len_bytes)
+		sim_fail(sim, "STATUS beyond what was asked");
+	free(lbas);
+}
+
+/* Of less than a word there may be nothing in it that tells whose it was. */
+static bool
+carries_stamp(const struct sim_io *s, uint64_t lba)
+{
+	uint64_t from = max_u64(s->io.offset_bytes, lba * BLOCK_BYTES);
+	uint64_t to = min_u64(s->io.offset_bytes + s->io.len_bytes, (lba + 1) * BLOCK_BYTES);
+
+	return to - from >= 8;
+}
+
+/* A failed flush is never believed later. */
+void
+judge_flush(struct sim *sim, const struct sim_io *s)
+{
+	if (s->flushes_failed > 0)
+		sim_fail(sim, "request %llu was flushed, after a flush below had failed",
+		    (unsigned long long)s->number);
+}
+
+/* Everything that @s asks for was seen in the log; the last of it is acknowledged. */
+void
+judge_change(struct sim *sim, const struct sim_io *s)
+{
+	uint64_t last = 0, first = UINT64_MAX, from, to;
+	bool seen = true;
+
+	if (s->io.op == VOLUME_WRITE) {
+		for (uint64_t i = 0; i < s->count; i++) {
+			seen = seen && s->seen[i];
+			last = max_u64(last, s->seen[i]);
+			if (carries_stamp(s, s->lba + i))
+				first = min_u64(first, s->seen[i]);
+		}
+		/* Whose zeroes they were cannot be told. */
+		if (seen && first < last && first != UINT64_MAX && !s->zeroes &&
+		    s->count <= min_u64(LOG_PIECE_BLOCKS, sim->weather.slab_blocks - 2))
+			sim_fail(sim,
+			    "write %llu of %llu blocks was torn over batches %llu to %llu",
+			    (unsigned long long)s->number, (unsigned long long)s->count,
+			    (unsigned long long)first, (unsigned long long)last);
+	} else {
+		io_interior(s, &from, &to);
+		if (from < to)
+			seen = s->seen[2];
+		if (s->io.op == VOLUME_ZERO) {
+			if (io_is_partial(s, s->lba))
+				seen = seen && s->seen[0];
+			if (s->count > 1 && io_is_partial(s, s->lba + s->count - 1))
+				seen = seen && s->seen[1];
+		}
+		for (unsigned i = 0; i < 3; i++)
+			last = max_u64(last, s->seen[i]);
+	}
+	if (!seen)
+		sim_fail(sim, "request %llu (op %u) is answered, but was not applied",
+		    (unsigned long long)s->number, s->io.op);
+	sim->history.acked = max_u64(sim->history.acked, last);
+	if (s->io.flags & VOLUME_FUA) {
+		judge_flush(sim, s);
+		history_promise(sim, last);
+	}
+}
