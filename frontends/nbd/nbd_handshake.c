@@ -240,6 +240,8 @@ begin_transmission(struct nbd_session *session, const struct nbd_export *export)
 static enum nbd_event
 option_export_name(struct nbd_session *session, struct reader *in)
 {
+	if (session->extended) /* as proto.md has it: GO, which can say what is wrong */
+		return close_session(session);
 	return find_export(session, in->at, in->left);
 }
 
@@ -312,6 +314,8 @@ option_starttls(struct nbd_session *session, struct reader *in)
 		return refuse(session, NBD_REP_ERR_INVALID, "TLS is already there");
 	if (session->tls == NBD_TLS_OFF)
 		return refuse(session, NBD_REP_ERR_POLICY, "this address serves without TLS");
+	if (!session->fixed_newstyle)
+		return refuse(session, NBD_REP_ERR_POLICY, "TLS is for fixed newstyle clients");
 	put_reply_header(session, NBD_REP_ACK, 0);
 	session->state = NBD_SESSION_TLS;
 	return NBD_EVENT_TLS;
@@ -356,6 +360,7 @@ take_query(struct nbd_session *session, const char *query, size_t len_bytes, boo
 		    memcmp(query, text, len_bytes) == 0)
 			session->meta_all |= 1u << kind;
 		else if (whole && session->query_count < NBD_CONTEXTS_MAX &&
+			 !memchr(query, 0, len_bytes) &&
 			 (context_kinds[kind].of_snapshot ? rest_bytes && rest_bytes < NAME_SIZE
 							  : rest_bytes == 0)) {
 			memset(context, 0, sizeof(*context));
@@ -599,6 +604,7 @@ client_flags_input(
 	if (flags & ~(uint32_t)(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES))
 		return close_session(session); /* as proto.md demands */
 	session->no_zeroes = flags & NBD_FLAG_NO_ZEROES;
+	session->fixed_newstyle = flags & NBD_FLAG_FIXED_NEWSTYLE;
 	session->state = NBD_SESSION_OPTION;
 	return NBD_EVENT_MORE;
 }
@@ -655,6 +661,8 @@ skip_option_input(struct nbd_session *session, size_t len_bytes, size_t *consume
 	session->skip_bytes -= *consumed;
 	if (session->skip_bytes)
 		return NBD_EVENT_MORE;
+	if (needs_tls(session))
+		return refuse(session, NBD_REP_ERR_TLS_REQD, "TLS comes first here");
 	if (!option_find(session->option))
 		return refuse(
 		    session, NBD_REP_ERR_UNSUP, "option %u is not supported", session->option);

@@ -109,6 +109,7 @@ struct nbd_session {
 	/* negotiated */
 	bool secure; /* by TLS */
 	bool no_zeroes;
+	bool fixed_newstyle; /* the client speaks it; without, there is no TLS */
 	bool structured;
 	bool extended;
 	struct nbd_context contexts[NBD_CONTEXTS_MAX]; /* selected for meta_name */

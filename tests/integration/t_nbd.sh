@@ -137,9 +137,13 @@ PYTHON
 }
 
 test_the_conformance_table_tells_the_truth() {
+    echo "alice:$(openssl rand -hex 32)" >keys.psk
     start_with_pool
     quarry volume create tank/v 64M
-    $PYTHON "$HERE/nbd_conformance.py" check "$ROOT/docs/NBD.md" "$NBD_SOCK:tank/v"
+    quarry snapshot create tank/v@s
+    stop_daemon
+    restart_with_pool --listen "nbds+unix:///?socket=$T/tls.sock" --tls-psk-file "$T/keys.psk"
+    $PYTHON "$HERE/nbd_conformance.py" check "$ROOT/docs/NBD.md" "$NBD_SOCK:tank/v,$NBD_SOCK:tank/v@s,$T/tls.sock:tank/v"
 }
 
 # A client that is connected sees the new size in what it may ask for; who comes later, is told.

@@ -444,6 +444,34 @@ build_meta_malformed(struct bytes *b)
 	add_option(b, NBD_OPT_SET_META_CONTEXT, rest, sizeof(rest));
 }
 
+/* A context's name ends where its string does, not at a zero byte. */
+static void
+build_meta_zero_byte(struct bytes *b)
+{
+	static const uint8_t of_snapshot[] = "\0\0\0\6tank/a\0\0\0\1\0\0\0\17quarry:diff:s\0x";
+
+	build_flags(b);
+	add_option(b, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	add_option(b, NBD_OPT_SET_META_CONTEXT, of_snapshot, sizeof(of_snapshot) - 1);
+}
+
+/* With extended headers the protocol forbids EXPORT_NAME. */
+static void
+build_extended_export_name(struct bytes *b)
+{
+	build_flags(b);
+	add_option(b, NBD_OPT_EXTENDED_HEADERS, NULL, 0);
+	add_option(b, NBD_OPT_EXPORT_NAME, "tank/a", 6);
+}
+
+/* TLS is only for who speaks fixed newstyle. */
+static void
+build_tls_not_fixed(struct bytes *b)
+{
+	add_u32(b, NBD_FLAG_NO_ZEROES);
+	add_option(b, NBD_OPT_STARTTLS, NULL, 0);
+}
+
 static void
 build_extended(struct bytes *b)
 {
@@ -572,6 +600,10 @@ static const struct {
 	    false, NBD_TLS_OFF },
 	{ build_meta_malformed, "8 ack; 10 INVALID; 10 INVALID; 10 INVALID; option", false,
 	    NBD_TLS_OFF },
+	{ build_meta_zero_byte, "8 ack; 10 ack; option", false, NBD_TLS_OFF },
+	{ build_extended_export_name, "11 ack; closed", false, NBD_TLS_OFF },
+	{ build_tls_not_fixed, "5 POLICY; option", false, NBD_TLS_REQUIRE },
+	{ build_too_big, "7 TLS_REQD; 77 TLS_REQD; 6 TLS_REQD; option", false, NBD_TLS_REQUIRE },
 	{ build_extended,
 	    "11 INVALID; 11 ack; 8 EXT_HEADER_REQD; 10 meta 1 base:allocation; 10 ack; "
 	    "7 export " SIZE " " FLAGS_EXT "; 7 ack; transmission 1 contexts",
