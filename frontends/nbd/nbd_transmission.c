@@ -2,9 +2,11 @@
 /*
  * Transmission, the receiving half: request headers become checked requests.
  *
- * A request that is wrong in itself still yields a REQUEST event, with the error to answer; what
- * payload came with it is skipped.  Only what leaves the stream unreadable (a wrong magic) or is
- * out of all proportion (a payload beyond NBD_PAYLOAD_SKIP_BYTES_MAX) closes the connection.
+ * A request that is wrong in itself still yields a REQUEST event, with the error to answer, when
+ * the payload that came with it has been skipped: a client that is still sending expects no answer,
+ * and libnbd takes one for a server's fault.  Only what leaves the stream unreadable (a wrong
+ * magic) or is out of all proportion (a payload beyond NBD_PAYLOAD_SKIP_BYTES_MAX) closes the
+ * connection.
  */
 #include "frontends/nbd/nbd_session.h"
 
@@ -225,6 +227,7 @@ header_input(struct nbd_session *session, const uint8_t *bytes, size_t len_bytes
 	if (payload_bytes && request->error) {
 		session->skip_bytes = payload_bytes;
 		session->state = NBD_SESSION_SKIP_PAYLOAD;
+		return NBD_EVENT_MORE;
 	} else if (payload_bytes) {
 		request->payload_bytes = (uint32_t)payload_bytes;
 		session->payload_left = request->payload_bytes;
@@ -242,9 +245,10 @@ nbd_transmission_input(
 	if (session->state == NBD_SESSION_SKIP_PAYLOAD) {
 		*consumed = min_u64(len_bytes, session->skip_bytes);
 		session->skip_bytes -= *consumed;
-		if (session->skip_bytes == 0)
-			session->state = NBD_SESSION_HEADER;
-		return NBD_EVENT_MORE;
+		if (session->skip_bytes)
+			return NBD_EVENT_MORE;
+		session->state = NBD_SESSION_HEADER;
+		return NBD_EVENT_REQUEST;
 	}
 	return header_input(session, bytes, len_bytes, consumed);
 }

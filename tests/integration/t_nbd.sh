@@ -377,7 +377,8 @@ import sys, nbd
 h = nbd.NBD()
 h.set_strict_mode(0)  # ask the server, not the library
 h.connect_uri(sys.argv[1])
-for action in (lambda: h.pwrite(b"x" * 512, 0), lambda: h.trim(4096, 0), lambda: h.zero(4096, 0)):
+large = b"x" * (16 << 20)  # libnbd fails if it is refused before all of it was sent
+for action in (lambda: h.pwrite(b"x" * 512, 0), lambda: h.pwrite(large, 0), lambda: h.trim(4096, 0), lambda: h.zero(4096, 0)):
     try:
         action()
     except nbd.Error as error:

@@ -176,6 +176,27 @@ test_requests_are_checked(void **state)
 	}
 }
 
+/* Who still sends a payload is not answered: clients (libnbd) do not expect it. */
+static void
+test_refusals_wait_for_the_payload(void **state)
+{
+	struct bytes input = { 0 };
+	struct conversation *c;
+	uint8_t payload[5000] = { 0 };
+
+	build_handshake(&input, READ_ONLY);
+	add_request(&input, 0, NBD_CMD_WRITE, 1, 0, sizeof(payload));
+	add(&input, payload, sizeof(payload) - 1);
+	c = converse(&input, input.len, false);
+	assert_int_equal(c->request_count, 0);
+	feed(c, payload, 1);
+	assert_int_equal(c->request_count, 1);
+	assert_true(c->requests[0].cookie == 1);
+	assert_int_equal(c->requests[0].error, NBD_EPERM);
+	conversation_free(c);
+	free(input.at);
+}
+
 static void
 build_many(struct bytes *b, enum mode mode)
 {
@@ -599,6 +620,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_requests_are_checked),
+		cmocka_unit_test(test_refusals_wait_for_the_payload),
 		cmocka_unit_test(test_pieces_make_no_difference),
 		cmocka_unit_test(test_truncation_gives_a_prefix),
 		cmocka_unit_test(test_some_requests_end_it),
