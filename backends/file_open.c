@@ -211,6 +211,9 @@ find_or_make(
 	if (stat(path, st) < 0) {
 		if (errno != ENOENT)
 			return error_set(error, -errno, "%s: %s", path, strerror(errno));
+		if (lstat(path, st) == 0)
+			return error_set(
+			    error, -ENOENT, "%s is a symbolic link to what does not exist", path);
 		if (new_file_bytes == 0)
 			return error_set(error, -ENOENT,
 			    "%s does not exist (with a size, pool create makes a new file)", path);

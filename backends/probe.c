@@ -141,11 +141,10 @@ device_probe(const char *path, char what[PROBE_TEXT_BYTES])
 			return 0;
 		goto out;
 	}
-	/* Opening a pipe would wait; opening a device may have effects of its own. */
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-		found = -EINVAL;
-		goto out;
-	}
+	/* Opening a pipe would wait; opening a device may have effects of its own.  What it is, and
+	 * that it cannot be used, whoever opens it says. */
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return 0;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 	if (fd < 0) {
 		found = -errno;

@@ -9,8 +9,9 @@
 
 /*
  * 1 and a text for the operator in @what (`ext4 filesystem "backup"`, `gpt partition table`,
- * `quarry pool`) if something was recognised; 0 if nothing was, or @path does not exist; a negative
- * errno value and a text if it could not be found out.  Reads only; blocking.
+ * `quarry pool`) if something was recognised; 0 if nothing was, or @path does not exist or is
+ * neither a file nor a block device; a negative errno value and a text if it could not be found
+ * out.  Reads only; blocking.
  */
 int device_probe(const char *path, char what[PROBE_TEXT_BYTES]) must_check;
 

@@ -321,6 +321,10 @@ build(struct admin_operation *a)
 		a->paused = volume_runtime(a->pool, image->volume);
 		return 0;
 	case ADMIN_DIFF:
+		if (strcmp(request->name.pool, request->target.pool) != 0)
+			return error_set(&request->error, -EINVAL,
+			    "%s and %s are different pools, which share nothing",
+			    request->name.pool, request->target.pool);
 		a->older = find_image(a, &request->name);
 		a->newer = a->older ? find_image(a, &request->target) : NULL;
 		return a->newer ? 0 : -ENOENT;

@@ -67,6 +67,17 @@ agreed(const struct cli *cli)
 }
 
 static int
+print_failure(const struct cli *cli, const struct error *error)
+{
+	struct client_error failure = { .exit_status = ADMIN_EXIT_FAILED };
+	const char *code = strerrorname_np(-error->code);
+
+	snprintf(failure.code, sizeof(failure.code), "%s", code ? code : "EIO");
+	snprintf(failure.text, sizeof(failure.text), "%s", error->text);
+	return print_error(cli, &failure);
+}
+
+static int
 run(const struct cli *cli)
 {
 	char path_default[ADMIN_SOCKET_PATH_SIZE];
@@ -107,22 +118,21 @@ run(const struct cli *cli)
 	find_socket(cli, path_default, &path);
 	fd = admin_socket_connect(path, &error);
 	if (fd < 0) {
-		const char *code = strerrorname_np(-fd);
-
 		if (cli->command->show == SHOW_VERSION) {
 			show_result(stdout, cli, NULL);
 			fprintf(stderr, "quarry: %s\n", error.text);
 			return 0;
 		}
-		snprintf(failure.code, sizeof(failure.code), "%s", code ? code : "EIO");
-		snprintf(failure.text, sizeof(failure.text), "%s", error.text);
-		failure.exit_status = ADMIN_EXIT_FAILED;
-		return print_error(cli, &failure);
+		return print_failure(cli, &error);
 	}
 	rc = client_call(fd, cli->request, &result, &failure);
 	close(fd);
 	if (rc)
 		return print_error(cli, &failure);
+	if (show_check(cli, result, &error)) {
+		json_decref(result);
+		return print_failure(cli, &error);
+	}
 	show_result(stdout, cli, result);
 	json_decref(result);
 	return 0;

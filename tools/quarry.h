@@ -163,5 +163,7 @@ void table_print(FILE *out, const struct table *table, const json_t *rows, const
 
 /* Prints a result as the command and its options want it. */
 void show_result(FILE *out, const struct cli *cli, const json_t *result);
+/* -ENOENT if what is to be shown is not in @result. */
+int show_check(const struct cli *cli, const json_t *result, struct error *error) must_check;
 
 #endif

@@ -513,8 +513,9 @@ const struct cli_command cli_commands[] = {
 	    "Make a volume that begins as a snapshot is.",
 	    "  quarry clone tank/vm1@monday tank/test\n", 0, 2, 2, SHOW_DONE, build_clone },
 	{ "rollback", NULL, "POOL/VOLUME@SNAPSHOT", "Make a volume as it was at a snapshot.",
-	    "What was written since is lost; other snapshots stay.\n", OPTIONS_DESTRUCTIVE, 1, 1,
-	    SHOW_DONE, build_rollback },
+	    "What was written since is lost; other snapshots stay.  Refused while clients are "
+	    "connected,\nunless by --force: what they have cached is of the past then.\n",
+	    OPTION_FORCE | OPTIONS_DESTRUCTIVE, 1, 1, SHOW_DONE, build_rollback },
 	{ "diff", NULL, "FROM TO", "List the ranges that changed between two volumes or snapshots.",
 	    "  quarry diff tank/vm1@monday tank/vm1\n\n"
 	    "A range is data to copy, or a hole: zeroes in TO.\n",

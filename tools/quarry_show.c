@@ -452,6 +452,24 @@ show_version(FILE *out, const struct cli *cli, const json_t *result)
 	    fprintf(out, "  listens on %s\n", json_string_value(listener));
 }
 
+/* What was asked for is there? */
+int
+show_check(const struct cli *cli, const json_t *result, struct error *error)
+{
+	json_t *rows;
+	size_t count;
+
+	if (cli->command->show != SHOW_SNAPSHOTS || !cli->filter.volume[0])
+		return 0;
+	rows = image_rows(json_object_get(result, "pools"), false, &cli->filter);
+	count = json_array_size(rows);
+	json_decref(rows);
+	if (count == 0)
+		return error_set(error, -ENOENT, "pool %s has no volume %s", cli->filter.pool,
+		    cli->filter.volume);
+	return 0;
+}
+
 void
 show_result(FILE *out, const struct cli *cli, const json_t *result)
 {

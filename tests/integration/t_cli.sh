@@ -56,6 +56,10 @@ bad_arguments() {
 1 | nosuch               | clone tank/v@nosuch tank/c
 1 | nosuch               | rollback --yes tank/v@nosuch
 1 | nosuch               | diff tank/v@nosuch tank/v
+1 | different pools      | diff tank/v@s nosuch/v
+1 | nosuch               | snapshot list tank/nosuch
+1 | directory            | pool create tank2 .
+1 | neither              | pool create tank2 /dev/null --size 64M
 1 | nosuch               | pool export nosuch
 1 | nosuch               | pool destroy --yes nosuch
 1 | nosuch               | list nosuch
@@ -240,6 +244,9 @@ PYTHON
     cat hold
     fails_with 1 'client|connect|use|busy' quarry volume delete --yes tank/busy
     fails_with 1 'client|connect|use|busy' quarry pool export tank
+    quarry snapshot create tank/busy@s
+    fails_with 1 'use --force' quarry rollback --yes tank/busy@s
+    quarry rollback --yes --force tank/busy@s
     expect 1 "$(image_field tank/busy clients)" "clients"
     quarry volume delete --yes --force tank/busy
     echo >hold

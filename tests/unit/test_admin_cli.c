@@ -90,6 +90,8 @@ test_requests(void **state)
 		    "{\"quarry\":1,\"verb\":\"list\",\"name\":\"tank\"}" },
 		{ { "clone", "tank/a@m", "tank/t" }, "{\"quarry\":1,\"verb\":\"clone\",\"name\":"
 						     "\"tank/a@m\",\"target\":\"tank/t\"}" },
+		{ { "rollback", "tank/a@m", "--force" },
+		    "{\"quarry\":1,\"verb\":\"rollback\",\"force\":true,\"name\":\"tank/a@m\"}" },
 		{ { "rollback", "tank/a@m" },
 		    "{\"quarry\":1,\"verb\":\"rollback\",\"name\":\"tank/a@m\"}" },
 		{ { "diff", "tank/a@m", "tank/a" }, "{\"quarry\":1,\"verb\":\"diff\",\"name\":"

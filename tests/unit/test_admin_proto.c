@@ -254,6 +254,8 @@ test_every_verb(void **state)
 		    ADMIN_CLONE, "tank/a@m", "tank/c", 0, 0, 0, 0, false, false },
 		{ "{\"quarry\":1,\"verb\":\"rollback\",\"name\":\"tank/a@m\"}", ADMIN_ROLLBACK,
 		    "tank/a@m", "", 0, 0, 0, 0, false, false },
+		{ "{\"quarry\":1,\"verb\":\"rollback\",\"name\":\"tank/a@m\",\"force\":true}",
+		    ADMIN_ROLLBACK, "tank/a@m", "", 0, 0, 0, 0, false, true },
 		{ "{\"quarry\":1,\"verb\":\"diff\",\"name\":\"tank/a@m\",\"target\":\"tank/a\"}",
 		    ADMIN_DIFF, "tank/a@m", "tank/a", 0, 0, 0, 0, false, false },
 		{ "{\"quarry\":1,\"verb\":\"list\"}", ADMIN_LIST, "", "", 0, 0, 0, 0, false,

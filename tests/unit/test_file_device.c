@@ -188,6 +188,11 @@ test_refusals(void **state)
 	snprintf(missing, sizeof(missing), "%s/no/disk", folder);
 	assert_int_equal(open_error(missing, MIB, &error), -ENOENT);
 
+	assert_int_equal(symlink(missing, path), 0);
+	assert_int_equal(open_error(path, MIB, &error), -ENOENT);
+	assert_non_null(strstr(error.text, "symbolic link"));
+	unlink(path);
+
 	/* Too small to hold a block: and it is not left lying about. */
 	assert_int_equal(open_error(path, 100, &error), -EINVAL);
 	assert_int_equal(access(path, F_OK), -1);
@@ -535,6 +540,7 @@ test_probe(void **state)
 {
 	struct target_backend *backend = local_backend_create(false);
 	char what[PROBE_TEXT_BYTES];
+	char below[160];
 	const uint32_t swap_header[3] = { 1, 4095, 0 }; /* version, last page, bad pages */
 	unsigned char mbr[2] = { 0x55, 0xaa };
 	unsigned char partition[16] = { 0, 1, 1, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 16, 0, 0 };
@@ -565,8 +571,12 @@ test_probe(void **state)
 	assert_int_equal(device_probe(path, what), 1);
 	assert_non_null(strstr(what, "swap"));
 
-	assert_true(device_probe(folder, what) < 0);
-	assert_int_equal(backend->probe(backend, folder, what), 1);
+	/* Opening says that it cannot be used; nobody is to force anything. */
+	assert_int_equal(device_probe(folder, what), 0);
+	assert_int_equal(device_probe("/dev/null", what), 0);
+	snprintf(below, sizeof(below), "%s/below", path);
+	assert_true(device_probe(below, what) < 0);
+	assert_int_equal(backend->probe(backend, below, what), 1);
 	local_backend_free(backend);
 }
 
