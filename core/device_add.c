@@ -112,6 +112,7 @@ open_slabs(struct device_add *add)
 	pool_set_limits(pool);
 	housekeeping_start(pool);
 	waiters_wake(&pool->log.waiters, 0);
+	volume_full_consider(pool);
 	pool->device_set_generation++;
 }
 

@@ -481,6 +481,7 @@ batch_done(struct device_io *io)
 	reaper_kick(pool); /* a large trim, perhaps */
 	relocation_kick(pool);
 	checkpoint_consider(pool);
+	volume_full_consider(pool);
 }
 
 static void

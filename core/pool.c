@@ -42,6 +42,7 @@ pool_fail(struct pool *pool, const char *format, ...)
 	    pool->name, pool->state_reason, pool->name);
 	/* Batches and flushes that wait are ended by the log's next turn. */
 	log_kick(pool);
+	volume_full_wake(pool, NULL);
 }
 
 struct pool *
@@ -55,6 +56,8 @@ pool_new(const struct pool_config *config)
 	pool->node_cache_bytes = config->node_cache_bytes;
 	list_init(&pool->link);
 	list_init(&pool->space_waiters);
+	list_init(&pool->full_waiters);
+	volume_full_init(pool);
 	list_init(&pool->handles);
 	list_init(&pool->unused_requests);
 	list_init(&pool->unused_runs);
@@ -121,6 +124,7 @@ pool_free(struct pool *pool)
 		device_close(pool->devices[i].device);
 	if (pool->engine) {
 		free_runtimes(pool);
+		volume_full_fini(pool);
 		housekeeping_fini(pool);
 		relocation_fini(pool);
 		checkpoint_fini(pool);

@@ -243,6 +243,29 @@ check_names(struct admin_operation *a, bool create)
 	return 0;
 }
 
+static void
+set_flag(struct catalog_op *op, uint8_t flag, bool on)
+{
+	op->flags = (uint8_t)((op->flags & ~flag) | (on ? flag : 0));
+}
+
+/* The operation says all of the volume's properties, as they will be. */
+static void
+set_properties(struct admin_operation *a, const struct volume_record *volume)
+{
+	const struct admin_request *request = a->request;
+	struct catalog_op *op = add_op(a, CATALOG_OP_VOLUME_SET, volume, NULL);
+
+	op->flags = volume->flags;
+	op->full_timeout_s = volume->full_timeout_s;
+	if (request->set & ADMIN_SET_READONLY)
+		set_flag(op, CATALOG_READONLY, request->readonly);
+	if (request->set & ADMIN_SET_ON_FULL)
+		set_flag(op, CATALOG_PAUSE_WHEN_FULL, request->pauses_when_full);
+	if (request->set & ADMIN_SET_ON_FULL_TIMEOUT)
+		op->full_timeout_s = request->full_timeout_s;
+}
+
 static int
 build(struct admin_operation *a)
 {
@@ -291,9 +314,7 @@ build(struct admin_operation *a)
 		volume = find_volume(a, &request->name);
 		if (!volume)
 			return -ENOENT;
-		op = add_op(a, CATALOG_OP_VOLUME_SET, volume, NULL);
-		op->flags = (uint8_t)((volume->flags & ~CATALOG_READONLY) |
-				      (request->readonly ? CATALOG_READONLY : 0));
+		set_properties(a, volume);
 		return 0;
 	case ADMIN_SNAPSHOT_CREATE:
 		return check_names(a, true);
@@ -590,6 +611,7 @@ finish(struct admin_operation *a)
 	if (a->paused && a->paused->paused)
 		volume_resume(pool, a->paused);
 	update_handles(a);
+	volume_full_consider(pool); /* the policy may be another now */
 	pool->admin = NULL;
 	free(a->ops);
 	free(a);
@@ -627,7 +649,7 @@ admin_step(struct admin_operation *a)
 		case ADMIN_PAUSE:
 			a->phase = ADMIN_SHRINK;
 			if (a->paused)
-				return volume_pause(a->paused, &a->wait);
+				return volume_pause(pool, a->paused, &a->wait);
 			continue;
 		case ADMIN_SHRINK:
 			if (!shrink(a))

@@ -269,6 +269,7 @@ struct volume_runtime {
 	bool paused; /* requests wait, for an operation on the volume */
 	struct list paused_requests;
 	struct waiter *drained; /* whoever paused it waits for in_flight to be 0 */
+	uint32_t waiting;       /* writes that wait for room: volume_full_count() */
 	struct list locks;      /* of requests that patch blocks */
 	struct list lock_waiters;
 };
@@ -285,6 +286,9 @@ struct volume {
 	_Atomic uint64_t size_bytes;
 	bool readonly; /* asked for by the client */
 	struct task task;
+	struct task stop_task; /* volume_stop_waiting() */
+	_Atomic bool stop_queued;
+	_Atomic bool waits_no_more;
 };
 
 #define REQUEST_CHUNK_BLOCKS 256u
@@ -299,6 +303,7 @@ enum request_phase {
 	REQUEST_EDGE_READ,
 	REQUEST_PREPARE,
 	REQUEST_APPEND,
+	REQUEST_WAIT, /* the pool is full */
 	REQUEST_APPLY,
 	REQUEST_FLUSH,
 	REQUEST_DONE,
@@ -378,7 +383,9 @@ struct pool {
 	uint64_t checkpoint_blocks; /* of log between two checkpoints */
 	struct table loads;         /* address -> struct node_load */
 	struct list space_waiters;  /* writes that wait until others are applied */
-	struct list handles;        /* struct volume */
+	struct list full_waiters;   /* struct volume_io, by its task: see volume_full.c */
+	struct timer full_timer;
+	struct list handles; /* struct volume */
 	struct list unused_requests;
 	struct list unused_runs; /* struct read_run */
 	uint64_t requests_in_flight;
@@ -484,8 +491,30 @@ void housekeeping_consider(struct pool *pool);
 void housekeeping_segment_opened(struct pool *pool);
 bool housekeeping_idle(const struct pool *pool);
 
+/* volume_full.c */
+void volume_full_init(struct pool *pool);
+void volume_full_fini(struct pool *pool);
+/* Live blocks, and what may become live. */
+uint64_t pool_used_blocks(const struct pool *pool);
+/* Whether @blocks more are too many. */
+bool pool_is_full(const struct pool *pool, uint64_t blocks);
+/* Whether a write that found no room may wait for some. */
+bool volume_full_may_wait(struct volume_request *request);
+/* Takes the request apart and has its volume_io wait; nothing of it is in a batch. */
+void volume_full_wait(struct volume_request *request);
+/* There may be room now: whoever waits for it goes on. */
+void volume_full_consider(struct pool *pool);
+/* All who wait (of one handle) begin anew, and find out why. */
+void volume_full_wake(struct pool *pool, const struct volume *volume);
+/* The volume's content may change otherwise than by writes. */
+void volume_full_forget_progress(struct pool *pool, const struct volume_runtime *runtime);
+/* Counts those who wait into runtime->waiting of all volumes. */
+void volume_full_count(struct pool *pool);
+
 /* volume_io.c */
 void request_finish(struct volume_request *request);
+/* As above, but the volume_io is not answered. */
+void request_release(struct volume_request *request);
 /* Records the first error. */
 void request_fail(struct volume_request *request, int error);
 /* For a map fault: loads the node, then steps again. */
@@ -496,7 +525,7 @@ void request_return_promise(struct volume_request *request);
 struct volume_runtime *volume_runtime(struct pool *pool, struct volume_record *record);
 /* Requests wait from now on; @waiter (its wake) is called, perhaps at once, when none is under way.
  */
-void volume_pause(struct volume_runtime *runtime, struct waiter *waiter);
+void volume_pause(struct pool *pool, struct volume_runtime *runtime, struct waiter *waiter);
 void volume_resume(struct pool *pool, struct volume_runtime *runtime);
 /* The volume or pool goes away: its handles fail from now on. */
 void volume_detach(struct pool *pool, struct volume *volume);

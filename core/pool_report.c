@@ -75,6 +75,13 @@ report_image(struct pool *pool, const struct volume_record *volume, struct image
 		out->unique_bytes = unique_blocks * FORMAT_BLOCK_BYTES;
 	out->created_s = snapshot ? snapshot->created_s : volume->created_s;
 	out->readonly = snapshot || volume->flags & CATALOG_READONLY;
+	if (!snapshot) {
+		const struct volume_runtime *runtime = volume->runtime;
+
+		out->pauses_when_full = volume->flags & CATALOG_PAUSE_WHEN_FULL;
+		out->full_timeout_s = volume->full_timeout_s;
+		out->waiting = runtime ? runtime->waiting : 0;
+	}
 	out->clients = volume_clients(pool, snapshot ? NULL : volume->runtime, snapshot);
 	/* A clone: its past is another volume's snapshot. */
 	const struct image *past = image->parent;
@@ -94,6 +101,7 @@ report_images(struct pool *pool, struct admin_pool_report *report)
 	unsigned leaves = REPORT_LEAVES_MAX;
 	size_t n = 0;
 
+	volume_full_count(pool);
 	report->images = xcalloc(
 	    pool->catalog.volume_count + pool->catalog.image_count, sizeof(*report->images));
 	list_for_each(node, &pool->catalog.volumes) {

@@ -44,6 +44,7 @@ reaper_step(struct task *task)
 		/* What became empty is free when the next checkpoint is durable. */
 		if (pool->state == POOL_ONLINE && !list_empty(&pool->space.empty))
 			checkpoint_start(pool, NULL);
+		volume_full_consider(pool);
 		return;
 	}
 	if (!r->pinned) {
@@ -60,6 +61,7 @@ reaper_step(struct task *task)
 	unpin(pool);
 	if (finished)
 		catalog_forget(&pool->catalog, image);
+	volume_full_consider(pool);
 	reactor_timer_start(pool->reactor, &r->next, 0);
 }
 
@@ -82,6 +84,7 @@ loaded(struct waiter *waiter, int error)
 		/* Nothing is freed that is not known to be free: its space stays taken. */
 		unpin(pool);
 		r->stuck = true;
+		volume_full_consider(pool);
 		return;
 	}
 	reaper_step(&r->step);

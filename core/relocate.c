@@ -745,6 +745,7 @@ relocation_checkpoint_ended(struct pool *pool)
 	pool->relocation.exhausted = false;
 	waiters_wake(&pool->relocation.waiters, 0);
 	relocation_kick(pool);
+	volume_full_consider(pool);
 }
 
 bool

@@ -57,13 +57,20 @@ enum admin_verb {
 	ADMIN_VOLUME_RESIZE, /* name, size_bytes, force: shrink */
 	ADMIN_VOLUME_RENAME, /* name, target (same pool) */
 	ADMIN_VOLUME_DELETE, /* name, force: with its snapshots, and even with clients connected */
-	ADMIN_VOLUME_SET,    /* name, readonly */
+	ADMIN_VOLUME_SET,    /* name, and the properties in `set` */
 	ADMIN_SNAPSHOT_CREATE, /* names[]: all of one pool, one atomic point */
 	ADMIN_SNAPSHOT_DELETE, /* names[] */
 	ADMIN_CLONE,           /* name (a snapshot), target (a new volume of the same pool) */
 	ADMIN_ROLLBACK,        /* name (a snapshot): the volume becomes as it was then */
 	ADMIN_DIFF,            /* name, target: changed ranges, from name to target */
 	ADMIN_LIST,            /* name.pool or "" for all: report */
+};
+
+/* What ADMIN_VOLUME_SET may change; the others stay as they are. */
+enum admin_volume_property {
+	ADMIN_SET_READONLY = 1,
+	ADMIN_SET_ON_FULL = 2,
+	ADMIN_SET_ON_FULL_TIMEOUT = 4,
 };
 
 struct admin_range {
@@ -98,6 +105,9 @@ struct admin_image_report {
 	bool unique_known;
 	uint64_t created_s; /* seconds since 1970, UTC */
 	bool readonly;
+	bool pauses_when_full;   /* a volume's writes that find no room wait ... */
+	uint32_t full_timeout_s; /* ... so long at most; 0: no limit */
+	uint32_t waiting;        /* writes that wait for room now */
 	uint32_t clients;
 };
 
@@ -137,7 +147,10 @@ struct admin_request {
 				    refused */
 	uint64_t size_bytes;
 	uint64_t created_s; /* SNAPSHOT_CREATE, VOLUME_CREATE …: the present time */
+	unsigned set;       /* VOLUME_SET: enum admin_volume_property */
 	bool readonly;
+	bool pauses_when_full;
+	uint32_t full_timeout_s;
 	bool preallocate; /* POOL_CREATE, DEVICE_ADD */
 	bool force;
 	void (*done)(struct admin_request *request);

@@ -70,7 +70,10 @@ struct volume_io {
 	/* the engine's own, while in flight */
 	struct volume *volume;
 	struct task task;
-	void *op_state;
+	uint64_t full_since_ns;    /* when it first found the pool full; 0: it did not */
+	uint64_t full_done_blocks; /* written before it had to wait */
+	bool full_grows;           /* it waits for room, not for free slabs alone */
+	bool full_gives_up;
 };
 
 struct volume_info {
@@ -88,6 +91,12 @@ const struct volume_info *volume_info(const struct volume *volume);
 
 /* Starts @io (a request beyond the end, on a read-only volume … fails through done()). */
 void volume_submit(struct volume *volume, struct volume_io *io);
+
+/*
+ * Writes of this handle that wait because the pool is full (volume_full.c) wait no longer: they are
+ * done if there is room, and fail with -ENOSPC if not; @for_good: nor do later ones wait.
+ */
+void volume_stop_waiting(struct volume *volume, bool for_good);
 
 /* Gives the handle back; nothing may be in flight.  The handle is gone on return. */
 void volume_close(struct volume *volume);

@@ -121,12 +121,10 @@ io_finish(struct volume_io *io, int error)
 }
 
 void
-request_finish(struct volume_request *request)
+request_release(struct volume_request *request)
 {
 	struct pool *pool = request->pool;
 	struct volume_runtime *runtime = request->runtime;
-	struct volume_io *io = request->io;
-	int error = request->error;
 
 	request_unpin(request);
 	request_return_promise(request);
@@ -146,6 +144,15 @@ request_finish(struct volume_request *request)
 			drained->wake(drained, 0);
 		}
 	}
+}
+
+void
+request_finish(struct volume_request *request)
+{
+	struct volume_io *io = request->io;
+	int error = request->error;
+
+	request_release(request);
 	io_finish(io, error);
 }
 
@@ -228,6 +235,7 @@ io_begin(struct task *task)
 	request->volume = volume;
 	request->runtime = volume->runtime;
 	request->image = volume->snapshot ? volume->snapshot : volume->runtime->record->head;
+	request->done_blocks = io->full_done_blocks;
 	request->lba = io->offset_bytes / BLOCK_BYTES;
 	request->count = div_round_up(io->offset_bytes + io->len_bytes, BLOCK_BYTES) - request->lba;
 	if (request->runtime)
@@ -242,6 +250,9 @@ volume_submit(struct volume *volume, struct volume_io *io)
 {
 	io->volume = volume;
 	io->error = 0;
+	io->full_since_ns = 0;
+	io->full_done_blocks = 0;
+	io->full_gives_up = false;
 	task_init(&io->task, io_begin);
 	if (volume->reactor == volume->pool_reactor)
 		reactor_defer(volume->reactor, &io->task);
@@ -252,10 +263,11 @@ volume_submit(struct volume *volume, struct volume_io *io)
 /* --- pausing a volume --- */
 
 void
-volume_pause(struct volume_runtime *runtime, struct waiter *waiter)
+volume_pause(struct pool *pool, struct volume_runtime *runtime, struct waiter *waiter)
 {
 	CHECK(!runtime->paused && !runtime->drained);
 	runtime->paused = true;
+	volume_full_forget_progress(pool, runtime);
 	if (runtime->in_flight == 0)
 		waiter->wake(waiter, 0);
 	else
@@ -336,7 +348,7 @@ volume_open(
 void
 volume_detach(struct pool *pool, struct volume *volume)
 {
-	(void)pool;
+	volume_full_wake(pool, volume);
 	if (volume->runtime)
 		volume->runtime->handles--;
 	list_remove(&volume->link);

@@ -5,6 +5,7 @@
  *   BEGIN ─► LOCK ─► BARRIER ─► EDGE_LOOKUP ─► EDGE_READ ─┐   (only if a block is touched in part)
  *     └──────────────────────────────────────────────────┴─► PREPARE ─► APPEND ─► APPLY ─► FLUSH ─►
  * DONE
+ *                                                                     └─► WAIT (the pool is full)
  *
  * - Whole blocks go to the log as they are.  A block that is touched in part is read, patched and
  *   written whole, under a lock on the range: no other write to it is added to the log between the
@@ -231,14 +232,6 @@ piece_add(struct pool *pool, const struct image *image, struct piece *piece)
 	}
 }
 
-static bool
-is_full(const struct pool *pool, uint32_t blocks)
-{
-	return pool->space.live_blocks + pool->log.pending_blocks + pool->nodes.dirty_count +
-		   blocks >
-	       pool->live_blocks_max;
-}
-
 /* Whether some of the blocks replace none that are the image's own. */
 static bool
 grows(const struct volume_request *request, uint64_t lba, uint32_t blocks)
@@ -263,7 +256,7 @@ append_blocks(struct volume_request *request, uint64_t lba, uint8_t *data, uint3
 	int rc;
 
 	piece_examine(&piece);
-	if (piece.data_blocks && is_full(request->pool, piece.data_blocks) &&
+	if (piece.data_blocks && pool_is_full(request->pool, piece.data_blocks) &&
 	    grows(request, lba, blocks))
 		return -ENOSPC;
 	rc = log_reserve(request->pool, piece.data_blocks ? LOG_CLIENT : LOG_TRIM,
@@ -354,8 +347,7 @@ wait_for_space(struct volume_request *request)
 	if (!log_has_room(pool, LOG_CLIENT) && relocation_wait(pool, &request->wait))
 		return true;
 	if ((pool->state != POOL_ONLINE && pool->state != POOL_CLOSING) || request->retries >= 4 ||
-	    (list_empty(&pool->space.empty) && reaper_idle(pool) &&
-		!(counted && request->retries == 0)))
+	    (list_empty(&pool->space.empty) && !(counted && request->retries == 0)))
 		return false;
 	request->retries++;
 	checkpoint_start(pool, &request->wait);
@@ -509,9 +501,22 @@ volume_write_step(struct volume_request *request)
 			}
 			if (rc == -ENOSPC && wait_for_space(request))
 				return;
+			if (rc == -ENOSPC && volume_full_may_wait(request)) {
+				request->phase = REQUEST_WAIT;
+				continue;
+			}
 			if (rc)
 				request_fail(request, rc);
 			request->phase = REQUEST_APPLY;
+			continue;
+		case REQUEST_WAIT:
+			request->append.done = applied;
+			if (request->appended && log_wait_applied(pool, &request->append))
+				return;
+			request->appended = false;
+			if (!request->error)
+				return volume_full_wait(request);
+			request->phase = REQUEST_DONE;
 			continue;
 		case REQUEST_APPLY:
 			request->phase = REQUEST_FLUSH;

@@ -333,6 +333,7 @@ create_volume(struct catalog *catalog, const struct catalog_op *op)
 	volume->uuid = op->uuid;
 	volume->created_s = op->created_s;
 	volume->flags = op->flags;
+	volume->full_timeout_s = op->full_timeout_s;
 	volume_mark_dirty(catalog, volume);
 	return volume;
 }
@@ -382,6 +383,7 @@ apply_one(struct catalog *catalog, const struct catalog_op *op)
 		return;
 	case CATALOG_OP_VOLUME_SET:
 		volume->flags = op->flags;
+		volume->full_timeout_s = op->full_timeout_s;
 		volume_mark_dirty(catalog, volume);
 		return;
 	case CATALOG_OP_SNAPSHOT_CREATE:
@@ -462,6 +464,7 @@ encode_volume(const struct volume_record *volume, struct catalog_record *record)
 {
 	record->kind = CATALOG_VOLUME;
 	record->flags = volume->flags;
+	record->full_timeout_s = volume->full_timeout_s;
 	record->head = volume->head->id;
 	record->size_bytes = volume->size_bytes;
 	record->created_s = volume->created_s;
@@ -559,6 +562,7 @@ catalog_decode_block(
 			volume = new_volume(catalog, id, record->name);
 
 			volume->flags = record->flags;
+			volume->full_timeout_s = record->full_timeout_s;
 			volume->head_id = record->head;
 			volume->size_bytes = record->size_bytes;
 			volume->created_s = record->created_s;

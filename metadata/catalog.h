@@ -60,7 +60,8 @@ struct volume_record {
 	struct image *head;
 	struct list snapshots;
 	uint64_t head_id; /* between decoding and catalog_link() */
-	uint8_t flags;    /* CATALOG_READONLY */
+	uint8_t flags;    /* CATALOG_READONLY … */
+	uint32_t full_timeout_s;
 	struct list link; /* of all volumes, sorted by name */
 	void *runtime;    /* the engine's */
 };

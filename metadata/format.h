@@ -353,8 +353,9 @@ enum image_kind {
 	IMAGE_TRIMMED = 3, /* what a large trim cut off, being freed */
 };
 
-#define CATALOG_READONLY 1u /* volume flags */
-#define CATALOG_DELETED 2u  /* image flags */
+#define CATALOG_READONLY 1u        /* volume flags */
+#define CATALOG_PAUSE_WHEN_FULL 2u /* ...: writes that find no room wait */
+#define CATALOG_DELETED 2u         /* image flags */
 
 /* Record `id` lies in image 0 at block id / 8, number id % 8. */
 struct catalog_record {
@@ -376,7 +377,8 @@ struct catalog_record {
 	uint64_t mapped_blocks; /* image */
 	struct uuid uuid;       /* volume */
 	char name[FORMAT_NAME_BYTES];
-	uint8_t reserved[512 - 248];
+	uint32_t full_timeout_s; /* volume: how long writes wait at most; 0: no limit */
+	uint8_t reserved[512 - 252];
 };
 static_assert(sizeof(struct catalog_record) == 512, "catalog record");
 
@@ -400,7 +402,8 @@ enum catalog_op_type {
 struct catalog_op {
 	uint8_t type;
 	uint8_t flags; /* VOLUME_SET, VOLUME_CREATE: the new flags */
-	uint8_t reserved[6];
+	uint8_t reserved[2];
+	uint32_t full_timeout_s; /* VOLUME_SET, VOLUME_CREATE */
 	uint64_t volume;
 	uint64_t image;
 	uint64_t size_bytes;

@@ -295,29 +295,102 @@ build_volume_delete(struct cli *cli, struct error *error)
 }
 
 static int
+take_switch(struct cli *cli, const char *value, struct error *error)
+{
+	bool on = strcmp(value, "on") == 0;
+
+	if (!on && strcmp(value, "off") != 0)
+		return error_set(error, -EINVAL, "readonly is on or off, not \"%.60s\"", value);
+	must_put(cli->request, "readonly", json_boolean(on));
+	return 0;
+}
+
+static int
+take_on_full(struct cli *cli, const char *value, struct error *error)
+{
+	if (strcmp(value, "error") != 0 && strcmp(value, "pause") != 0)
+		return error_set(error, -EINVAL, "on-full is error or pause, not \"%.60s\"", value);
+	must_put(cli->request, "on_full", json_string(value));
+	return 0;
+}
+
+static int
+take_on_full_timeout(struct cli *cli, const char *value, struct error *error)
+{
+	static const struct {
+		const char *unit;
+		unsigned seconds;
+	} units[] = { { "s", 1 }, { "m", 60 }, { "h", 3600 }, { "d", 86400 } };
+	char *end;
+	unsigned long number = strtoul(value, &end, 10);
+
+	if (strcmp(value, "none") == 0) {
+		must_put(cli->request, "on_full_timeout_seconds", json_null());
+		return 0;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(units); i++)
+		if (value[0] >= '0' && value[0] <= '9' && strcmp(end, units[i].unit) == 0 &&
+		    number >= 1 && number <= UINT32_MAX / units[i].seconds) {
+			must_put(cli->request, "on_full_timeout_seconds",
+			    json_integer((json_int_t)(number * units[i].seconds)));
+			return 0;
+		}
+	return error_set(error, -EINVAL,
+	    "on-full-timeout is a time as 30s, 5m, 2h, 1d, or none, not \"%.60s\"", value);
+}
+
+static const struct property {
+	const char *name;
+	const char *values;
+	int (*take)(struct cli *cli, const char *value, struct error *error);
+} properties[] = {
+	{ "readonly", "on|off", take_switch },
+	{ "on-full", "error|pause", take_on_full },
+	{ "on-full-timeout", "TIME|none", take_on_full_timeout },
+};
+
+static int
+take_property(struct cli *cli, const char *text, struct error *error)
+{
+	const char *value = strchr(text, '=');
+	char known[200];
+	size_t len = 0;
+
+	if (!value)
+		return error_set(error, -EINVAL,
+		    "\"%.60s\" sets nothing: write PROPERTY=VALUE, as readonly=on", text);
+	for (size_t i = 0; i < ARRAY_SIZE(properties); i++)
+		if (strlen(properties[i].name) == (size_t)(value - text) &&
+		    strncmp(properties[i].name, text, (size_t)(value - text)) == 0)
+			return properties[i].take(cli, value + 1, error);
+	for (size_t i = 0; i < ARRAY_SIZE(properties); i++)
+		len += (size_t)snprintf(known + len, sizeof(known) - len, "%s%s=%s", i ? ", " : "",
+		    properties[i].name, properties[i].values);
+	return error_set(error, -EINVAL, "a volume has no property \"%.*s\"; there is: %s",
+	    (int)min_u64((uint64_t)(value - text), 60), text, known);
+}
+
+static int
 build_volume_set(struct cli *cli, struct error *error)
 {
-	const char *property = cli->args[1];
-	const char *value = strchr(property, '=');
-	bool on;
+	char *done = NULL;
 
 	request_start(cli, "volume.set");
 	if (take_name(cli, "name", 0, WANT_VOLUME, error))
 		return -EINVAL;
-	if (!value)
-		return error_set(error, -EINVAL,
-		    "\"%.60s\" sets nothing: write PROPERTY=VALUE, as readonly=on", property);
-	if ((size_t)(value - property) != strlen("readonly") ||
-	    memcmp(property, "readonly", strlen("readonly")) != 0)
-		return error_set(error, -EINVAL,
-		    "a volume has no property \"%.*s\"; there is: readonly=on|off",
-		    (int)min_u64((uint64_t)(value - property), 60), property);
-	on = strcmp(value + 1, "on") == 0;
-	if (!on && strcmp(value + 1, "off") != 0)
-		return error_set(error, -EINVAL, "readonly is on or off, not \"%.60s\"", value + 1);
-	must_put(cli->request, "readonly", json_boolean(on));
-	cli->done_text =
-	    text_new("volume %s is now %s", cli->args[0], on ? "read-only" : "writable");
+	for (size_t i = 1; i < cli->arg_count; i++) {
+		char *longer;
+
+		if (take_property(cli, cli->args[i], error)) {
+			free(done);
+			return -EINVAL;
+		}
+		longer = text_new("%s%s%s", done ? done : "", done ? ", " : "", cli->args[i]);
+		free(done);
+		done = longer;
+	}
+	cli->done_text = text_new("volume %s now has %s", cli->args[0], done);
+	free(done);
 	done_one(cli, "volumes", cli->args[0]);
 	return 0;
 }
@@ -498,8 +571,14 @@ const struct cli_command cli_commands[] = {
 	    "snapshots,\n"
 	    "too.  The space is freed in the background.\n",
 	    OPTION_FORCE | OPTIONS_DESTRUCTIVE, 1, 1, SHOW_DONE, build_volume_delete },
-	{ "volume", "set", "POOL/VOLUME PROPERTY=VALUE", "Change a volume's properties.",
-	    "  quarry volume set tank/vm1 readonly=on\n", 0, 2, 2, SHOW_DONE, build_volume_set },
+	{ "volume", "set", "POOL/VOLUME PROPERTY=VALUE…", "Change a volume's properties.",
+	    "readonly=on|off          refuse all writes\n"
+	    "on-full=error|pause      what writes do that find the pool full: fail, or wait for "
+	    "room\n"
+	    "on-full-timeout=TIME     how long they wait at most (30s, 5m, 2h); none, the default: "
+	    "no limit\n\n"
+	    "  quarry volume set tank/vm1 on-full=pause on-full-timeout=1h\n",
+	    0, 2, 8, SHOW_DONE, build_volume_set },
 	{ "snapshot", "create", "POOL/VOLUME@SNAPSHOT…",
 	    "Keep volumes as they are now; several at one atomic point.",
 	    "  quarry snapshot create tank/vm1@monday tank/db@monday\n", 0, 1, SIZE_MAX, SHOW_DONE,

@@ -488,6 +488,9 @@ dump_catalog(void *context, struct pool *pool)
 		put_number(object, "size_bytes", volume->size_bytes);
 		put_number(object, "head", volume->head ? volume->head->id : 0);
 		put(object, "readonly", json_boolean(volume->flags & CATALOG_READONLY));
+		put(object, "on_full",
+		    json_string(volume->flags & CATALOG_PAUSE_WHEN_FULL ? "pause" : "error"));
+		put_number(object, "on_full_timeout_seconds", volume->full_timeout_s);
 		put_number(object, "created_s", volume->created_s);
 		emit(dump, object);
 	}

@@ -32,6 +32,9 @@ static const struct column volume_columns[] = {
 	{ "unique", "unique_bytes", COLUMN_SIZE, true },
 	{ "readonly", "readonly", COLUMN_FLAG, true },
 	{ "clients", "clients", COLUMN_NUMBER, true },
+	{ "onfull", "on_full", COLUMN_TEXT, false },
+	{ "timeout", "on_full_timeout_seconds", COLUMN_NUMBER, false },
+	{ "waiting", "waiting", COLUMN_NUMBER, false },
 	{ "origin", "origin", COLUMN_TEXT, true },
 	{ "created", "created", COLUMN_TEXT, false },
 	{ "uuid", "uuid", COLUMN_TEXT, false },
@@ -362,6 +365,24 @@ print_bytes(FILE *out, const char *label, const json_t *pool, const char *key, b
 		fprintf(out, "  %-12s%s\n", label, size_format(bytes, text));
 }
 
+/* Volumes whose writes wait because the pool is full. */
+static void
+print_waiting(FILE *out, const json_t *pool)
+{
+	const json_t *image;
+	size_t i;
+
+	json_array_foreach(json_object_get(pool, "images"), i, image)
+	{
+		json_int_t waiting = json_integer_value(json_object_get(image, "waiting"));
+
+		if (waiting)
+			fprintf(out, "  %-12s%s: %lld write%s wait%s for room\n", "full",
+			    text_of(image, "name"), (long long)waiting, waiting == 1 ? "" : "s",
+			    waiting == 1 ? "s" : "");
+	}
+}
+
 static void
 print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 {
@@ -382,6 +403,7 @@ print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 	    json_is_true(json_object_get(pool, "checkpoint_running"))
 		? ", the next is being written"
 		: "");
+	print_waiting(out, pool);
 	if (deleting)
 		fprintf(out, "  %-12s%lld in the background, %lld.%lld%% done\n", "deleting",
 		    (long long)deleting, (long long)permille / 10, (long long)permille % 10);

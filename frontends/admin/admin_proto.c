@@ -20,6 +20,8 @@ enum {
 	FIELD_READONLY = 1 << 6,
 	FIELD_FORCE = 1 << 7,
 	FIELD_PREALLOCATE = 1 << 8,
+	FIELD_ON_FULL = 1 << 9,
+	FIELD_ON_FULL_TIMEOUT = 1 << 10,
 };
 
 enum name_kind {
@@ -59,8 +61,8 @@ static const struct verb verbs[] = {
 	    NAME_VOLUME, NAME_VOLUME },
 	{ "volume.delete", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_DELETE, FIELD_NAME, FIELD_FORCE,
 	    NAME_VOLUME, NAME_NONE },
-	{ "volume.set", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_SET, FIELD_NAME | FIELD_READONLY, 0,
-	    NAME_VOLUME, NAME_NONE },
+	{ "volume.set", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_SET, FIELD_NAME,
+	    FIELD_READONLY | FIELD_ON_FULL | FIELD_ON_FULL_TIMEOUT, NAME_VOLUME, NAME_NONE },
 	{ "snapshot.create", ADMIN_MESSAGE_TARGET, ADMIN_SNAPSHOT_CREATE, FIELD_NAMES, 0,
 	    NAME_SNAPSHOT, NAME_NONE },
 	{ "snapshot.delete", ADMIN_MESSAGE_TARGET, ADMIN_SNAPSHOT_DELETE, FIELD_NAMES, 0,
@@ -257,7 +259,48 @@ static int
 decode_readonly(const struct verb *verb, const json_t *value, struct admin_request *request,
     struct error *error)
 {
+	request->set |= ADMIN_SET_READONLY;
 	return decode_bool("readonly", value, &request->readonly, error);
+}
+
+/* One of two words: the first is false. */
+static int
+decode_choice(const char *key, const json_t *value, const char *no, const char *yes, bool *choice,
+    struct error *error)
+{
+	if (!json_is_string(value))
+		return wrong_type(key, "a string", value, error);
+	*choice = strcmp(json_string_value(value), yes) == 0;
+	if (!*choice && strcmp(json_string_value(value), no) != 0)
+		return error_set(error, -EINVAL, "\"%s\" must be \"%s\" or \"%s\", not \"%.60s\"",
+		    key, no, yes, json_string_value(value));
+	return 0;
+}
+
+static int
+decode_on_full(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	request->set |= ADMIN_SET_ON_FULL;
+	return decode_choice("on_full", value, "error", "pause", &request->pauses_when_full, error);
+}
+
+/* null: no limit. */
+static int
+decode_on_full_timeout(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	request->set |= ADMIN_SET_ON_FULL_TIMEOUT;
+	if (json_is_null(value))
+		return 0;
+	if (!json_is_integer(value))
+		return wrong_type(
+		    "on_full_timeout_seconds", "an integer (seconds) or null", value, error);
+	if (json_integer_value(value) < 1 || json_integer_value(value) > UINT32_MAX)
+		return error_set(error, -EINVAL,
+		    "\"on_full_timeout_seconds\" must be from 1 to 4294967295, or null: no limit");
+	request->full_timeout_s = (uint32_t)json_integer_value(value);
+	return 0;
 }
 
 static int
@@ -289,6 +332,8 @@ static const struct field {
 	{ "readonly", FIELD_READONLY, decode_readonly },
 	{ "force", FIELD_FORCE, decode_force },
 	{ "preallocate", FIELD_PREALLOCATE, decode_preallocate },
+	{ "on_full", FIELD_ON_FULL, decode_on_full },
+	{ "on_full_timeout_seconds", FIELD_ON_FULL_TIMEOUT, decode_on_full_timeout },
 };
 
 static const struct field *
@@ -362,6 +407,9 @@ decode_fields(
 		if (verb->required & ~seen & fields[i].bit)
 			return error_set(
 			    error, -EPROTO, "%s needs the field \"%s\"", verb->text, fields[i].key);
+	if (verb->verb == ADMIN_VOLUME_SET && verb->kind == ADMIN_MESSAGE_TARGET && !request->set)
+		return error_set(error, -EPROTO,
+		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds");
 	return 0;
 }
 

@@ -110,6 +110,12 @@ image_json(const struct admin_image_report *image)
 	    image->unique_known ? bytes_json(image->unique_bytes) : json_null());
 	must_put(object, "created", time_json(image->created_s));
 	must_put(object, "readonly", json_boolean(image->readonly));
+	if (image->kind == ADMIN_IMAGE_VOLUME) {
+		must_put(object, "on_full", text_json(image->pauses_when_full ? "pause" : "error"));
+		must_put(object, "on_full_timeout_seconds",
+		    image->full_timeout_s ? bytes_json(image->full_timeout_s) : json_null());
+		must_put(object, "waiting", bytes_json(image->waiting));
+	}
 	must_put(object, "clients", bytes_json(image->clients));
 	return object;
 }

@@ -347,6 +347,14 @@ close_volumes(struct nbd_connection *c)
 	c->contexts_opened = 0;
 }
 
+/* What is in flight ends soon, also if it waits because a pool is full. */
+static void
+stop_waiting_for_room(struct nbd_connection *c)
+{
+	if (c->volume)
+		volume_stop_waiting(c->volume, true);
+}
+
 /* Frees the connection if nothing of it is in flight any more.  The last thing a caller does. */
 static void
 connection_finish(struct nbd_connection *c)
@@ -382,6 +390,7 @@ connection_kill(struct nbd_connection *c)
 	c->phase = CONNECTION_DEAD;
 	stream_shutdown(&c->stream);
 	drop_input(c);
+	stop_waiting_for_room(c);
 	op_put_all(&c->replies);
 	connection_finish(c);
 }
@@ -401,6 +410,7 @@ connection_drain(struct nbd_connection *c)
 	c->phase = CONNECTION_DRAINING;
 	stream_shutdown_receive(&c->stream);
 	drop_input(c);
+	stop_waiting_for_room(c);
 	c->timer.run = drain_timeout; /* armed or not: moved */
 	reactor_timer_start(
 	    reactor_of(c), &c->timer, c->home->server->config.stop_timeout_ms * 1000000ull);

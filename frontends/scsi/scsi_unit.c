@@ -198,6 +198,12 @@ abort_tasks(struct scsi_unit *unit, const struct scsi_nexus *nexus)
 		if (!nexus || task->nexus == nexus)
 			scsi_task_abort(task);
 	}
+	list_for_each(link, &unit->nexuses) {
+		struct scsi_nexus *other = container_of(link, struct scsi_nexus, link);
+
+		if (!nexus || other == nexus) /* also what waits because the pool is full */
+			volume_stop_waiting(other->volume, false);
+	}
 	scsi_unit_pump(unit);
 }
 

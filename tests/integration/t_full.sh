@@ -171,4 +171,147 @@ PYTHON
     quarry pool status tank
 }
 
+# --- on-full=pause ---
+
+# fill_and_wait VOLUME MEGABYTES FILE: fills it until a write waits, then says so in FILE and goes on
+# when there is room, up to MEGABYTES; at last reads all of it back.
+fill_and_wait() {
+    $PYTHON - "$(uri "$1")" "$2" "$3" <<'PYTHON'
+import sys, time, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+count, waited = int(sys.argv[2]), 0
+for i in range(count):
+    cookie = h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(i.to_bytes(8, "little") * (1 << 17))), i << 20)
+    began = time.time()
+    while not h.aio_command_completed(cookie):
+        h.poll(100)
+        if time.time() - began > 1 and not waited:
+            waited = i
+            # The same connection goes on reading, and trims nothing of ours.
+            assert h.pread(1 << 20, 0) == bytes(1 << 20)
+            h.trim(1 << 20, count << 20)
+            h.flush()
+            open(sys.argv[3], "w").write(str(i))
+assert waited, "no write ever had to wait"
+for i in range(count):
+    assert h.pread(1 << 20, i << 20) == i.to_bytes(8, "little") * (1 << 17), i
+PYTHON
+}
+
+waits_for_room() {
+    [ "$(image_field "tank/$1" waiting)" -gt 0 ]
+}
+
+test_writes_of_a_pausing_volume_wait_for_room() {
+    start_with_pool 96M
+    quarry volume create tank/old 1G
+    quarry volume create tank/new 1G
+    qemu-io -f raw -c 'write -P 7 0 64M' "$(uri old)" >/dev/null
+    quarry volume set tank/new on-full=pause
+    expect pause "$(image_field tank/new on_full)" "the policy"
+    expect None "$(image_field tank/new on_full_timeout_seconds)" "the time limit"
+    fill_and_wait new 130 waiting &
+    local writer=$!
+    wait_for 60 test -s waiting
+    waits_for_room new || fail "list does not show that it waits"
+    quarry pool status tank | grep -q 'tank/new: 1 write waits for room' || fail "status does not show it"
+    # The other volume says ENOSPC, reads and trims; what it trims lets the waiting one go on.
+    $PYTHON - "$(uri old)" <<'PYTHON'
+import sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+try:
+    for i in range(80, 100):
+        h.pwrite(b"y" * (1 << 20), i << 20)
+    sys.exit("there was room")
+except nbd.Error as error:
+    assert error.errno == "ENOSPC", error.errno
+assert h.pread(1 << 20, 0) == b"\x07" * (1 << 20)
+PYTHON
+    quarry volume delete --yes tank/old
+    wait "$writer" || fail "the writer failed"
+    refuses waits_for_room new
+}
+
+test_a_larger_pool_lets_writes_go_on() {
+    start_with_pool 64M
+    quarry volume create tank/a 1G
+    quarry volume set tank/a on-full=pause
+    fill_and_wait a 150 waiting &
+    local writer=$!
+    wait_for 60 test -s waiting
+    quarry device add tank "$T/more.img" --size 256M
+    wait "$writer" || fail "the writer failed"
+}
+
+# A time limit; a policy that changes while writes wait; a client, a volume and a daemon that go away.
+test_waiting_ends_cleanly() {
+    start_with_pool 64M
+    quarry volume create tank/a 1G
+    quarry volume create tank/b 1G
+    local began=$SECONDS
+    quarry volume set tank/a on-full=pause on-full-timeout=3s
+    expect 3 "$(image_field tank/a on_full_timeout_seconds)" "the time limit"
+    fill_up a 1024 >/dev/null
+    [ $((SECONDS - began)) -ge 6 ] || fail "two writes waited less than 6 s in all" # fill_up meets it twice
+    # set to error
+    quarry volume set tank/a on-full-timeout=none
+    block_writer a &
+    local writer=$!
+    wait_for 20 waits_for_room a
+    quarry volume set tank/a on-full=error
+    wait "$writer" || fail "after on-full=error: status $?"
+    # the client goes away
+    quarry volume set tank/a on-full=pause
+    block_writer a &
+    writer=$!
+    wait_for 20 waits_for_room a
+    kill -KILL "$writer"
+    wait "$writer" 2>/dev/null || true
+    wait_for 20 has_clients a 0
+    refuses waits_for_room a
+    # the volume shrinks, is rolled back and goes away
+    quarry snapshot create tank/a@s
+    block_writer a &
+    writer=$!
+    wait_for 20 waits_for_room a
+    quarry rollback --yes tank/a@s 2>/dev/null || true # refused: it has clients
+    quarry volume resize --yes --force tank/a 900M
+    waits_for_room a || fail "a resize ended the write"
+    quarry volume delete --yes --force tank/a
+    wait "$writer" && fail "a write into a deleted volume succeeded"
+    # the daemon ends
+    wait_for 20 takes_writes b
+    quarry volume set tank/b on-full=pause
+    fill_and_wait b 1000 waiting 2>/dev/null &
+    writer=$!
+    wait_for 60 test -s waiting
+    began=$SECONDS
+    stop_daemon
+    [ $((SECONDS - began)) -lt $((15 * SLOW)) ] || fail "the daemon took $((SECONDS - began)) s to end"
+    wait "$writer" && fail "a write that waited succeeded when the daemon ended"
+    restart_with_pool
+    expect pause "$(image_field tank/b on_full)" "the policy after a restart"
+}
+
+# One write into the far end of a full volume: 0 if it fails for ENOSPC.
+block_writer() {
+    exec $PYTHON - "$(uri "$1")" <<'PYTHON'
+import sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+try:
+    for i in range(64):
+        h.pwrite(b"z" * (1 << 20), (800 + i) << 20)
+except nbd.Error as error:
+    sys.exit(0 if error.errno == "ENOSPC" else 3)
+sys.exit(4)
+PYTHON
+}
+
+has_clients() {
+    [ "$(image_field "tank/$1" clients)" = "$2" ]
+}
+
 run_tests

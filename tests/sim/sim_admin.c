@@ -303,7 +303,10 @@ admin_something(struct sim *sim)
 			    (unsigned long long)a->number);
 		} else {
 			a = admin_new(sim, ADMIN_VOLUME_SET, volume);
+			a->request.set = 1 + (unsigned)draw(sim, 7);
 			a->request.readonly = !volume->readonly && one_in(sim, 2);
+			a->request.pauses_when_full = one_in(sim, 2);
+			a->request.full_timeout_s = 1 + (uint32_t)draw(sim, 30);
 		}
 		admin_submit(sim, a);
 		return;

@@ -81,6 +81,12 @@ test_requests(void **state)
 		{ { "volume", "set", "tank/a", "readonly=off", "--json" },
 		    "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/"
 		    "a\",\"readonly\":false}" },
+		{ { "volume", "set", "tank/a", "on-full=pause", "on-full-timeout=5m" },
+		    "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/"
+		    "a\",\"on_full\":\"pause\",\"on_full_timeout_seconds\":300}" },
+		{ { "volume", "set", "tank/a", "on-full-timeout=none", "on-full=error" },
+		    "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/"
+		    "a\",\"on_full_timeout_seconds\":null,\"on_full\":\"error\"}" },
 		{ { "snapshot", "create", "tank/a@m", "tank/b@m" },
 		    "{\"quarry\":1,\"verb\":\"snapshot.create\",\"names\":[\"tank/a@m\",\"tank/"
 		    "b@m\"]}" },
@@ -196,7 +202,16 @@ test_usage_errors(void **state)
 		{ { "volume", "set", "tank/a", "readonly" },
 		    "\"readonly\" sets nothing: write PROPERTY=VALUE, as readonly=on" },
 		{ { "volume", "set", "tank/a", "colour=red" },
-		    "a volume has no property \"colour\"; there is: readonly=on|off" },
+		    "a volume has no property \"colour\"; there is: readonly=on|off, "
+		    "on-full=error|pause, on-full-timeout=TIME|none" },
+		{ { "volume", "set", "tank/a", "readonly=on", "on-full=wait" },
+		    "on-full is error or pause, not \"wait\"" },
+		{ { "volume", "set", "tank/a", "on-full-timeout=0s" },
+		    "on-full-timeout is a time as 30s, 5m, 2h, 1d, or none, not \"0s\"" },
+		{ { "volume", "set", "tank/a", "on-full-timeout=-5m" },
+		    "on-full-timeout is a time as 30s, 5m, 2h, 1d, or none, not \"-5m\"" },
+		{ { "volume", "set", "tank/a", "on-full-timeout=50000d" },
+		    "on-full-timeout is a time as 30s, 5m, 2h, 1d, or none, not \"50000d\"" },
 		{ { "volume", "set", "tank/a", "readonly=yes" },
 		    "readonly is on or off, not \"yes\"" },
 		{ { "snapshot", "create", "tank/a" },

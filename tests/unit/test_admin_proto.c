@@ -104,6 +104,14 @@ test_bad_requests(void **state)
 		    -EINVAL,
 		    "\"name\" must name a volume or a snapshot, as pool/volume@snapshot, not "
 		    "\"tank\"" },
+		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\"}", -EPROTO,
+		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds" },
+		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\",\"on_full\":\"wait\"}",
+		    -EINVAL, "\"on_full\" must be \"error\" or \"pause\", not \"wait\"" },
+		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\","
+		  "\"on_full_timeout_seconds\":0}",
+		    -EINVAL,
+		    "\"on_full_timeout_seconds\" must be from 1 to 4294967295, or null: no limit" },
 		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\",\"readonly\":\"on\"}",
 		    -EPROTO, "\"readonly\" must be a boolean, not a string" },
 		{ "{\"quarry\":1,\"verb\":\"snapshot.create\",\"names\":\"tank/a@b\"}", -EPROTO,
@@ -450,6 +458,9 @@ test_reply_list(void **state)
 		    .unique_bytes = 3,
 		    .unique_known = true,
 		    .created_s = 1000000000,
+		    .pauses_when_full = true,
+		    .full_timeout_s = 60,
+		    .waiting = 3,
 		    .clients = 2 },
 		{ .kind = ADMIN_IMAGE_SNAPSHOT,
 		    .name = { "tank", "a", "m" },
@@ -498,7 +509,8 @@ test_reply_list(void **state)
 	    "{\"kind\":\"volume\",\"name\":\"tank/a\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":null,\"size_bytes\":10,"
 	    "\"used_bytes\":5,\"unique_bytes\":3,\"created\":\"2001-09-09T01:46:40Z\","
-	    "\"readonly\":false,\"clients\":2},"
+	    "\"readonly\":false,\"on_full\":\"pause\",\"on_full_timeout_seconds\":60,"
+	    "\"waiting\":3,\"clients\":2},"
 	    "{\"kind\":\"snapshot\",\"name\":\"tank/a@m\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":\"tank/z@s\","
 	    "\"size_bytes\":0,\"used_bytes\":0,\"unique_bytes\":null,\"created\":null,"
