@@ -14,7 +14,7 @@ MUTANTS ?=
 COVERAGE ?=
 BUILD := build$(if $(SAN),-$(SAN))$(if $(filter clang%,$(CC)),-clang)$(if $(MUTANTS),-mutants)$(if $(COVERAGE),-coverage)
 
-PKGS := liburing libisal jansson yaml-0.1 blkid openssl
+PKGS := liburing libisal jansson yaml-0.1 blkid openssl libnbd
 CFLAGS_COMMON := -std=gnu17 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
 	-Wpointer-arith -Wvla -Wno-unused-parameter -fno-common -D_GNU_SOURCE -I. \
 	$(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(if $(MUTANTS),-DQUARRY_MUTANTS)
@@ -50,7 +50,7 @@ TEST_BINS := $(TEST_SRCS:tests/unit/%.c=$(BUILD)/tests/%)
 TEST_SUPPORT_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(TEST_SRCS),$(wildcard tests/unit/*.c)))
 
 # What Debian 12 packages are needed for what; a package here is what `make deps…` installs.
-DEPS_BUILD := gcc make pkg-config libc6-dev liburing-dev libisal-dev libjansson-dev libyaml-dev libblkid-dev libssl-dev
+DEPS_BUILD := gcc make pkg-config libc6-dev liburing-dev libisal-dev libjansson-dev libyaml-dev libblkid-dev libssl-dev libnbd-dev
 DEPS_TEST := $(DEPS_BUILD) libcmocka-dev fio libnbd-bin python3 python3-libnbd qemu-utils e2fsprogs fdisk \
 	nbdkit util-linux openssl fuse3 libiscsi-bin qemu-block-extra clang clang-format libclang-rt-14-dev shellcheck
 DEPS_E2E := qemu-system-x86 cpio

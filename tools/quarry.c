@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "frontends/admin/admin_socket.h"
+#include "tools/quarry_attach.h"
 #include "tools/quarry_check.h"
 #include "tools/quarry_dump.h"
 #include "tools/version.h"
@@ -95,6 +96,8 @@ run(const struct cli *cli)
 			.json = cli->options & OPTION_JSON,
 			.json_schema = CLI_JSON_SCHEMA,
 		    });
+	if (cli->command->show == SHOW_ATTACH)
+		return attach_run(cli->args[0], cli->arg_count > 1 ? cli->args[1] : NULL);
 	if (cli->what && dump_check_what(cli->what, &error))
 		return print_usage_error(cli, &error);
 	if (cli->command->show == SHOW_DUMP)

@@ -58,8 +58,9 @@ enum show {
 	SHOW_TREE,
 	SHOW_DIFF,
 	SHOW_VERSION,
-	SHOW_CHECK, /* needs no daemon: quarry_check.h */
-	SHOW_DUMP,  /* neither: quarry_dump.h */
+	SHOW_CHECK,  /* needs no daemon: quarry_check.h */
+	SHOW_DUMP,   /* neither: quarry_dump.h */
+	SHOW_ATTACH, /* nor this: quarry_attach.h */
 };
 
 struct cli;

@@ -615,6 +615,13 @@ const struct cli_command cli_commands[] = {
 	    "or\nmap:IMAGE (the map of an image that the catalog shows).  Without it, all but log "
 	    "and maps.\n",
 	    OPTION_WHAT, 1, POOL_DEVICES_MAX, SHOW_DUMP, build_offline },
+	{ "attach", NULL, "URI [DEVICE]", "Attach an NBD export to this machine's kernel.",
+	    "As DEVICE (/dev/nbd0 …), or one that is free; until SIGTERM or SIGINT.  Requests wait "
+	    "while the\n"
+	    "server is away, for up to a day, and go on when it is back: a restart of the server "
+	    "is a\n"
+	    "pause.  Needs root and no daemon here; the kernel speaks no TLS.\n",
+	    0, 1, 2, SHOW_ATTACH, build_offline },
 	{ "version", NULL, "", "Print the versions of command and daemon.", NULL, 0, 0, 0,
 	    SHOW_VERSION, build_version },
 };

@@ -110,6 +110,7 @@ show_table(enum show show)
 	case SHOW_POOL_STATUS:
 	case SHOW_CHECK:
 	case SHOW_DUMP:
+	case SHOW_ATTACH:
 	case SHOW_VERSION:
 		return NULL;
 	}
@@ -508,7 +509,8 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 			fprintf(out, "%s\n", cli->done_text);
 		return;
 	case SHOW_CHECK:
-	case SHOW_DUMP: /* prints itself */
+	case SHOW_DUMP:
+	case SHOW_ATTACH: /* prints itself */
 		return;
 	case SHOW_VERSION:
 		show_version(out, cli, result);

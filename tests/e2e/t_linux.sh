@@ -68,4 +68,42 @@ test_power_off_in_the_middle_of_writes() {
     vm_end 240
 }
 
+# kill -9 and stops of the daemon while a filesystem on `quarry attach` is written: the kernel sees pauses.
+test_an_attached_device_outlives_the_daemon() {
+    vm_or_skip
+    start_for_guests
+    quarry volume create tank/v 256M
+    VM_FILES=$BUILD/quarry boot attached
+    local round
+    for round in 1 2 3 4; do
+        when_asked "restart $round"
+        if [ $((round % 2)) = 1 ]; then kill9_daemon; else stop_daemon; fi
+        sleep 1 # away for a while; what is written meanwhile waits
+        restart_with_pool --listen "nbd://127.0.0.1:$PORT"
+    done
+    vm_end 300
+}
+
+# Machines whose root filesystems are clones of one image: they boot, each keeps what is its own.
+test_guests_boot_from_clones() {
+    vm_or_skip
+    start_for_guests
+    local image=$VM_CACHE/$VM_KEY/root.ext4 guest
+    quarry volume create tank/image "$(stat -c %s "$image")"
+    nbdcopy "$image" "$(uri image)"
+    quarry snapshot create tank/image@golden
+    for guest in one two; do
+        quarry clone tank/image@golden tank/$guest
+        VM_ROOT="file=$(uri $guest),discard=unmap" boot booted "WHO=$guest" "KNOWN="
+        vm_end 240
+    done
+    for guest in one two; do
+        VM_ROOT="file=$(uri $guest),discard=unmap" boot booted "WHO=again" "KNOWN=$guest"
+        vm_end 240
+    done
+    nbdcopy "$(uri image@golden)" golden
+    cmp golden "$image"
+    echo "# two guests use $(image_field tank/one used_bytes) bytes each, alone $(image_field tank/one unique_bytes)"
+}
+
 run_tests

@@ -16,8 +16,11 @@ VM_CACHE=${QUARRY_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/quarry-e2e}
 VM_KEY=$(sha256sum <"${BASH_SOURCE[0]}" | cut -c 1-16)
 VM_KERNEL=linux-image-cloud-amd64
 VM_PACKAGES="$VM_KERNEL usr-is-merged base-files bash coreutils findutils grep sed mawk util-linux mount libc-bin
-    kmod busybox-static nbd-client fio e2fsprogs xfsprogs"
+    kmod busybox-static nbd-client fio e2fsprogs xfsprogs
+    libnbd0 liburing2 libisal2 libjansson4 libyaml-0-2 libblkid1 libssl3"
 VM_PID=
+VM_FILES= # what the guest finds in /e2e beside its script
+VM_ROOT=  # its disk, as qemu's -drive knows it; "": the image, as if it were new each time
 
 # apt, asked as if nothing were installed: the packages with all that they need.
 vm_apt() {
@@ -106,6 +109,8 @@ vm_start() {
     rm -rf guest vm.out
     mkdir -p guest/e2e
     cp "$script" guest/e2e/script
+    # shellcheck disable=SC2086
+    [ -z "$VM_FILES" ] || cp $VM_FILES guest/e2e/
     for setting in "$@"; do echo "export ${setting%%=*}='${setting#*=}'"; done >guest/e2e/env
     cat >guest/e2e/start <<'START'
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOST=10.0.2.2 HOME=/
@@ -132,7 +137,7 @@ START
         -cpu Nehalem -smp 2 -m 1024 -kernel "$image/kernel" -initrd initrd \
         -append "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 rdinit=/init" \
         -serial file:vm.console -serial file:vm.out \
-        -drive "if=virtio,file=$image/root.ext4,format=raw,snapshot=on" \
+        -drive "if=virtio,${VM_ROOT:-file=$image/root.ext4,snapshot=on},format=raw" \
         -netdev user,id=net -device virtio-net-pci,netdev=net </dev/null >vm.log 2>&1 &
     VM_PID=$!
 }

@@ -62,6 +62,8 @@ bad_arguments() {
 1 | neither              | pool create tank2 /dev/null --size 64M
 1 | nosuch               | pool export nosuch
 1 | nosuch               | pool destroy --yes nosuch
+2 | no device for NBD    | attach nbd://127.0.0.1:1/x /dev/sda
+2 | missing              | attach
 1 | nosuch               | list nosuch
 1 | exist                | volume create tank/v 1G
 1 | exist|already        | snapshot create tank/v@s
@@ -102,7 +104,7 @@ test_help_for_everything() {
     local command
     for command in "" pool "pool create" "pool import" "pool export" "pool list" "pool status" "pool destroy" \
         volume "volume create" "volume list" "volume resize" "volume rename" "volume delete" "volume set" \
-        snapshot "snapshot create" "snapshot list" "snapshot delete" clone rollback diff list version; do
+        snapshot "snapshot create" "snapshot list" "snapshot delete" clone rollback diff list attach version; do
         # shellcheck disable=SC2086
         quarry $command --help >help.txt
         grep -q -i usage help.txt || fail "quarry $command --help has no usage"
