@@ -61,6 +61,7 @@ pool_new(const struct pool_config *config)
 	list_init(&pool->handles);
 	list_init(&pool->unused_requests);
 	list_init(&pool->unused_runs);
+	read_pace_init(&pool->read_pace);
 	list_init(&pool->admin_queue);
 	table_init(&pool->loads);
 	return pool;

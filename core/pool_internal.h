@@ -9,6 +9,7 @@
 
 #include "core/device.h"
 #include "core/pool.h"
+#include "core/read_pace.h"
 #include "core/target.h"
 #include "core/volume.h"
 #include "metadata/batch.h"
@@ -387,7 +388,8 @@ struct pool {
 	struct timer full_timer;
 	struct list handles; /* struct volume */
 	struct list unused_requests;
-	struct list unused_runs; /* struct read_run */
+	struct read_pace read_pace; /* of clients' reads */
+	struct list unused_runs;    /* struct read_run */
 	uint64_t requests_in_flight;
 	struct list admin_queue; /* struct admin_request_state */
 	bool admin_busy;

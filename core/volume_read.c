@@ -16,8 +16,7 @@
 #include "core/base/mutant.h"
 
 struct read_run {
-	struct list link;
-	struct device_io io;
+	struct paced_read read; /* its link is also for what is unused */
 	struct iovec iov;
 	struct volume_request *request;
 	struct slab *slab;
@@ -30,9 +29,9 @@ run_get(struct pool *pool)
 {
 	struct list *node = list_pop_front(&pool->unused_runs);
 	struct read_run *run =
-	    node ? container_of(node, struct read_run, link) : xcalloc(1, sizeof(*run));
+	    node ? container_of(node, struct read_run, read.link) : xcalloc(1, sizeof(*run));
 
-	list_init(&run->link);
+	list_init(&run->read.link);
 	return run;
 }
 
@@ -45,8 +44,8 @@ report(struct volume_request *request, const struct read_run *run, uint32_t bloc
 	diag_error("pool %s: %s: block %llu of image %llu, at byte %llu of %s", pool->name, what,
 	    (unsigned long long)(request->lba + request->done_blocks + run->first + block),
 	    (unsigned long long)request->image->id,
-	    (unsigned long long)(run->io.offset_bytes + (uint64_t)block * BLOCK_BYTES),
-	    run->io.device->name);
+	    (unsigned long long)(run->read.io.offset_bytes + (uint64_t)block * BLOCK_BYTES),
+	    run->read.io.device->name);
 }
 
 static void
@@ -70,9 +69,10 @@ verify(struct volume_request *request, const struct read_run *run)
 static void
 run_done(struct device_io *io)
 {
-	struct read_run *run = container_of(io, struct read_run, io);
+	struct read_run *run = container_of(io, struct read_run, read.io);
 	struct volume_request *request = run->request;
 
+	read_pace_done(&request->pool->read_pace, request->pool->reactor->now_ns);
 	run->slab->readers -= !MUTANT(READER_NOT_COUNTED);
 	if (io->error) {
 		report(request, run, 0, strerror(-io->error));
@@ -83,7 +83,7 @@ run_done(struct device_io *io)
 	struct pool *pool = request->pool;
 	const struct slab *slab = run->slab;
 
-	list_push_front(&pool->unused_runs, &run->link);
+	list_push_front(&pool->unused_runs, &run->read.link);
 	if (--request->runs_left == 0)
 		request->step(request);
 	log_slab_unread(pool, slab);
@@ -132,15 +132,15 @@ submit_run(struct volume_request *request, uint32_t first, uint32_t count, uint8
 	run->count = count;
 	run->iov.iov_base = buffer;
 	run->iov.iov_len = (size_t)count * BLOCK_BYTES;
-	run->io.op = DEVICE_READ;
-	run->io.offset_bytes = space_offset_bytes(&pool->space, slab, slot);
-	run->io.len_bytes = run->iov.iov_len;
-	run->io.iov = &run->iov;
-	run->io.iov_count = 1;
-	run->io.done = run_done;
+	run->read.io.op = DEVICE_READ;
+	run->read.io.offset_bytes = space_offset_bytes(&pool->space, slab, slot);
+	run->read.io.len_bytes = run->iov.iov_len;
+	run->read.io.iov = &run->iov;
+	run->read.io.iov_count = 1;
+	run->read.io.done = run_done;
 	slab->readers += !MUTANT(READER_NOT_COUNTED);
 	request->runs_left++;
-	device_submit(pool_device(pool, slab->device), &run->io);
+	read_pace_submit(&pool->read_pace, pool_device(pool, slab->device), &run->read);
 	return true;
 }
 
