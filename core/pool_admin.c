@@ -10,6 +10,7 @@
  */
 #include "core/pool_admin.h"
 
+#include "core/base/size.h"
 #include "core/device_add.h"
 
 #include <stdio.h>
@@ -243,6 +244,71 @@ check_names(struct admin_operation *a, bool create)
 	return 0;
 }
 
+/* --- reserves --- */
+
+static uint64_t
+grown(uint64_t from, uint64_t to)
+{
+	return to > from ? to - from : 0;
+}
+
+/* How much more is to be held back for reserved volumes when @op is done. */
+static uint64_t
+reserve_growth(const struct pool *pool, const struct catalog_op *op)
+{
+	const struct volume_record *volume = catalog_volume(&pool->catalog, op->volume);
+	uint64_t held = volume ? catalog_reserved_blocks(volume) : 0;
+	uint64_t own = volume ? image_own_blocks(volume->head) : 0;
+	uint64_t blocks = (volume ? volume->size_bytes : 0) / FORMAT_BLOCK_BYTES;
+	uint64_t new_blocks = op->size_bytes / FORMAT_BLOCK_BYTES;
+	bool reserved = volume && volume->flags & CATALOG_RESERVED;
+
+	switch ((enum catalog_op_type)op->type) {
+	case CATALOG_OP_VOLUME_CREATE:
+		return op->flags & CATALOG_RESERVED ? catalog_blocks_to_hold(new_blocks) : 0;
+	case CATALOG_OP_VOLUME_SET:
+		return op->flags & CATALOG_RESERVED && !reserved
+			   ? catalog_blocks_to_hold(grown(own, blocks))
+			   : 0;
+	case CATALOG_OP_VOLUME_RESIZE:
+		return reserved ? grown(held, catalog_blocks_to_hold(grown(own, new_blocks))) : 0;
+	case CATALOG_OP_SNAPSHOT_CREATE: /* from then on it shares everything */
+		return reserved ? grown(held, catalog_blocks_to_hold(blocks)) : 0;
+	case CATALOG_OP_ROLLBACK:
+		blocks = catalog_image(&pool->catalog, op->image)->size_bytes / FORMAT_BLOCK_BYTES;
+		return reserved ? grown(held, catalog_blocks_to_hold(blocks)) : 0;
+	case CATALOG_OP_VOLUME_RENAME:
+	case CATALOG_OP_VOLUME_DELETE:
+	case CATALOG_OP_SNAPSHOT_DELETE:
+	case CATALOG_OP_CLONE:
+		return 0;
+	}
+	CHECK(false);
+}
+
+/* Refuses what cannot be held back; otherwise holds it, until the operation is done. */
+static int
+check_reserve(struct admin_operation *a)
+{
+	struct pool *pool = a->pool;
+	uint64_t used = pool_used_blocks(pool) + pool_reserved_blocks(pool);
+	uint64_t more = 0;
+	char needed[SIZE_TEXT_BYTES], left[SIZE_TEXT_BYTES];
+
+	for (unsigned i = 0; i < a->op_count; i++)
+		more += reserve_growth(pool, &a->ops[i]);
+	if (more > 0 && used + more > pool->live_blocks_max) {
+		size_format(more * FORMAT_BLOCK_BYTES, needed);
+		size_format(grown(used, pool->live_blocks_max) * FORMAT_BLOCK_BYTES, left);
+		return error_set(&a->request->error, -ENOSPC,
+		    "pool %s cannot hold back what that takes for reserve=full: %s more, and %s is "
+		    "available; delete something, add a device, or set reserve=none",
+		    pool->name, needed, left);
+	}
+	pool->reserve_held = more;
+	return 0;
+}
+
 static void
 set_flag(struct catalog_op *op, uint8_t flag, bool on)
 {
@@ -264,6 +330,8 @@ set_properties(struct admin_operation *a, const struct volume_record *volume)
 		set_flag(op, CATALOG_PAUSE_WHEN_FULL, request->pauses_when_full);
 	if (request->set & ADMIN_SET_ON_FULL_TIMEOUT)
 		op->full_timeout_s = request->full_timeout_s;
+	if (request->set & ADMIN_SET_RESERVE)
+		set_flag(op, CATALOG_RESERVED, request->reserved);
 }
 
 static int
@@ -284,6 +352,7 @@ build(struct admin_operation *a)
 		op = add_op(a, CATALOG_OP_VOLUME_CREATE, NULL, NULL);
 		op->size_bytes = size_bytes;
 		op->uuid = uuid_new();
+		set_flag(op, CATALOG_RESERVED, request->reserved);
 		set_name(op, request->name.volume);
 		return 0;
 	case ADMIN_VOLUME_RESIZE:
@@ -368,6 +437,8 @@ check(struct admin_operation *a)
 
 	for (unsigned i = 0; rc == 0 && i < a->op_count; i++)
 		rc = catalog_check(&a->pool->catalog, &a->ops[i], &a->request->error);
+	if (rc == 0)
+		rc = check_reserve(a);
 	if (rc)
 		a->paused = NULL;
 	else
@@ -611,6 +682,7 @@ finish(struct admin_operation *a)
 	if (a->paused && a->paused->paused)
 		volume_resume(pool, a->paused);
 	update_handles(a);
+	pool->reserve_held = 0;
 	volume_full_consider(pool); /* the policy may be another now */
 	pool->admin = NULL;
 	free(a->ops);

@@ -386,7 +386,8 @@ struct pool {
 	struct list space_waiters;  /* writes that wait until others are applied */
 	struct list full_waiters;   /* struct volume_io, by its task: see volume_full.c */
 	struct timer full_timer;
-	struct list handles; /* struct volume */
+	uint64_t reserve_held; /* for the operation under way */
+	struct list handles;   /* struct volume */
 	struct list unused_requests;
 	struct read_pace read_pace; /* of clients' reads */
 	struct list unused_runs;    /* struct read_run */
@@ -498,7 +499,9 @@ void volume_full_init(struct pool *pool);
 void volume_full_fini(struct pool *pool);
 /* Live blocks, and what may become live. */
 uint64_t pool_used_blocks(const struct pool *pool);
-/* Whether @blocks more are too many. */
+/* What is held back for reserved volumes: O(their number). */
+uint64_t pool_reserved_blocks(const struct pool *pool);
+/* Whether @blocks more are too many, if not for a reserved volume. */
 bool pool_is_full(const struct pool *pool, uint64_t blocks);
 /* Whether a write that found no room may wait for some. */
 bool volume_full_may_wait(struct volume_request *request);

@@ -81,6 +81,8 @@ report_image(struct pool *pool, const struct volume_record *volume, struct image
 		out->pauses_when_full = volume->flags & CATALOG_PAUSE_WHEN_FULL;
 		out->full_timeout_s = volume->full_timeout_s;
 		out->waiting = runtime ? runtime->waiting : 0;
+		out->reserved = volume->flags & CATALOG_RESERVED;
+		out->reserved_bytes = catalog_reserved_blocks(volume) * FORMAT_BLOCK_BYTES;
 	}
 	out->clients = volume_clients(pool, snapshot ? NULL : volume->runtime, snapshot);
 	/* A clone: its past is another volume's snapshot. */
@@ -148,7 +150,14 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 	report->size_bytes = pool->space.slab_count * slab_bytes;
 	report->allocated_bytes = (pool->space.slab_count - free_slabs) * slab_bytes;
 	report->live_bytes = pool->space.live_blocks * FORMAT_BLOCK_BYTES;
-	used_blocks = pool->space.live_blocks + pool->log.pending_blocks;
+	report->usable_bytes = pool->live_blocks_max * FORMAT_BLOCK_BYTES;
+	report->reserved_bytes = pool_reserved_blocks(pool) * FORMAT_BLOCK_BYTES;
+	list_for_each(node, &pool->catalog.volumes) {
+		report->provisioned_bytes +=
+		    container_of(node, struct volume_record, link)->size_bytes;
+	}
+	used_blocks = pool->space.live_blocks + pool->log.pending_blocks +
+		      report->reserved_bytes / FORMAT_BLOCK_BYTES;
 	if (used_blocks < pool->live_blocks_max)
 		report->available_bytes =
 		    (pool->live_blocks_max - used_blocks) * FORMAT_BLOCK_BYTES;

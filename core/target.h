@@ -53,7 +53,7 @@ enum admin_verb {
 	ADMIN_POOL_EXPORT,   /* name.pool, force: even with clients connected */
 	ADMIN_POOL_DESTROY,  /* name.pool, force: even with volumes or clients */
 	ADMIN_DEVICE_ADD,    /* name.pool, devices[], new_file_bytes, preallocate, force */
-	ADMIN_VOLUME_CREATE, /* name, size_bytes */
+	ADMIN_VOLUME_CREATE, /* name, size_bytes, reserved */
 	ADMIN_VOLUME_RESIZE, /* name, size_bytes, force: shrink */
 	ADMIN_VOLUME_RENAME, /* name, target (same pool) */
 	ADMIN_VOLUME_DELETE, /* name, force: with its snapshots, and even with clients connected */
@@ -71,6 +71,7 @@ enum admin_volume_property {
 	ADMIN_SET_READONLY = 1,
 	ADMIN_SET_ON_FULL = 2,
 	ADMIN_SET_ON_FULL_TIMEOUT = 4,
+	ADMIN_SET_RESERVE = 8,
 };
 
 struct admin_range {
@@ -108,6 +109,8 @@ struct admin_image_report {
 	bool pauses_when_full;   /* a volume's writes that find no room wait ... */
 	uint32_t full_timeout_s; /* ... so long at most; 0: no limit */
 	uint32_t waiting;        /* writes that wait for room now */
+	bool reserved;           /* room for all of it is held back: */
+	uint64_t reserved_bytes; /* ... what is not written yet, with its maps */
 	uint32_t clients;
 };
 
@@ -116,10 +119,13 @@ struct admin_pool_report {
 	struct uuid uuid;
 	const char *state; /* "online", "readonly", "failed", "incomplete" */
 	char state_reason[256];
-	uint64_t size_bytes;      /* of all slabs */
-	uint64_t allocated_bytes; /* in slabs that are not free */
-	uint64_t live_bytes;      /* live blocks, data and maps */
-	uint64_t available_bytes; /* what volumes may still write */
+	uint64_t size_bytes;        /* of all slabs */
+	uint64_t allocated_bytes;   /* in slabs that are not free */
+	uint64_t live_bytes;        /* live blocks, data and maps */
+	uint64_t available_bytes;   /* what volumes may still write */
+	uint64_t usable_bytes;      /* what can be live at most */
+	uint64_t provisioned_bytes; /* the sizes of all volumes */
+	uint64_t reserved_bytes;    /* held back for reserved volumes */
 	uint64_t checkpoint;
 	uint64_t deleting; /* images whose space is being freed in the background */
 	uint64_t deleting_done_permille;
@@ -151,6 +157,7 @@ struct admin_request {
 	bool readonly;
 	bool pauses_when_full;
 	uint32_t full_timeout_s;
+	bool reserved;    /* VOLUME_CREATE, VOLUME_SET */
 	bool preallocate; /* POOL_CREATE, DEVICE_ADD */
 	bool force;
 	void (*done)(struct admin_request *request);

@@ -12,12 +12,16 @@
  * - It goes on by beginning anew (io_begin()), with all checks: the volume may be smaller,
  *   read-only or gone by now.  The pieces that it has written are not written again, unless the
  *   volume was paused for an operation meanwhile: then they may be gone.
+ * - A reserved volume's room is held back from all others: live blocks, and what the reserved
+ *   volumes have yet to write, are never more than fit.  So its own writes are not asked.
  * - volume_full_consider() is called wherever room may have come: a batch was applied, the reaper
  *   freed something, a checkpoint ended, a device was added.
  */
 #include "core/pool_internal.h"
 
 #include <stdlib.h>
+
+#include "core/base/mutant.h"
 
 static void
 time_is_up(struct timer *timer)
@@ -52,10 +56,26 @@ pool_used_blocks(const struct pool *pool)
 	return pool->space.live_blocks + pool->log.pending_blocks + pool->nodes.dirty_count;
 }
 
+uint64_t
+pool_reserved_blocks(const struct pool *pool)
+{
+	uint64_t blocks = pool->reserve_held;
+
+	list_for_each(node, &pool->catalog.reserved) {
+		blocks += catalog_reserved_blocks(
+		    container_of(node, struct volume_record, reserved_link));
+	}
+	return blocks;
+}
+
 bool
 pool_is_full(const struct pool *pool, uint64_t blocks)
 {
-	return pool_used_blocks(pool) + blocks > pool->live_blocks_max;
+	uint64_t used = pool_used_blocks(pool) + blocks;
+
+	return used > pool->live_blocks_max ||
+	       (!MUTANT(RESERVE_NOT_HELD) &&
+		   used + pool_reserved_blocks(pool) > pool->live_blocks_max);
 }
 
 /* --- who waits how long --- */
@@ -140,7 +160,8 @@ may_go_on(const struct pool *pool, const struct volume_io *io, uint64_t *given)
 		return true;
 	if (!log_has_room(pool, LOG_CLIENT) && pool->relocation.exhausted)
 		return false;
-	if (io->full_grows && pool_is_full(pool, blocks + *given))
+	if (io->full_grows && !(volume->runtime->record->flags & CATALOG_RESERVED) &&
+	    pool_is_full(pool, blocks + *given))
 		return false;
 	*given += blocks;
 	return true;

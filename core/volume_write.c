@@ -256,8 +256,8 @@ append_blocks(struct volume_request *request, uint64_t lba, uint8_t *data, uint3
 	int rc;
 
 	piece_examine(&piece);
-	if (piece.data_blocks && pool_is_full(request->pool, piece.data_blocks) &&
-	    grows(request, lba, blocks))
+	if (piece.data_blocks && !(request->runtime->record->flags & CATALOG_RESERVED) &&
+	    pool_is_full(request->pool, piece.data_blocks) && grows(request, lba, blocks))
 		return -ENOSPC;
 	rc = log_reserve(request->pool, piece.data_blocks ? LOG_CLIENT : LOG_TRIM,
 	    piece.data_blocks, piece.entry_bytes);

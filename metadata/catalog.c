@@ -17,6 +17,7 @@ catalog_init(struct catalog *catalog, struct nodes *nodes)
 	list_init(&catalog->volumes);
 	list_init(&catalog->images);
 	list_init(&catalog->deleted);
+	list_init(&catalog->reserved);
 	table_init(&catalog->images_by_id);
 	table_init(&catalog->volumes_by_id);
 	table_init(&catalog->dirty_blocks);
@@ -154,10 +155,20 @@ new_volume(struct catalog *catalog, uint64_t id, const char *name)
 	volume->id = id;
 	memcpy(volume->name, name, FORMAT_NAME_BYTES);
 	list_init(&volume->snapshots);
+	list_init(&volume->reserved_link);
 	enter_volume(catalog, volume);
 	table_set(&catalog->volumes_by_id, id, volume);
 	catalog->volume_count++;
 	return volume;
+}
+
+static void
+set_flags(struct catalog *catalog, struct volume_record *volume, uint8_t flags)
+{
+	volume->flags = flags;
+	list_remove(&volume->reserved_link);
+	if (flags & CATALOG_RESERVED)
+		list_push_back(&catalog->reserved, &volume->reserved_link);
 }
 
 static void
@@ -229,6 +240,24 @@ catalog_forget(struct catalog *catalog, struct image *image)
 	mark_record_dirty(catalog, image->id);
 	catalog->image_count--;
 	free(image);
+}
+
+uint64_t
+catalog_blocks_to_hold(uint64_t blocks)
+{
+	/* A leaf for each MAP_FANOUT blocks, a node above for each MAP_FANOUT leaves, and so on. */
+	return blocks ? blocks + blocks / (MAP_FANOUT - 1) + 2 * MAP_LEVELS_MAX : 0;
+}
+
+uint64_t
+catalog_reserved_blocks(const struct volume_record *volume)
+{
+	uint64_t blocks = volume->size_bytes / FORMAT_BLOCK_BYTES;
+	uint64_t own = image_own_blocks(volume->head);
+
+	if (!(volume->flags & CATALOG_RESERVED) || own >= blocks)
+		return 0;
+	return catalog_blocks_to_hold(blocks - own);
 }
 
 static bool
@@ -304,6 +333,7 @@ apply_snapshot(struct catalog *catalog, struct volume_record *volume, const stru
 	snapshot->epoch = catalog->epoch;
 	list_push_back(&volume->snapshots, &snapshot->volume_link);
 	share_map(catalog, snapshot, head);
+	head->own_blocks = MUTANT(RESERVE_FORGETS_SNAPSHOT) ? image_own_blocks(head) : 0;
 	set_parent(catalog, snapshot, head->parent);
 	if (!MUTANT(TREE_NOT_SHARED))
 		set_parent(catalog, head, snapshot);
@@ -332,7 +362,7 @@ create_volume(struct catalog *catalog, const struct catalog_op *op)
 
 	volume->uuid = op->uuid;
 	volume->created_s = op->created_s;
-	volume->flags = op->flags;
+	set_flags(catalog, volume, op->flags);
 	volume->full_timeout_s = op->full_timeout_s;
 	volume_mark_dirty(catalog, volume);
 	return volume;
@@ -345,6 +375,7 @@ delete_volume(struct catalog *catalog, struct volume_record *volume)
 		mark_deleted(catalog, list_first(&volume->snapshots, struct image, volume_link));
 	mark_deleted(catalog, volume->head);
 	list_remove(&volume->link);
+	list_remove(&volume->reserved_link);
 	table_remove(&catalog->volumes_by_id, volume->id);
 	mark_record_dirty(catalog, volume->id);
 	catalog->volume_count--;
@@ -382,7 +413,7 @@ apply_one(struct catalog *catalog, const struct catalog_op *op)
 		delete_volume(catalog, volume);
 		return;
 	case CATALOG_OP_VOLUME_SET:
-		volume->flags = op->flags;
+		set_flags(catalog, volume, op->flags);
 		volume->full_timeout_s = op->full_timeout_s;
 		volume_mark_dirty(catalog, volume);
 		return;
@@ -456,6 +487,7 @@ encode_image(const struct image *image, struct catalog_record *record)
 	record->root = image->cut.root;
 	record->cursor = MUTANT(CURSOR_NOT_KEPT) ? 0 : image->cursor;
 	record->mapped_blocks = image->mapped_blocks;
+	record->own_blocks = image->own_blocks;
 	memcpy(record->name, image->name, FORMAT_NAME_BYTES);
 }
 
@@ -520,6 +552,7 @@ decode_image(struct catalog *catalog, const struct catalog_record *record, struc
 	image->created_s = record->created_s;
 	image->cursor = record->cursor;
 	image->mapped_blocks = record->mapped_blocks;
+	image->own_blocks = record->own_blocks;
 	memcpy(image->name, record->name, FORMAT_NAME_BYTES);
 	if (record->flags & CATALOG_DELETED) {
 		image->deleted = true;
@@ -561,7 +594,7 @@ catalog_decode_block(
 				    (unsigned long long)id, (unsigned long long)record->size_bytes);
 			volume = new_volume(catalog, id, record->name);
 
-			volume->flags = record->flags;
+			set_flags(catalog, volume, record->flags);
 			volume->full_timeout_s = record->full_timeout_s;
 			volume->head_id = record->head;
 			volume->size_bytes = record->size_bytes;

@@ -42,6 +42,9 @@ struct image {
 	uint64_t created_s;
 	uint64_t cursor; /* deleted: blocks before it are freed */
 	uint64_t mapped_blocks;
+	/* A head with a parent: at least so many of its blocks are not shared with older images,
+	 * since they were written after the last snapshot or rollback.  See image_own_blocks(). */
+	uint64_t own_blocks;
 	char name[FORMAT_NAME_BYTES]; /* of a snapshot */
 	struct list link;             /* of all images, by age */
 	struct list deleted_link;     /* of deleted images */
@@ -62,8 +65,9 @@ struct volume_record {
 	uint64_t head_id; /* between decoding and catalog_link() */
 	uint8_t flags;    /* CATALOG_READONLY … */
 	uint32_t full_timeout_s;
-	struct list link; /* of all volumes, sorted by name */
-	void *runtime;    /* the engine's */
+	struct list link;          /* of all volumes, sorted by name */
+	struct list reserved_link; /* of those with CATALOG_RESERVED */
+	void *runtime;             /* the engine's */
 };
 
 struct catalog {
@@ -72,6 +76,7 @@ struct catalog {
 	struct list volumes;
 	struct list images;
 	struct list deleted;
+	struct list reserved; /* volumes */
 	struct table images_by_id;
 	struct table volumes_by_id;
 	struct table
@@ -125,6 +130,19 @@ image_shared_epoch(const struct image *image, uint64_t lba)
 		older = older->parent;
 	return older ? older->epoch : 0;
 }
+
+/* Blocks of a head that can be overwritten without new room; what is being trimmed included, as it
+ * is among the live blocks. */
+static inline uint64_t
+image_own_blocks(const struct image *image)
+{
+	return image->parent ? image->own_blocks : image->mapped_blocks;
+}
+
+/* What @blocks that are not written yet may take at most, with their maps. */
+uint64_t catalog_blocks_to_hold(uint64_t blocks);
+/* What is held back for a volume so that all of it can be written; 0: it is not reserved. */
+uint64_t catalog_reserved_blocks(const struct volume_record *volume);
 
 /* --- records --- */
 

@@ -355,6 +355,7 @@ enum image_kind {
 
 #define CATALOG_READONLY 1u        /* volume flags */
 #define CATALOG_PAUSE_WHEN_FULL 2u /* ...: writes that find no room wait */
+#define CATALOG_RESERVED 4u        /* ...: room for all of it is held back */
 #define CATALOG_DELETED 2u         /* image flags */
 
 /* Record `id` lies in image 0 at block id / 8, number id % 8. */
@@ -378,7 +379,9 @@ struct catalog_record {
 	struct uuid uuid;       /* volume */
 	char name[FORMAT_NAME_BYTES];
 	uint32_t full_timeout_s; /* volume: how long writes wait at most; 0: no limit */
-	uint8_t reserved[512 - 252];
+	uint32_t reserved0;
+	uint64_t own_blocks; /* head: see struct image */
+	uint8_t reserved[512 - 264];
 };
 static_assert(sizeof(struct catalog_record) == 512, "catalog record");
 

@@ -188,15 +188,23 @@ dirty_path(struct catalog *catalog, struct image *image, uint64_t lba, unsigned 
 	return entry;
 }
 
-static void
+/* The block behind @entry is replaced: true: it was the image's own. */
+static bool
 replace_block(struct catalog *catalog, struct image *image, struct map_entry *entry, uint64_t lba)
 {
-	if (MUTANT(DEAD_NOT_SET))
-		return;
-	if (entry->addr &&
-	    (entry->epoch + MUTANT(EPOCH_OFF_BY_ONE) > image_shared_epoch(image, lba) ||
-		MUTANT(DEAD_ALWAYS)))
+	bool own = entry->addr &&
+		   (entry->epoch + MUTANT(EPOCH_OFF_BY_ONE) > image_shared_epoch(image, lba) ||
+		       MUTANT(DEAD_ALWAYS));
+
+	if (own && !MUTANT(DEAD_NOT_SET))
 		space_mark_dead(catalog->nodes->space, (struct baddr){ entry->addr });
+	return own;
+}
+
+static void
+lose_own(struct image *image, uint64_t blocks)
+{
+	image->own_blocks -= min_u64(blocks, image->own_blocks);
 }
 
 void
@@ -209,7 +217,8 @@ map_write(struct catalog *catalog, struct image *image, uint64_t lba, uint32_t c
 		uint32_t n = (uint32_t)min_u64(count, MAP_FANOUT - map_index(lba, 0));
 
 		for (uint32_t i = 0; i < n; i++, entry++) {
-			replace_block(catalog, image, entry, lba + i);
+			if (!replace_block(catalog, image, entry, lba + i))
+				image->own_blocks++;
 			if (entry->addr == 0)
 				image->mapped_blocks++;
 			entry->addr = addr.n + i;
@@ -242,7 +251,8 @@ zero_leaf_entries(struct zeroing *z, struct node *leaf, uint64_t first, uint64_t
 
 		if (entry->addr == 0)
 			continue;
-		replace_block(z->catalog, z->image, entry, at);
+		if (replace_block(z->catalog, z->image, entry, at))
+			lose_own(z->image, 1);
 		memset(entry, 0, sizeof(*entry));
 		z->image->mapped_blocks -= !MUTANT(MAPPED_NOT_COUNTED);
 	}
@@ -261,7 +271,8 @@ cut_off(struct zeroing *z, struct map_entry *entry, unsigned level, uint64_t fir
 		CHECK(level == 0 && node);
 		if (own) {
 			for (unsigned i = 0; i < MAP_FANOUT; i++)
-				replace_block(catalog, z->image, &node->entries[i], first + i);
+				if (replace_block(catalog, z->image, &node->entries[i], first + i))
+					lose_own(z->image, 1);
 		}
 		for (unsigned i = 0; i < MAP_FANOUT; i++)
 			z->image->mapped_blocks -= node->entries[i].addr != 0;
@@ -277,6 +288,7 @@ cut_off(struct zeroing *z, struct map_entry *entry, unsigned level, uint64_t fir
 	struct map_entry *place = dirty_path(catalog, z->trimmed, first, level + 1);
 
 	CHECK(place->addr == 0);
+	lose_own(z->image, map_capacity(level + 1)); /* at most: nobody has counted them */
 	*place = *entry;
 	memset(entry, 0, sizeof(*entry));
 }

@@ -41,6 +41,7 @@ enum {
 	OPTION_PREALLOCATE = 1 << 14,
 	OPTION_REPAIR = 1 << 15,
 	OPTION_WHAT = 1 << 16,
+	OPTION_RESERVE = 1 << 17,
 
 	OPTIONS_COMMON = OPTION_SOCKET | OPTION_JSON | OPTION_HELP | OPTION_VERSION,
 	OPTIONS_LIST =
@@ -90,6 +91,7 @@ struct cli {
 	const char *socket_path; /* NULL: the default */
 	const char *columns;
 	const char *sort;
+	const char *reserve; /* --reserve */
 	const char *what;    /* to dump; NULL: what is short */
 	uint64_t size_bytes; /* of --size */
 	const char *cwd;     /* device paths are relative to it */

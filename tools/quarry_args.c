@@ -29,6 +29,7 @@ static const struct option {
 	{ 'n', "dry-run", OPTION_DRY_RUN, NULL, "say what would be done, and do nothing" },
 	{ 0, "preallocate", OPTION_PREALLOCATE, NULL,
 	    "allocate all space of files now, and keep it" },
+	{ 0, "reserve", OPTION_RESERVE, "full|none", "hold back room for all of the volume" },
 	{ 0, "data", OPTION_DATA, NULL, "verify the checksums of all data, too" },
 	{ 0, "repair", OPTION_REPAIR, NULL, "make again what can be derived from the rest" },
 	{ 0, "what", OPTION_WHAT, "WHAT", "print this only" },
@@ -61,6 +62,9 @@ take_option(struct cli *cli, const struct option *option, const char *value, str
 		if (!value[0])
 			return error_set(error, -EINVAL, "--socket needs a path");
 		cli->socket_path = value;
+		return 0;
+	case OPTION_RESERVE:
+		cli->reserve = value;
 		return 0;
 	case OPTION_WHAT:
 		cli->what = value;

@@ -234,12 +234,23 @@ build_list(struct cli *cli, struct error *error)
 /* --- volumes --- */
 
 static int
+take_reserve(struct cli *cli, const char *value, struct error *error)
+{
+	if (strcmp(value, "full") != 0 && strcmp(value, "none") != 0)
+		return error_set(error, -EINVAL, "reserve is full or none, not \"%.60s\"", value);
+	must_put(cli->request, "reserve", json_string(value));
+	return 0;
+}
+
+static int
 build_volume_create(struct cli *cli, struct error *error)
 {
 	char size[SIZE_TEXT_BYTES];
 
 	request_start(cli, "volume.create");
 	if (take_name(cli, "name", 0, WANT_VOLUME, error) || take_size(cli, 1, size, error))
+		return -EINVAL;
+	if (cli->options & OPTION_RESERVE && take_reserve(cli, cli->reserve, error))
 		return -EINVAL;
 	cli->done_text = text_new("volume %s created, %s", cli->args[0], size);
 	done_one(cli, "volumes", cli->args[0]);
@@ -347,6 +358,7 @@ static const struct property {
 	{ "readonly", "on|off", take_switch },
 	{ "on-full", "error|pause", take_on_full },
 	{ "on-full-timeout", "TIME|none", take_on_full_timeout },
+	{ "reserve", "full|none", take_reserve },
 };
 
 static int
@@ -558,7 +570,13 @@ const struct cli_command cli_commands[] = {
 	    SHOW_DEVICES, build_list },
 	{ "volume", "create", "POOL/VOLUME SIZE",
 	    "Make a thin volume: it takes space as it is written.",
-	    "  quarry volume create tank/vm1 10T\n", 0, 2, 2, SHOW_DONE, build_volume_create },
+	    "With --reserve full room for all of it is held back: other volumes find the pool full "
+	    "before\nthey take it.  A pool that has not so much left refuses, and so it does a "
+	    "snapshot "
+	    "of the\nvolume, which makes it share what it has written.\n\n"
+	    "  quarry volume create tank/vm1 10T\n"
+	    "  quarry volume create tank/db 100G --reserve full\n",
+	    OPTION_RESERVE, 2, 2, SHOW_DONE, build_volume_create },
 	{ "volume", "list", "[POOL]", "List volumes.", NULL, OPTIONS_LIST, 0, 1, SHOW_VOLUMES,
 	    build_list },
 	{ "volume", "resize", "POOL/VOLUME SIZE", "Change a volume's size.",
@@ -576,7 +594,8 @@ const struct cli_command cli_commands[] = {
 	    "on-full=error|pause      what writes do that find the pool full: fail, or wait for "
 	    "room\n"
 	    "on-full-timeout=TIME     how long they wait at most (30s, 5m, 2h); none, the default: "
-	    "no limit\n\n"
+	    "no limit\n"
+	    "reserve=full|none        hold back room for all of it\n\n"
 	    "  quarry volume set tank/vm1 on-full=pause on-full-timeout=1h\n",
 	    0, 2, 8, SHOW_DONE, build_volume_set },
 	{ "snapshot", "create", "POOL/VOLUME@SNAPSHOT…",

@@ -491,6 +491,8 @@ dump_catalog(void *context, struct pool *pool)
 		put(object, "on_full",
 		    json_string(volume->flags & CATALOG_PAUSE_WHEN_FULL ? "pause" : "error"));
 		put_number(object, "on_full_timeout_seconds", volume->full_timeout_s);
+		put(object, "reserve",
+		    json_string(volume->flags & CATALOG_RESERVED ? "full" : "none"));
 		put_number(object, "created_s", volume->created_s);
 		emit(dump, object);
 	}
@@ -510,6 +512,7 @@ dump_catalog(void *context, struct pool *pool)
 		put_number(object, "epoch", image->epoch);
 		put_number(object, "size_bytes", image->size_bytes);
 		put_number(object, "mapped_blocks", image->mapped_blocks);
+		put_number(object, "own_blocks", image_own_blocks(image));
 		put(object, "deleted", json_boolean(image->deleted));
 		put_number(object, "cursor", image->cursor);
 		put_number(object, "levels", image->map.levels);

@@ -18,6 +18,8 @@ static const struct column pool_columns[] = {
 	{ "allocated", "allocated_bytes", COLUMN_SIZE, true },
 	{ "live", "live_bytes", COLUMN_SIZE, false },
 	{ "available", "available_bytes", COLUMN_SIZE, true },
+	{ "provisioned", "provisioned_bytes", COLUMN_SIZE, true },
+	{ "reserved", "reserved_bytes", COLUMN_SIZE, false },
 	{ "devices", "devices", COLUMN_LENGTH, true },
 	{ "deleting", "deleting", COLUMN_PROGRESS, true },
 	{ "checkpoint", "checkpoint", COLUMN_NUMBER, false },
@@ -35,6 +37,8 @@ static const struct column volume_columns[] = {
 	{ "onfull", "on_full", COLUMN_TEXT, false },
 	{ "timeout", "on_full_timeout_seconds", COLUMN_NUMBER, false },
 	{ "waiting", "waiting", COLUMN_NUMBER, false },
+	{ "reserve", "reserve", COLUMN_TEXT, false },
+	{ "reserved", "reserved_bytes", COLUMN_SIZE, false },
 	{ "origin", "origin", COLUMN_TEXT, true },
 	{ "created", "created", COLUMN_TEXT, false },
 	{ "uuid", "uuid", COLUMN_TEXT, false },
@@ -366,6 +370,25 @@ print_bytes(FILE *out, const char *label, const json_t *pool, const char *key, b
 		fprintf(out, "  %-12s%s\n", label, size_format(bytes, text));
 }
 
+/* What all volumes would take if they were full, against what there is. */
+static void
+print_commitment(FILE *out, const json_t *pool, bool exact)
+{
+	uint64_t usable = (uint64_t)json_integer_value(json_object_get(pool, "usable_bytes"));
+	uint64_t provisioned =
+	    (uint64_t)json_integer_value(json_object_get(pool, "provisioned_bytes"));
+	char text[SIZE_TEXT_BYTES], of[SIZE_TEXT_BYTES];
+
+	if (exact)
+		fprintf(out, "  %-12s%llu of %llu usable\n", "provisioned",
+		    (unsigned long long)provisioned, (unsigned long long)usable);
+	else
+		fprintf(out, "  %-12s%s of %s usable%s\n", "provisioned",
+		    size_format(provisioned, text), size_format(usable, of),
+		    provisioned > usable ? ": over-committed" : "");
+	print_bytes(out, "reserved", pool, "reserved_bytes", exact);
+}
+
 /* Volumes whose writes wait because the pool is full. */
 static void
 print_waiting(FILE *out, const json_t *pool)
@@ -399,6 +422,7 @@ print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 	print_bytes(out, "allocated", pool, "allocated_bytes", exact);
 	print_bytes(out, "live", pool, "live_bytes", exact);
 	print_bytes(out, "available", pool, "available_bytes", exact);
+	print_commitment(out, pool, exact);
 	fprintf(out, "  %-12s%lld%s\n", "checkpoint",
 	    (long long)json_integer_value(json_object_get(pool, "checkpoint")),
 	    json_is_true(json_object_get(pool, "checkpoint_running"))

@@ -56,6 +56,8 @@
 	X(CUT_NOT_DURABLE, "import: clients are served before the cut is durable")                \
 	X(IMPORT_NOT_FLUSHED, "import: what a killed daemon left in caches is not flushed")       \
 	X(DURABLE_MARK_IGNORED, "import: damage before a durable position is cut off")            \
+	X(RESERVE_NOT_HELD, "full: what is held back for reserved volumes is given to others")    \
+	X(RESERVE_FORGETS_SNAPSHOT, "catalog: after a snapshot blocks still count as own")        \
 	X(ENOSPC_FLOOR, "log: clients may use what is held back")                                 \
 	X(NODES_NOT_BOUNDED, "write: dirty nodes are not bounded by what a checkpoint can write") \
 	X(WAKE_FORGOTTEN, "log: who waits for a batch is not woken")                              \

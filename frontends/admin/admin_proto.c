@@ -22,6 +22,7 @@ enum {
 	FIELD_PREALLOCATE = 1 << 8,
 	FIELD_ON_FULL = 1 << 9,
 	FIELD_ON_FULL_TIMEOUT = 1 << 10,
+	FIELD_RESERVE = 1 << 11,
 };
 
 enum name_kind {
@@ -54,7 +55,7 @@ static const struct verb verbs[] = {
 	{ "pool.destroy", ADMIN_MESSAGE_TARGET, ADMIN_POOL_DESTROY, FIELD_NAME, FIELD_FORCE,
 	    NAME_POOL, NAME_NONE },
 	{ "volume.create", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_CREATE, FIELD_NAME | FIELD_SIZE_BYTES,
-	    0, NAME_VOLUME, NAME_NONE },
+	    FIELD_RESERVE, NAME_VOLUME, NAME_NONE },
 	{ "volume.resize", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_RESIZE, FIELD_NAME | FIELD_SIZE_BYTES,
 	    FIELD_FORCE, NAME_VOLUME, NAME_NONE },
 	{ "volume.rename", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_RENAME, FIELD_NAME | FIELD_TARGET, 0,
@@ -62,7 +63,8 @@ static const struct verb verbs[] = {
 	{ "volume.delete", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_DELETE, FIELD_NAME, FIELD_FORCE,
 	    NAME_VOLUME, NAME_NONE },
 	{ "volume.set", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_SET, FIELD_NAME,
-	    FIELD_READONLY | FIELD_ON_FULL | FIELD_ON_FULL_TIMEOUT, NAME_VOLUME, NAME_NONE },
+	    FIELD_READONLY | FIELD_ON_FULL | FIELD_ON_FULL_TIMEOUT | FIELD_RESERVE, NAME_VOLUME,
+	    NAME_NONE },
 	{ "snapshot.create", ADMIN_MESSAGE_TARGET, ADMIN_SNAPSHOT_CREATE, FIELD_NAMES, 0,
 	    NAME_SNAPSHOT, NAME_NONE },
 	{ "snapshot.delete", ADMIN_MESSAGE_TARGET, ADMIN_SNAPSHOT_DELETE, FIELD_NAMES, 0,
@@ -285,6 +287,14 @@ decode_on_full(const struct verb *verb, const json_t *value, struct admin_reques
 	return decode_choice("on_full", value, "error", "pause", &request->pauses_when_full, error);
 }
 
+static int
+decode_reserve(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	request->set |= ADMIN_SET_RESERVE;
+	return decode_choice("reserve", value, "none", "full", &request->reserved, error);
+}
+
 /* null: no limit. */
 static int
 decode_on_full_timeout(const struct verb *verb, const json_t *value, struct admin_request *request,
@@ -333,6 +343,7 @@ static const struct field {
 	{ "force", FIELD_FORCE, decode_force },
 	{ "preallocate", FIELD_PREALLOCATE, decode_preallocate },
 	{ "on_full", FIELD_ON_FULL, decode_on_full },
+	{ "reserve", FIELD_RESERVE, decode_reserve },
 	{ "on_full_timeout_seconds", FIELD_ON_FULL_TIMEOUT, decode_on_full_timeout },
 };
 
@@ -409,7 +420,8 @@ decode_fields(
 			    error, -EPROTO, "%s needs the field \"%s\"", verb->text, fields[i].key);
 	if (verb->verb == ADMIN_VOLUME_SET && verb->kind == ADMIN_MESSAGE_TARGET && !request->set)
 		return error_set(error, -EPROTO,
-		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds");
+		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds, "
+		    "reserve");
 	return 0;
 }
 

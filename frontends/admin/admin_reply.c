@@ -115,6 +115,8 @@ image_json(const struct admin_image_report *image)
 		must_put(object, "on_full_timeout_seconds",
 		    image->full_timeout_s ? bytes_json(image->full_timeout_s) : json_null());
 		must_put(object, "waiting", bytes_json(image->waiting));
+		must_put(object, "reserve", text_json(image->reserved ? "full" : "none"));
+		must_put(object, "reserved_bytes", bytes_json(image->reserved_bytes));
 	}
 	must_put(object, "clients", bytes_json(image->clients));
 	return object;
@@ -139,6 +141,9 @@ pool_json(const struct admin_pool_report *pool)
 	must_put(object, "allocated_bytes", bytes_json(pool->allocated_bytes));
 	must_put(object, "live_bytes", bytes_json(pool->live_bytes));
 	must_put(object, "available_bytes", bytes_json(pool->available_bytes));
+	must_put(object, "usable_bytes", bytes_json(pool->usable_bytes));
+	must_put(object, "provisioned_bytes", bytes_json(pool->provisioned_bytes));
+	must_put(object, "reserved_bytes", bytes_json(pool->reserved_bytes));
 	must_put(object, "checkpoint", bytes_json(pool->checkpoint));
 	must_put(object, "checkpoint_running", json_boolean(pool->checkpoint_running));
 	must_put(object, "deleting", bytes_json(pool->deleting));

@@ -98,6 +98,8 @@ struct model_volume {
 	/* When these last changed, for judging errors. */
 	uint64_t size_sequence;
 	uint64_t readonly_sequence;
+	bool reserved;              /* room for all of it is held back ... */
+	uint64_t reserved_sequence; /* ... since then */
 };
 
 struct model {

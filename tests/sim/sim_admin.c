@@ -93,7 +93,8 @@ admin_done(struct admin_request *request)
 		if (a->applied && !sim->faults.struck)
 			sim_fail(sim, "administration %llu failed, but was applied",
 			    (unsigned long long)a->number);
-		sim->refused = code == -ENOSPC && judge_reserve_used(sim);
+		sim->refused = code == -ENOSPC && (judge_reserve_used(sim) ||
+						      strstr(request->error.text, "reserve=full"));
 		if (a->must_succeed && !sim->refused && !sim->faults.struck && !sim->faults.damaged)
 			sim_fail(sim, "administration %llu (verb %u) failed: %s",
 			    (unsigned long long)a->number, request->verb, request->error.text);
@@ -171,6 +172,7 @@ admin_create(struct sim *sim)
 
 	snprintf(a->request.name.volume, NAME_SIZE, "v%llu", (unsigned long long)a->number);
 	a->request.size_bytes = draw_size(sim);
+	a->request.reserved = one_in(sim, 3);
 	admin_submit(sim, a);
 }
 
@@ -303,10 +305,14 @@ admin_something(struct sim *sim)
 			    (unsigned long long)a->number);
 		} else {
 			a = admin_new(sim, ADMIN_VOLUME_SET, volume);
-			a->request.set = 1 + (unsigned)draw(sim, 7);
+			a->request.set = 1 + (unsigned)draw(sim, 15);
 			a->request.readonly = !volume->readonly && one_in(sim, 2);
 			a->request.pauses_when_full = one_in(sim, 2);
-			a->request.full_timeout_s = 1 + (uint32_t)draw(sim, 30);
+			a->request.reserved = one_in(sim, 2);
+			/* Always with a limit: who waits for ever makes no progress. */
+			a->request.set |=
+			    a->request.set & ADMIN_SET_ON_FULL ? ADMIN_SET_ON_FULL_TIMEOUT : 0;
+			a->request.full_timeout_s = 1 + (uint32_t)draw(sim, 10);
 		}
 		admin_submit(sim, a);
 		return;

@@ -53,8 +53,13 @@ judge_error(struct sim *sim, struct sim_io *s)
 	case -ENOSPC:
 		sim->stats.enospc++;
 		if (s->io.op == VOLUME_WRITE || s->io.op == VOLUME_ZERO) {
+			if (volume && volume->reserved && !changing && !sim->stopping &&
+			    volume->reserved_sequence < s->submit_sequence && !sim->faults.struck &&
+			    !sim->faults.damaged)
+				sim_fail(sim, "ENOSPC, but room for %s is held back", volume->name);
 			/* Pieces that were added before may have let time go by since. */
-			if (!sim->stopping && s->count < sim->weather.slab_blocks - 2 &&
+			if (!sim->stopping && list_empty(&sim->pool->catalog.reserved) &&
+			    s->count < sim->weather.slab_blocks - 2 &&
 			    sim->pool->space.free_count > sim->pool->reserve_slabs + 4)
 				sim_fail(sim, "ENOSPC, but %llu slabs are free (%llu held back)",
 				    (unsigned long long)sim->pool->space.free_count,

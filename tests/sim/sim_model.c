@@ -264,6 +264,7 @@ volume_add(struct model *model, const struct record_op *op)
 	volume->head_id = op->image_id;
 	volume->size_bytes = op->op.size_bytes;
 	volume->readonly = op->op.flags & CATALOG_READONLY;
+	volume->reserved = op->op.flags & CATALOG_RESERVED;
 	list_init(&volume->snapshots);
 	list_push_back(&model->volumes, &volume->link);
 	return volume;
@@ -326,6 +327,8 @@ model_apply_op(struct sim *sim, struct model *model, const struct record_op *rec
 			break;
 		volume->readonly = op->flags & CATALOG_READONLY;
 		volume->readonly_sequence = model->sequence;
+		volume->reserved = op->flags & CATALOG_RESERVED;
+		volume->reserved_sequence = model->sequence;
 		return;
 	case CATALOG_OP_SNAPSHOT_CREATE:
 		if (!volume)

@@ -25,6 +25,8 @@ struct walk {
 	const struct model_image *model;
 	uint64_t cursor;
 	uint64_t mapped;
+	uint32_t shared_epoch; /* of the parent: newer blocks are the image's own */
+	uint64_t own;
 	uint64_t head_of; /* volume id, if it is a head */
 	void (*leaf)(
 	    struct walk *walk, uint64_t lba, const struct map_entry *entry, const void *block);
@@ -89,6 +91,7 @@ walk_data(struct walk *walk, uint64_t lba, const struct map_entry *entry)
 	uint8_t block[BLOCK_BYTES];
 
 	walk->mapped++;
+	walk->own += entry->epoch > walk->shared_epoch;
 	if (walk->leaf || !known || (content && known != content)) {
 		read_block(walk, entry, lba, block);
 		if (walk->leaf)
@@ -140,6 +143,22 @@ walk_node(struct walk *walk, const struct map_entry *entry, unsigned level, uint
 	}
 }
 
+struct catalog_copy {
+	struct catalog_record *records;
+	size_t count;
+};
+
+static struct catalog_copy copied;
+
+static uint32_t
+epoch_of(uint64_t image_id)
+{
+	for (size_t i = 0; i < copied.count; i++)
+		if (copied.records[i].id == image_id)
+			return copied.records[i].epoch;
+	return 0;
+}
+
 static void
 walk_record(struct walk *walk, const struct catalog_record *record)
 {
@@ -153,6 +172,8 @@ walk_record(struct walk *walk, const struct catalog_record *record)
 	walk->head_of = 0;
 	walk->cursor = deleted ? record->cursor : 0;
 	walk->mapped = 0;
+	walk->own = 0;
+	walk->shared_epoch = epoch_of(record->parent);
 	list_for_each(node, &model->volumes) {
 		const struct model_volume *volume = container_of(node, struct model_volume, link);
 
@@ -185,14 +206,12 @@ walk_record(struct walk *walk, const struct catalog_record *record)
 		sim_fail(walk->sim, "%s: image %llu maps %llu blocks and says %llu", walk->when,
 		    (unsigned long long)record->id, (unsigned long long)walk->mapped,
 		    (unsigned long long)record->mapped_blocks);
+	if (walk->head_of && record->parent && list_empty(&walk->sim->pool->catalog.deleted) &&
+	    record->own_blocks > walk->own)
+		sim_fail(walk->sim, "%s: image %llu has %llu blocks of its own and says %llu",
+		    walk->when, (unsigned long long)record->id, (unsigned long long)walk->own,
+		    (unsigned long long)record->own_blocks);
 }
-
-struct catalog_copy {
-	struct catalog_record *records;
-	size_t count;
-};
-
-static struct catalog_copy copied;
 
 static void
 collect_records(struct walk *walk, uint64_t lba, const struct map_entry *entry, const void *block)

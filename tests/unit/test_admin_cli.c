@@ -66,6 +66,12 @@ test_requests(void **state)
 		{ { "volume", "create", "tank/vm1", "10T" },
 		    "{\"quarry\":1,\"verb\":\"volume.create\",\"name\":\"tank/vm1\",\"size_bytes\":"
 		    "10995116277760}" },
+		{ { "volume", "create", "tank/vm1", "1T", "--reserve", "full" },
+		    "{\"quarry\":1,\"verb\":\"volume.create\",\"name\":\"tank/vm1\",\"size_bytes\":"
+		    "1099511627776,\"reserve\":\"full\"}" },
+		{ { "volume", "set", "tank/vm1", "reserve=none" },
+		    "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/"
+		    "vm1\",\"reserve\":\"none\"}" },
 		{ { "volume", "list", "-s", "used" }, "{\"quarry\":1,\"verb\":\"list\"}" },
 		{ { "volume", "resize", "tank/vm1", "512MiB", "--force" },
 		    "{\"quarry\":1,\"verb\":\"volume.resize\",\"force\":true,\"name\":\"tank/vm1\","
@@ -203,7 +209,9 @@ test_usage_errors(void **state)
 		    "\"readonly\" sets nothing: write PROPERTY=VALUE, as readonly=on" },
 		{ { "volume", "set", "tank/a", "colour=red" },
 		    "a volume has no property \"colour\"; there is: readonly=on|off, "
-		    "on-full=error|pause, on-full-timeout=TIME|none" },
+		    "on-full=error|pause, on-full-timeout=TIME|none, reserve=full|none" },
+		{ { "volume", "create", "tank/a", "1G", "--reserve=half" },
+		    "reserve is full or none, not \"half\"" },
 		{ { "volume", "set", "tank/a", "readonly=on", "on-full=wait" },
 		    "on-full is error or pause, not \"wait\"" },
 		{ { "volume", "set", "tank/a", "on-full-timeout=0s" },
@@ -339,7 +347,9 @@ test_questions(void **state)
 static const char result_text[] =
     "{\"pools\":[{\"name\":\"tank\",\"uuid\":\"u\",\"state\":\"online\",\"state_reason\":null,"
     "\"size_bytes\":10737418240,\"allocated_bytes\":1073741824,\"live_bytes\":1000,"
-    "\"available_bytes\":8589934592,\"checkpoint\":3,\"checkpoint_running\":true,\"deleting\":2,"
+    "\"available_bytes\":8589934592,\"usable_bytes\":10307921510,"
+    "\"provisioned_bytes\":10995116285952,\"reserved_bytes\":4096,\"checkpoint\":3,\"checkpoint_"
+    "running\":true,\"deleting\":2,"
     "\"deleting_done_permille\":455,\"relocating\":true,\"relocated_bytes\":8192,"
     "\"relocation_permille\":305,\"devices\":[{\"path\":\"/d0\",\"uuid\":\"u\","
     "\"state\":\"online\",\"size_bytes\":10737418240,\"slabs\":640,\"slabs_free\":600,\"errors\":0}"
@@ -386,10 +396,10 @@ static void
 test_tables(void **state)
 {
 	assert_shown((const char *[WORDS_MAX]){ "pool", "list" }, result_text,
-	    "NAME  STATE    SIZE  ALLOCATED  AVAILABLE  DEVICES  DELETING\n"
-	    "tank  online  10GiB       1GiB       8GiB        1  2 (45.5%)\n");
+	    "NAME  STATE    SIZE  ALLOCATED  AVAILABLE  PROVISIONED  DEVICES  DELETING\n"
+	    "tank  online  10GiB       1GiB       8GiB      10.0TiB        1  2 (45.5%)\n");
 	assert_shown((const char *[WORDS_MAX]){ "pool", "list", "-Hp" }, result_text,
-	    "tank\tonline\t10737418240\t1073741824\t8589934592\t1\t2\n");
+	    "tank\tonline\t10737418240\t1073741824\t8589934592\t10995116285952\t1\t2\n");
 	assert_shown((const char *[WORDS_MAX]){ "volume", "list" }, result_text,
 	    "NAME     SIZE  USED  UNIQUE  READONLY  CLIENTS  ORIGIN\n"
 	    "tank/a  10TiB  4KiB      0B  off             1  -\n"
@@ -441,6 +451,8 @@ test_status(void **state)
 	    "  allocated   1GiB\n"
 	    "  live        1000B\n"
 	    "  available   8GiB\n"
+	    "  provisioned 10.0TiB of 9.60GiB usable: over-committed\n"
+	    "  reserved    4KiB\n"
 	    "  checkpoint  3, the next is being written\n"
 	    "  deleting    2 in the background, 45.5% done\n"
 	    "  relocating  at 30.5% of its speed, 8KiB moved since the import\n"

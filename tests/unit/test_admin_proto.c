@@ -105,7 +105,8 @@ test_bad_requests(void **state)
 		    "\"name\" must name a volume or a snapshot, as pool/volume@snapshot, not "
 		    "\"tank\"" },
 		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\"}", -EPROTO,
-		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds" },
+		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds, "
+		    "reserve" },
 		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\",\"on_full\":\"wait\"}",
 		    -EINVAL, "\"on_full\" must be \"error\" or \"pause\", not \"wait\"" },
 		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\","
@@ -461,6 +462,8 @@ test_reply_list(void **state)
 		    .pauses_when_full = true,
 		    .full_timeout_s = 60,
 		    .waiting = 3,
+		    .reserved = true,
+		    .reserved_bytes = 20,
 		    .clients = 2 },
 		{ .kind = ADMIN_IMAGE_SNAPSHOT,
 		    .name = { "tank", "a", "m" },
@@ -480,6 +483,9 @@ test_reply_list(void **state)
 		.deleting_done_permille = 500,
 		.relocating = true,
 		.relocated_bytes = 8192,
+		.usable_bytes = 30,
+		.provisioned_bytes = 60,
+		.reserved_bytes = 20,
 		.relocation_permille = 300,
 		.unprepared_bytes = 4096,
 		.checkpoint_running = true,
@@ -496,7 +502,8 @@ test_reply_list(void **state)
 	    "{\"quarry\":1,\"ok\":true,\"result\":{\"pools\":[{\"name\":\"tank\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"state\":\"readonly\","
 	    "\"state_reason\":\"a flush failed\",\"size_bytes\":100,\"allocated_bytes\":50,"
-	    "\"live_bytes\":40,\"available_bytes\":9223372036854775807,\"checkpoint\":7,"
+	    "\"live_bytes\":40,\"available_bytes\":9223372036854775807,\"usable_bytes\":30,"
+	    "\"provisioned_bytes\":60,\"reserved_bytes\":20,\"checkpoint\":7,"
 	    "\"checkpoint_running\":true,\"deleting\":1,\"deleting_done_permille\":500,"
 	    "\"relocating\":true,\"relocated_bytes\":8192,\"relocation_permille\":300,"
 	    "\"unprepared_bytes\":4096,\"devices\":"
@@ -510,7 +517,7 @@ test_reply_list(void **state)
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":null,\"size_bytes\":10,"
 	    "\"used_bytes\":5,\"unique_bytes\":3,\"created\":\"2001-09-09T01:46:40Z\","
 	    "\"readonly\":false,\"on_full\":\"pause\",\"on_full_timeout_seconds\":60,"
-	    "\"waiting\":3,\"clients\":2},"
+	    "\"waiting\":3,\"reserve\":\"full\",\"reserved_bytes\":20,\"clients\":2},"
 	    "{\"kind\":\"snapshot\",\"name\":\"tank/a@m\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":\"tank/z@s\","
 	    "\"size_bytes\":0,\"used_bytes\":0,\"unique_bytes\":null,\"created\":null,"
