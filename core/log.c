@@ -18,8 +18,14 @@
 
 #include "core/base/mutant.h"
 
+/* So many flushes in a row must have followed on one batch each. */
+enum {
+	FLUSHES_FORETOLD = 8
+};
+
 static void log_pump(struct pool *pool);
 static void batch_done(struct device_io *io);
+static void flush_ahead(struct pool *pool);
 
 static void
 turn_end(struct task *task)
@@ -475,6 +481,7 @@ batch_done(struct device_io *io)
 		    (unsigned long long)io->offset_bytes, strerror(-io->error));
 	}
 	apply_in_order(pool);
+	flush_ahead(pool);
 	log_pump(pool);
 	if (!MUTANT(WAKE_FORGOTTEN))
 		waiters_wake(&pool->log.waiters, 0);
@@ -601,6 +608,36 @@ flush_round(struct pool *pool)
 	housekeeping_consider(pool);
 	if (--log->flushes_left == 0)
 		flush_finish(pool);
+}
+
+/*
+ * A client that has flushed after each of its last writes will do so again: the flush is begun with
+ * the write's answer, and is half done when it is asked for.  If it is not, that was one for
+ * nothing.
+ */
+static void
+flush_ahead(struct pool *pool)
+{
+	struct log *log = &pool->log;
+
+	if (log->unflushed_batches++ > 0)
+		log->flushes_foretold = 0;
+	if (log->flushes_foretold == FLUSHES_FORETOLD && log->flushes_left == 0 &&
+	    pool->state == POOL_ONLINE) {
+		flush_round(pool);
+		if (MUTANT(FLUSH_AHEAD_BELIEVED))
+			log->durable_sequence = log->flush_target;
+	}
+}
+
+void
+log_flush_asked(struct pool *pool)
+{
+	struct log *log = &pool->log;
+
+	if (log->unflushed_batches == 1 && log->flushes_foretold < FLUSHES_FORETOLD)
+		log->flushes_foretold++;
+	log->unflushed_batches = 0;
 }
 
 static void

@@ -123,6 +123,9 @@ struct log {
 	uint64_t flush_round;  /* number of the last one begun */
 	uint64_t flush_target;
 	int flush_error;
+	/* Batches applied since a client's last FLUSH, and how often in a row that was one. */
+	uint32_t unflushed_batches;
+	uint32_t flushes_foretold;
 	struct pool_io *flush_ios; /* one a device */
 };
 
@@ -439,6 +442,8 @@ void *log_owned_blocks(struct pool *pool, uint32_t blocks);
 bool log_wait_applied(struct pool *pool, struct log_append *append) must_check;
 /* Sends what is open without waiting for the turn's end. */
 void log_kick(struct pool *pool);
+/* A client asked for FLUSH, see flush_ahead() in log.c. */
+void log_flush_asked(struct pool *pool);
 /* Durable up to @flush->sequence (at most applied_sequence). */
 void log_flush_start(struct pool *pool, struct log_flush *flush);
 bool log_idle(const struct pool *pool);

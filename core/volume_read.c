@@ -322,5 +322,6 @@ volume_flush_step(struct volume_request *request)
 		return request_finish(request);
 	request->flush.sequence = request->pool->log.applied_sequence;
 	request->flush.done = flush_done;
+	log_flush_asked(request->pool);
 	log_flush_start(request->pool, &request->flush);
 }

@@ -15,6 +15,7 @@
 	X(FLUSH_ONE_DEVICE, "log: only the first dirty device is flushed")                        \
 	X(FLUSH_COVERS_CLOSED, "log: a flush also covers batches that are not written yet")       \
 	X(FLUSH_JOINS_RUNNING, "log: who comes during a flush is answered by that one")           \
+	X(FLUSH_AHEAD_BELIEVED, "log: a flush begun ahead counts before it is done")              \
 	X(FLUSH_ERROR_IGNORED, "log: a failed flush is taken for a good one")                     \
 	X(FUA_NOT_FLUSHED, "write: FUA is answered when applied")                                 \
 	X(APPLY_UNORDERED, "log: batches are applied as they complete")                           \

@@ -144,6 +144,22 @@ free_report(struct admin_pool_report *report)
 	free(report->images);
 }
 
+/* As databases do: write, flush, write, flush; so often that the log flushes ahead. */
+static void
+commit_often(struct sim *sim, struct sim_handle *handle, const struct model_volume *volume)
+{
+	for (uint64_t n = 4 + draw(sim, 24); n > 0; n--) {
+		sim_run_until(sim, all_done);
+		if (sim->crashed || handle->gone)
+			return;
+		io_write(sim, handle, volume);
+		sim_run_until(sim, all_done);
+		if (sim->crashed || handle->gone)
+			return;
+		io_submit(sim, io_new(sim, handle, VOLUME_FLUSH, 0, 0));
+	}
+}
+
 static void
 one_op(struct sim *sim)
 {
@@ -177,6 +193,8 @@ one_op(struct sim *sim)
 		return;
 	case OP_FLUSH:
 		io_submit(sim, io_new(sim, handle, VOLUME_FLUSH, 0, 0));
+		if (one_in(sim, 4))
+			commit_often(sim, handle, volume);
 		return;
 	case OP_TRIM:
 	case OP_TRIM_HUGE:
