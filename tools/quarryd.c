@@ -94,7 +94,7 @@ import_done(struct admin_request *request)
 static char *
 absolute_path(const char *path)
 {
-	char *cwd = path[0] == '/' ? NULL : getcwd(NULL, 0);
+	char *cwd = path[0] == '/' || strstr(path, "://") ? NULL : getcwd(NULL, 0);
 	char *full;
 
 	if (!cwd)
@@ -461,7 +461,8 @@ run(struct daemon *daemon)
 	daemon->exit_status = 1;
 	if (signals_init(daemon) || reactors_init(daemon))
 		return;
-	daemon->backend = local_backend_create(daemon->config.cache_kernel);
+	daemon->backend =
+	    local_backend_create(daemon->config.cache_kernel, daemon->config.remote_timeout_s);
 	if (servers_create(daemon) || threads_start(daemon))
 		return;
 	daemon->exit_status = 0;

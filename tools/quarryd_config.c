@@ -202,6 +202,12 @@ set_idle_timeout(struct daemon_config *config, const char *value, struct error *
 }
 
 static int
+set_remote_timeout(struct daemon_config *config, const char *value, struct error *error)
+{
+	return take_number(&config->remote_timeout_s, TIMEOUT_S_MAX, value, "seconds", error);
+}
+
+static int
 set_cache(struct daemon_config *config, const char *value, struct error *error)
 {
 	config->cache_kernel = strcmp(value, "kernel") == 0;
@@ -266,6 +272,9 @@ static const struct setting {
 	    set_handshake_timeout },
 	{ "idle-timeout", false, "SECONDS", "for clients without requests (default: none)",
 	    set_idle_timeout },
+	{ "remote-timeout", false, "SECONDS",
+	    "how long requests wait for a device nbd:// that is away (default: 30)",
+	    set_remote_timeout },
 	{ "tls", false, "off|on|require", "whether nbd:// offers or demands TLS (default: off)",
 	    set_tls },
 	{ "tls-certificates", false, "FOLDER",

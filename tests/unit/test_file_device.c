@@ -538,7 +538,7 @@ write_at(uint64_t offset_bytes, const void *data, size_t len_bytes)
 static void
 test_probe(void **state)
 {
-	struct target_backend *backend = local_backend_create(false);
+	struct target_backend *backend = local_backend_create(false, 0);
 	char what[PROBE_TEXT_BYTES];
 	char below[160];
 	const uint32_t swap_header[3] = { 1, 4095, 0 }; /* version, last page, bad pages */
