@@ -9,7 +9,7 @@
  *      └─────────┴── (a failure, or a signal) ──▲
  *
  * The administrator's socket is taken before anything else, so that a second daemon stops there,
- * and answers once all is up: who connects early waits.  The first SIGTERM, SIGINT or SIGHUP ends
+ * and answers once all is up: who connects early waits.  The first SIGTERM or SIGINT ends
  * SERVE: no new clients, what is in flight is finished, a checkpoint is written.  The second ends
  * the process at once, which loses nothing that was acknowledged.
  */
@@ -230,6 +230,11 @@ signal_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
 	(void)cqe_flags;
 	if (result != (int32_t)sizeof(daemon->signal))
 		return wait_for_signal(daemon);
+	if (daemon->signal.ssi_signo == SIGHUP) {
+		if (!daemon->stop_wanted)
+			nbd_server_reload(daemon->nbd);
+		return wait_for_signal(daemon);
+	}
 	name = sigabbrev_np((int)daemon->signal.ssi_signo);
 	if (daemon->signalled) {
 		diag_warning("SIG%s again: ends at once", name ? name : "?");

@@ -83,7 +83,8 @@ nbd_server_connection_count(const struct nbd_server *server)
 static void
 stop_check(struct nbd_server *server)
 {
-	if (!server->stop_done || !stream_listeners_stopped(&server->listeners) ||
+	if (!server->stop_done || server->reloading ||
+	    !stream_listeners_stopped(&server->listeners) ||
 	    server->homes_stopped < server->config.reactor_count)
 		return;
 	reactor_defer(&server->homes[0].r->reactor, server->stop_done);
@@ -156,6 +157,50 @@ nbd_server_free(struct nbd_server *server)
 	stream_tls_context_free(server->tls_context);
 	free(server->homes);
 	free(server);
+}
+
+/* --- new certificates --- */
+
+static void
+reload_run(struct offload *offload)
+{
+	struct nbd_server *server = container_of(offload, struct nbd_server, reload);
+
+	server->reload_error.code = 0;
+	(void)!stream_tls_context_reload(server->tls_context, &server->reload_error);
+}
+
+static void
+reload_done(struct offload *offload)
+{
+	struct nbd_server *server = container_of(offload, struct nbd_server, reload);
+
+	server->reloading = false;
+	if (server->reload_error.code)
+		diag_error("TLS goes on with what it had: %s", server->reload_error.text);
+	else
+		diag_info("the files of TLS were read again");
+	if (server->reload_again && !server->stopping)
+		nbd_server_reload(server);
+	stop_check(server);
+}
+
+void
+nbd_server_reload(struct nbd_server *server)
+{
+	CHECK(reactor_current() == &server->homes[0].r->reactor);
+	server->reload_again = server->reloading;
+	if (server->reloading || server->stopping)
+		return;
+	if (!server->tls_context) {
+		diag_info("nothing to read again: there is no TLS");
+		return;
+	}
+	server->reloading = true;
+	if (offload_start(&server->reload, &server->homes[0].r->reactor, reload_run, reload_done)) {
+		server->reloading = false;
+		diag_error("TLS goes on with what it had: no thread could be started");
+	}
 }
 
 /* --- accepting --- */

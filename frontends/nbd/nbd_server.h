@@ -57,6 +57,10 @@ int nbd_server_listen(struct nbd_server *server, const char *uri, struct error *
 int nbd_server_listen_socket(
     struct nbd_server *server, int fd, const char *name, struct error *error) must_check;
 
+/* Reads the files of TLS again, for connections to come; the log says how that went.  From the
+ * first reactor's thread. */
+void nbd_server_reload(struct nbd_server *server);
+
 /*
  * Ends it: accepts and reads no more, lets what is in flight finish and be answered, closes all
  * connections; then runs @done on the first reactor, from whose thread it is called.  Once.

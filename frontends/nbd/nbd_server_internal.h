@@ -70,6 +70,10 @@ struct nbd_server {
 	struct nbd_server_config config; /* with the defaults filled in */
 	struct nbd_home *homes;          /* config.reactor_count */
 	struct stream_tls_context *tls_context;
+	struct offload reload;
+	bool reloading;
+	bool reload_again; /* it was asked for once more meanwhile */
+	struct error reload_error;
 	struct list policies;
 	struct stream_listeners listeners;
 	size_t next_home;

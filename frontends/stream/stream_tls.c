@@ -345,7 +345,8 @@ stream_tls_start(struct stream *stream, struct stream_tls_context *context)
 
 	CHECK(stream_idle(stream) && stream_input_bytes(stream) == 0 && !stream->tls);
 	stream->tls = tls;
-	tls->ssl = SSL_new(context->ctx);
+	tls->credentials = stream_tls_credentials_get(context);
+	tls->ssl = SSL_new(tls->credentials->ctx);
 	tls->in = BIO_new(BIO_s_mem());
 	tls->out = BIO_new(BIO_s_mem());
 	CHECK(tls->ssl && tls->in && tls->out);
@@ -387,6 +388,7 @@ stream_tls_fini(struct stream *stream)
 		say_farewell(stream);
 	ERR_clear_error();
 	SSL_free(tls->ssl); /* and its BIOs */
+	stream_tls_credentials_put(tls->credentials);
 	explicit_bzero(tls->plain, sizeof(tls->plain));
 	free(tls);
 }

@@ -32,6 +32,9 @@ struct stream_tls_config {
 /* Reads the files: blocking.  0, or a negative errno value with a text for the operator. */
 int stream_tls_context_create(const struct stream_tls_config *config,
     struct stream_tls_context **out, struct error *error) must_check;
+/* Reads the files again: blocking, from any thread.  Handshakes that begin later use what they say
+ * now; if they cannot be used, all stays as it is. */
+int stream_tls_context_reload(struct stream_tls_context *context, struct error *error) must_check;
 void stream_tls_context_free(struct stream_tls_context *context);
 
 /*

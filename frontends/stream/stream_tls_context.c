@@ -53,7 +53,7 @@ parse_psk(const char *line, struct stream_tls_psk *psk)
 }
 
 static int
-load_psks(struct stream_tls_context *context, const char *path, struct error *error)
+load_psks(struct stream_tls_credentials *credentials, const char *path, struct error *error)
 {
 	FILE *file = fopen(path, "re");
 	char line[PSK_LINE_BYTES];
@@ -75,15 +75,15 @@ load_psks(struct stream_tls_context *context, const char *path, struct error *er
 			    path, number, PSK_KEY_BYTES_MIN, sizeof(psk.key));
 			break;
 		}
-		context->psks =
-		    xrealloc(context->psks, (context->psk_count + 1) * sizeof(*context->psks));
-		context->psks[context->psk_count++] = psk;
+		credentials->psks = xrealloc(
+		    credentials->psks, (credentials->psk_count + 1) * sizeof(*credentials->psks));
+		credentials->psks[credentials->psk_count++] = psk;
 	}
 	explicit_bzero(line, sizeof(line));
 	explicit_bzero(&psk, sizeof(psk));
 	if (!rc && ferror(file))
 		rc = error_set(error, -EIO, "cannot read %.150s", path);
-	if (!rc && context->psk_count == 0)
+	if (!rc && credentials->psk_count == 0)
 		rc = error_set(error, -EINVAL, "%.150s has no key in it", path);
 	fclose(file);
 	return rc;
@@ -93,11 +93,12 @@ load_psks(struct stream_tls_context *context, const char *path, struct error *er
 static unsigned int
 psk_wanted(SSL *ssl, const char *identity, unsigned char *key, unsigned int key_size)
 {
-	const struct stream_tls_context *context = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+	const struct stream_tls_credentials *credentials =
+	    SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
 	struct stream *stream = SSL_get_app_data(ssl);
 
-	for (size_t i = 0; i < context->psk_count; i++) {
-		const struct stream_tls_psk *psk = &context->psks[i];
+	for (size_t i = 0; i < credentials->psk_count; i++) {
+		const struct stream_tls_psk *psk = &credentials->psks[i];
 
 		if (strcmp(psk->name, identity) != 0 || psk->key_bytes > key_size)
 			continue;
@@ -121,11 +122,9 @@ openssl_error(struct error *error, const char *what)
 }
 
 static int
-load_certificates(
-    struct stream_tls_context *context, const char *folder, bool verify_peer, struct error *error)
+load_certificates(SSL_CTX *ctx, const char *folder, bool verify_peer, struct error *error)
 {
 	char ca[PATH_BYTES], crl[PATH_BYTES], certificate[PATH_BYTES], key[PATH_BYTES];
-	SSL_CTX *ctx = context->ctx;
 
 	if (snprintf(certificate, PATH_BYTES, "%s/server-cert.pem", folder) >= PATH_BYTES)
 		return error_set(error, -ENAMETOOLONG, "%.100s: the path is too long", folder);
@@ -175,34 +174,100 @@ choose_protocol(SSL_CTX *ctx)
 	SSL_CTX_set_dh_auto(ctx, 1);
 }
 
-int
-stream_tls_context_create(
-    const struct stream_tls_config *config, struct stream_tls_context **out, struct error *error)
+static void
+credentials_free(struct stream_tls_credentials *credentials)
 {
-	struct stream_tls_context *context = xcalloc(1, sizeof(*context));
+	SSL_CTX_free(credentials->ctx);
+	if (credentials->psks)
+		explicit_bzero(
+		    credentials->psks, credentials->psk_count * sizeof(*credentials->psks));
+	free(credentials->psks);
+	free(credentials);
+}
+
+static int
+credentials_load(
+    const struct stream_tls_config *files, struct stream_tls_credentials **out, struct error *error)
+{
+	struct stream_tls_credentials *credentials = xcalloc(1, sizeof(*credentials));
+	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
 	int rc = 0;
 
-	context->ctx = SSL_CTX_new(TLS_server_method());
-	CHECK(context->ctx);
-	SSL_CTX_set_app_data(context->ctx, context);
-	choose_protocol(context->ctx);
-	if (!config->certificates && !config->psk_file)
+	CHECK(ctx);
+	credentials->ctx = ctx;
+	atomic_init(&credentials->users, 1);
+	SSL_CTX_set_app_data(ctx, credentials);
+	choose_protocol(ctx);
+	if (!files->certificates && !files->psk_file)
 		rc = error_set(error, -EINVAL, "TLS needs certificates or a file of keys");
-	if (!rc && config->certificates)
-		rc = load_certificates(context, config->certificates, config->verify_peer, error);
-	if (!rc && config->psk_file) {
-		rc = load_psks(context, config->psk_file, error);
-		SSL_CTX_set_psk_server_callback(context->ctx, psk_wanted);
+	if (!rc && files->certificates)
+		rc = load_certificates(ctx, files->certificates, files->verify_peer, error);
+	if (!rc && files->psk_file) {
+		rc = load_psks(credentials, files->psk_file, error);
+		SSL_CTX_set_psk_server_callback(ctx, psk_wanted);
 		/* A key goes with SHA-256: with another hash a client that has one is not heard. */
-		SSL_CTX_set_ciphersuites(context->ctx,
-		    "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:"
-		    "TLS_AES_256_GCM_SHA384");
+		SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:"
+					      "TLS_AES_256_GCM_SHA384");
 	}
 	if (rc) {
-		stream_tls_context_free(context);
+		credentials_free(credentials);
 		return rc;
 	}
+	*out = credentials;
+	return 0;
+}
+
+struct stream_tls_credentials *
+stream_tls_credentials_get(struct stream_tls_context *context)
+{
+	struct stream_tls_credentials *credentials;
+
+	pthread_mutex_lock(&context->lock);
+	credentials = context->present;
+	atomic_fetch_add(&credentials->users, 1);
+	pthread_mutex_unlock(&context->lock);
+	return credentials;
+}
+
+void
+stream_tls_credentials_put(struct stream_tls_credentials *credentials)
+{
+	if (atomic_fetch_sub(&credentials->users, 1) == 1)
+		credentials_free(credentials);
+}
+
+int
+stream_tls_context_create(
+    const struct stream_tls_config *files, struct stream_tls_context **out, struct error *error)
+{
+	struct stream_tls_context *context = xcalloc(1, sizeof(*context));
+	int rc = credentials_load(files, &context->present, error);
+
+	if (rc) {
+		free(context);
+		return rc;
+	}
+	context->files = *files;
+	context->files.certificates = files->certificates ? xstrdup(files->certificates) : NULL;
+	context->files.psk_file = files->psk_file ? xstrdup(files->psk_file) : NULL;
+	pthread_mutex_init(&context->lock, NULL);
 	*out = context;
+	return 0;
+}
+
+int
+stream_tls_context_reload(struct stream_tls_context *context, struct error *error)
+{
+	struct stream_tls_credentials *read, *before;
+	int rc = credentials_load(&context->files, &read, error);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&context->lock);
+	before = context->present;
+	context->present = read;
+	pthread_mutex_unlock(&context->lock);
+	stream_tls_credentials_put(before);
 	return 0;
 }
 
@@ -211,9 +276,9 @@ stream_tls_context_free(struct stream_tls_context *context)
 {
 	if (!context)
 		return;
-	SSL_CTX_free(context->ctx);
-	if (context->psks)
-		explicit_bzero(context->psks, context->psk_count * sizeof(*context->psks));
-	free(context->psks);
+	stream_tls_credentials_put(context->present);
+	pthread_mutex_destroy(&context->lock);
+	free((char *)context->files.certificates);
+	free((char *)context->files.psk_file);
 	free(context);
 }

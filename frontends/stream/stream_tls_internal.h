@@ -4,6 +4,8 @@
 #define QUARRY_FRONTENDS_STREAM_TLS_INTERNAL_H
 
 #include <openssl/ssl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "frontends/stream/stream_tls.h"
 
@@ -21,14 +23,25 @@ struct stream_tls_psk {
 	uint8_t key_bytes;
 };
 
-/* Not changed after it was made; shared by all reactors. */
-struct stream_tls_context {
+/* Not changed after they were read; shared by all reactors. */
+struct stream_tls_credentials {
+	atomic_uint users; /* streams, and the context as long as they are its present ones */
 	SSL_CTX *ctx;
 	struct stream_tls_psk *psks;
 	size_t psk_count;
 };
 
+struct stream_tls_context {
+	struct stream_tls_config files; /* copies */
+	pthread_mutex_t lock;           /* of present; taken when a handshake begins */
+	struct stream_tls_credentials *present;
+};
+
+struct stream_tls_credentials *stream_tls_credentials_get(struct stream_tls_context *context);
+void stream_tls_credentials_put(struct stream_tls_credentials *credentials);
+
 struct stream_tls {
+	struct stream_tls_credentials *credentials;
 	SSL *ssl;
 	BIO *in;                          /* ciphertext that was received */
 	BIO *out;                         /* ciphertext to be sent; moved to out_bytes at once */

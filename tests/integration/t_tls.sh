@@ -148,6 +148,48 @@ for version, good in ((ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, 
 PYTHON
 }
 
+# SIGHUP: who comes later sees the new certificate, who is there goes on; files that are broken change nothing.
+test_certificates_are_read_again() {
+    make_certificates
+    start_tls --tls-certificates "$T/pki/server"
+    openssl x509 -req -in pki/server.csr -CA pki/ca.pem -CAkey pki/ca.key -days 3 \
+        -extfile <(echo "subjectAltName=DNS:localhost,IP:127.0.0.1") -out pki/renewed.pem 2>/dev/null
+    $PYTHON - "$T" "$DAEMON" <<'PYTHON'
+import os, shutil, signal, ssl, sys, time
+import nbd_bytes as n
+folder, daemon = sys.argv[1], int(sys.argv[2])
+def connect():
+    c = n.Client(folder + "/tls.sock")
+    assert c.final(n.STARTTLS) == n.ACK
+    context = ssl.create_default_context(cafile=folder + "/pki/ca.pem")
+    c.s = context.wrap_socket(c.s, server_hostname="localhost")
+    serial = c.s.getpeercert()["serialNumber"]
+    c.start("tank/v")
+    return c, serial
+def reload(word):
+    log = folder + "/quarryd.log"
+    seen = open(log).read().count(word)
+    os.kill(daemon, signal.SIGHUP)
+    end = time.monotonic() + 60
+    while open(log).read().count(word) == seen:
+        assert time.monotonic() < end, "the daemon does not say: " + word
+        time.sleep(0.02)
+first, old = connect()
+assert connect()[1] == old
+shutil.copy(folder + "/pki/renewed.pem", folder + "/pki/server/server-cert.pem")
+assert connect()[1] == old  # not before it is told
+reload("were read again")
+second, new = connect()
+assert new != old
+open(folder + "/pki/server/server-key.pem", "w").write("no key\n")
+reload("goes on with what it had")
+third, still = connect()
+assert still == new
+for c in first, second, third:
+    assert c.ask(n.WRITE, 0, 0, 4096, b"x" * 4096)[0] == 0
+PYTHON
+}
+
 test_plaintext_behind_starttls_is_not_believed() {
     make_certificates
     start_tls --tls-certificates "$T/pki/server" --tls on
