@@ -323,27 +323,27 @@ block_device_query(struct file_device *file, struct error *error)
 	return 0;
 }
 
-/* A partition has no queue of its own; its disk has. */
+/* Whether the disk's queue says so.  A partition has no queue of its own; its disk has. */
 static bool
-block_device_discards(const struct stat *st)
+disk_says(dev_t disk, const char *what)
 {
 	static const char *const places[] = { "queue", "../queue" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
-		unsigned long long max_bytes;
+		unsigned long long value;
 		char path[96];
 		FILE *file;
 		bool known;
 
-		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/discard_max_bytes",
-		    major(st->st_rdev), minor(st->st_rdev), places[i]);
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/%s", major(disk), minor(disk),
+		    places[i], what);
 		file = fopen(path, "re");
 		if (!file)
 			continue;
-		known = fscanf(file, "%llu", &max_bytes) == 1;
+		known = fscanf(file, "%llu", &value) == 1;
 		fclose(file);
 		if (known)
-			return max_bytes > 0;
+			return value > 0;
 	}
 	return false;
 }
@@ -365,7 +365,7 @@ query(struct file_device *file, const struct stat *st, bool discard, struct erro
 
 		if (rc < 0)
 			return rc;
-		file->device.gives_back = discard && block_device_discards(st);
+		file->device.gives_back = discard && disk_says(st->st_rdev, "discard_max_bytes");
 		file->discard_in_ring = true;
 	} else {
 		file->device.size_bytes = round_down((uint64_t)st->st_size, BLOCK_BYTES);
@@ -373,6 +373,9 @@ query(struct file_device *file, const struct stat *st, bool discard, struct erro
 		file->device.gives_back =
 		    discard && filesystem_punches_holes(file->fd, (uint64_t)st->st_size);
 	}
+	/* Of a file: what its filesystem lies on, if that is a disk. */
+	file->device.rotational =
+	    disk_says(file->block_device ? st->st_rdev : st->st_dev, "rotational");
 	if (file->device.size_bytes == 0)
 		return error_set(error, -EINVAL, "%s is empty", file->device.name);
 	return 0;

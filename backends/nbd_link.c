@@ -153,6 +153,7 @@ look(struct nbd_device *nbd, struct error *error)
 		nbd->part_bytes = round_down((uint64_t)part_bytes, BLOCK_BYTES);
 	nbd->can_flush = nbd_can_flush(nbd->handle) == 1;
 	nbd->can_trim = nbd_can_trim(nbd->handle) == 1;
+	nbd->device.rotational = nbd_is_rotational(nbd->handle) == 1;
 	if (!nbd->device.size_bytes)
 		nbd->device.size_bytes = round_down((uint64_t)size_bytes, BLOCK_BYTES);
 	return 0;

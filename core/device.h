@@ -73,6 +73,8 @@ struct device {
 	bool gives_back;
 	/* Its space was allocated when it was opened, to stay: see LABEL_PREALLOCATED. */
 	bool preallocated;
+	/* It seeks: what lies far apart takes long to be read. */
+	bool rotational;
 	uint32_t in_flight;
 };
 

@@ -458,17 +458,17 @@ read_catalog(struct import *m)
 		struct slab *slab;
 		uint32_t slot;
 		uint64_t run;
-		bool hole;
+		uint32_t depth;
 
-		if (map_run(&pool->nodes, map, m->catalog_index, end - m->catalog_index, 64, &hole,
-			&run, &fault) == MAP_FAULT ||
+		if (map_run(&pool->nodes, map, NULL, m->catalog_index, end - m->catalog_index, 64,
+			&depth, &run, &fault) == MAP_FAULT ||
 		    map_get(&pool->nodes, map, m->catalog_index, 1, &entry, &fault) == MAP_FAULT) {
 			if (m->read_count > 0)
 				break;
 			node_load(pool, &fault, &m->wait);
 			return false;
 		}
-		if (hole) {
+		if (depth == 0) {
 			m->catalog_index += run;
 			continue;
 		}

@@ -38,12 +38,15 @@ enum volume_flags {
 	VOLUME_FUA = 1, /* WRITE, TRIM, ZERO: durable when answered */
 	VOLUME_NO_HOLE =
 	    2, /* ZERO: accepted; a hole costs nothing to write again, so it is no promise */
+	VOLUME_DEPTH = 4, /* STATUS without io->older: tell depths apart */
 };
 
 struct volume_extent {
 	uint64_t len_bytes;
 	bool hole;    /* not mapped; reads as zeroes (with io->older: if it is changed) */
 	bool changed; /* differs from io->older */
+	/* VOLUME_DEPTH: how many images back it was written; 1: this one, 0: a hole.  Else 0. */
+	uint32_t depth;
 };
 
 #define VOLUME_IO_BYTES_MAX \
@@ -84,6 +87,7 @@ struct volume_info {
 	 * a whole or not at all; 0: not known. */
 	uint64_t atomic_bytes_max;
 	bool readonly;
+	bool rotational; /* some of it lies on devices that seek */
 };
 
 /* Facts as they were when the handle was opened or the size last changed; any time. */

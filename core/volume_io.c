@@ -338,6 +338,9 @@ volume_open(
 	volume->info.size_bytes = snapshot ? snapshot->size_bytes : record->size_bytes;
 	volume->info.atomic_bytes_max =
 	    min_u64(LOG_PIECE_BLOCKS, pool->space.slab_blocks - 2) * BLOCK_BYTES;
+	for (uint32_t i = 0; i < pool->device_count; i++)
+		if (pool->devices[i].device && pool->devices[i].device->rotational)
+			volume->info.rotational = true;
 	volume->info.readonly =
 	    snapshot || readonly || pool->state != POOL_ONLINE || record->flags & CATALOG_READONLY;
 	atomic_init(&volume->size_bytes, volume->info.size_bytes);

@@ -203,7 +203,7 @@ volume_read_step(struct volume_request *request)
 
 /* False: there is no room for it. */
 static bool
-add_extent(struct volume_request *request, uint64_t blocks, bool changed, bool hole)
+add_extent(struct volume_request *request, uint64_t blocks, bool changed, bool hole, uint32_t depth)
 {
 	struct volume_io *io = request->io;
 	struct volume_extent *last = io->extents_count ? &io->extents[io->extents_count - 1] : NULL;
@@ -211,11 +211,11 @@ add_extent(struct volume_request *request, uint64_t blocks, bool changed, bool h
 	uint64_t first_byte = max_u64(lba * BLOCK_BYTES, io->offset_bytes);
 	uint64_t end_byte = min_u64((lba + blocks) * BLOCK_BYTES, io->offset_bytes + io->len_bytes);
 
-	if (!last || last->hole != hole || last->changed != changed) {
+	if (!last || last->hole != hole || last->changed != changed || last->depth != depth) {
 		if (io->extents_count == io->extents_max)
 			return false;
 		last = &io->extents[io->extents_count++];
-		*last = (struct volume_extent){ .hole = hole, .changed = changed };
+		*last = (struct volume_extent){ .hole = hole, .changed = changed, .depth = depth };
 	}
 	last->len_bytes += end_byte - first_byte;
 	request->done_blocks += blocks;
@@ -224,19 +224,23 @@ add_extent(struct volume_request *request, uint64_t blocks, bool changed, bool h
 
 #define STATUS_LEAVES_MAX 1024u
 
-/* The next run of blocks that are all data or all holes; false: the answer is long enough. */
+/* The next run of blocks that are all data (of one depth) or all holes; false: the answer is long
+ * enough. */
 static bool
 status_run(struct volume_request *request, enum map_result *result)
 {
+	bool depths = request->io->flags & VOLUME_DEPTH;
+	uint32_t depth = 0;
 	uint64_t run;
-	bool hole;
 
-	*result = map_run(&request->pool->nodes, &request->image->map,
-	    request->lba + request->done_blocks, request->count - request->done_blocks,
-	    STATUS_LEAVES_MAX, &hole, &run, &request->fault);
+	*result =
+	    map_run(&request->pool->nodes, &request->image->map, depths ? request->image : NULL,
+		request->lba + request->done_blocks, request->count - request->done_blocks,
+		STATUS_LEAVES_MAX, &depth, &run, &request->fault);
 	if (*result == MAP_FAULT)
 		return false;
-	return add_extent(request, run, false, hole) && run < STATUS_LEAVES_MAX * MAP_FANOUT / 2;
+	return add_extent(request, run, false, depth == 0, depths ? depth : 0) &&
+	       run < STATUS_LEAVES_MAX * MAP_FANOUT / 2;
 }
 
 /* The next run that is the same as in the older image, and the one behind it that is not. */
@@ -258,9 +262,9 @@ status_difference(struct volume_request *request, enum map_result *result)
 	    request->lba + request->count, &changed, &hole, STATUS_LEAVES_MAX, &request->fault);
 	if (*result == MAP_FAULT)
 		return false;
-	if (at > lba && !add_extent(request, at - lba, false, false))
+	if (at > lba && !add_extent(request, at - lba, false, false, 0))
 		return false;
-	return changed && add_extent(request, changed, true, hole);
+	return changed && add_extent(request, changed, true, hole, 0);
 }
 
 void

@@ -144,6 +144,19 @@ uint64_t catalog_blocks_to_hold(uint64_t blocks);
 /* What is held back for a volume so that all of it can be written; 0: it is not reserved. */
 uint64_t catalog_reserved_blocks(const struct volume_record *volume);
 
+/* How many images back a block of @epoch in @image's map was written: 1 in @image itself, 2 in the
+ * one that it was made from … */
+static inline uint32_t
+image_depth(const struct image *image, uint32_t epoch)
+{
+	uint32_t depth = 1;
+
+	for (const struct image *older = image->parent; older && older->epoch >= epoch;
+	     older = older->parent)
+		depth += !older->deleted;
+	return depth;
+}
+
 /* --- records --- */
 
 /* One block of image 0: the records with ids CATALOG_RECORDS_PER_BLOCK * index and up.  Returns how

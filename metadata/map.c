@@ -71,9 +71,23 @@ map_get(struct nodes *nodes, struct map *map, uint64_t lba, uint32_t count,
 	return MAP_OK;
 }
 
+/* Of a leaf's entry; @before is the one before it, of @before_depth, or NULL: most are alike. */
+static uint32_t
+entry_depth(const struct image *image, const struct map_entry *entry,
+    const struct map_entry *before, uint32_t before_depth)
+{
+	if (entry->addr == 0)
+		return 0;
+	if (!image)
+		return 1;
+	if (before && before->addr && before->epoch == entry->epoch)
+		return before_depth;
+	return image_depth(image, entry->epoch);
+}
+
 enum map_result
-map_run(struct nodes *nodes, struct map *map, uint64_t lba, uint64_t count, unsigned nodes_max,
-    bool *hole, uint64_t *run, struct map_fault *fault)
+map_run(struct nodes *nodes, struct map *map, const struct image *image, uint64_t lba,
+    uint64_t count, unsigned nodes_max, uint32_t *depth, uint64_t *run, struct map_fault *fault)
 {
 	*run = 0;
 	while (*run < count && nodes_max-- > 0) {
@@ -84,18 +98,20 @@ map_run(struct nodes *nodes, struct map *map, uint64_t lba, uint64_t count, unsi
 			return *run ? MAP_OK : MAP_FAULT;
 		span = min_u64(span, count - *run);
 		if (!leaf) {
-			if (*run && !*hole)
+			if (*run && *depth)
 				return MAP_OK;
-			*hole = true;
+			*depth = 0;
 			*run += span;
 			continue;
 		}
 		const struct map_entry *entry = &leaf->entries[map_index(lba + *run, 0)];
 
 		for (uint64_t i = 0; i < span; i++, entry++) {
-			if (*run && *hole != (entry->addr == 0))
+			uint32_t this = entry_depth(image, entry, i ? entry - 1 : NULL, *depth);
+
+			if (*run && *depth != this)
 				return MAP_OK;
-			*hole = entry->addr == 0;
+			*depth = this;
 			++*run;
 		}
 	}

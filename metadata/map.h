@@ -43,10 +43,13 @@ map_capacity(unsigned levels)
 enum map_result map_get(struct nodes *nodes, struct map *map, uint64_t lba, uint32_t count,
     struct map_entry *entries, struct map_fault *fault) must_check;
 
-/* The length of the run of blocks from @lba on (at most @count) that are all mapped or all holes;
- * looks at no more than @nodes_max leaves.  A whole missing subtree counts in one step. */
-enum map_result map_run(struct nodes *nodes, struct map *map, uint64_t lba, uint64_t count,
-    unsigned nodes_max, bool *hole, uint64_t *run, struct map_fault *fault) must_check;
+/* The length of the run of blocks from @lba on (at most @count) that are all holes (*@depth 0) or
+ * all mapped (1; if @image, whose map it is, is given: its image_depth(), which is then the same
+ * all along); looks at no more than @nodes_max leaves.  A whole missing subtree counts in one step.
+ */
+enum map_result map_run(struct nodes *nodes, struct map *map, const struct image *image,
+    uint64_t lba, uint64_t count, unsigned nodes_max, uint32_t *depth, uint64_t *run,
+    struct map_fault *fault) must_check;
 
 enum map_result map_prepare_write(struct nodes *nodes, struct image *image, uint64_t lba,
     uint64_t count, struct map_fault *fault) must_check;

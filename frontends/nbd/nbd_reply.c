@@ -182,8 +182,8 @@ extent_flags(enum nbd_context_kind kind, const struct volume_extent *extent)
 	switch (kind) {
 	case NBD_CONTEXT_ALLOCATION:
 		return extent->hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0;
-	case NBD_CONTEXT_DEPTH: /* a volume's map is one layer, whomever it shares blocks with */
-		return !extent->hole;
+	case NBD_CONTEXT_DEPTH:
+		return extent->depth;
 	case NBD_CONTEXT_BITMAP:
 		return extent->changed ? NBD_DIFF_CHANGED : 0;
 	case NBD_CONTEXT_DIFF:

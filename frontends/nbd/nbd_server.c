@@ -205,8 +205,7 @@ nbd_server_reload(struct nbd_server *server)
 
 /* --- accepting --- */
 
-/* The entry of @peer with one connection more; NULL: it has as many as it may.  Clients of Unix
- * sockets are not told apart, and so not limited. */
+/* The entry of @peer with one connection more; NULL: it has as many as it may. */
 static struct nbd_client *
 client_get(struct nbd_server *server, const struct nbd_peer *peer)
 {
@@ -215,12 +214,14 @@ client_get(struct nbd_server *server, const struct nbd_peer *peer)
 	pthread_mutex_lock(&server->clients_mutex);
 	list_for_each(link, &server->clients) {
 		client = container_of(link, struct nbd_client, link);
-		if (memcmp(client->address, peer->address, sizeof(client->address)) == 0)
+		if (client->is_unix == peer->is_unix &&
+		    memcmp(client->address, peer->address, sizeof(client->address)) == 0)
 			break;
 		client = NULL;
 	}
 	if (!client) {
 		client = xcalloc(1, sizeof(*client));
+		client->is_unix = peer->is_unix;
 		memcpy(client->address, peer->address, sizeof(client->address));
 		list_push_back(&server->clients, &client->link);
 	}
@@ -264,7 +265,7 @@ accepted(struct stream_listeners *listeners, const void *arg, int fd)
 	}
 	nbd_peer_of_socket(&peer, fd);
 	peer.listener = policy->name;
-	limited = server->config.connections_per_client_max && !peer.is_unix;
+	limited = server->config.connections_per_client_max;
 	if (limited)
 		client = client_get(server, &peer);
 	if (limited && !client) {

@@ -193,11 +193,15 @@ nbd_peer_of_socket(struct nbd_peer *peer, int fd)
 		struct sockaddr_in6 ipv6;
 	} from;
 	socklen_t len = sizeof(from);
+	struct ucred who;
 
 	*peer = (struct nbd_peer){ .tls_name = "", .listener = "" };
 	if (getpeername(fd, (struct sockaddr *)&from, &len) != 0)
 		return; /* it is gone already: the address :: */
 	peer->is_unix = from.any.ss_family == AF_UNIX;
+	len = sizeof(who);
+	if (peer->is_unix && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0)
+		memcpy(peer->address + 12, &who.uid, sizeof(who.uid));
 	if (from.any.ss_family == AF_INET)
 		set_ipv4(peer->address, &from.ipv4.sin_addr);
 	else if (from.any.ss_family == AF_INET6)

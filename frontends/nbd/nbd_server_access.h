@@ -44,7 +44,7 @@ struct nbd_access_rule {
 /* Who a client is, as far as rules ask. */
 struct nbd_peer {
 	bool is_unix;
-	uint8_t address[16];
+	uint8_t address[16];  /* is_unix: the user's number, at the end */
 	const char *tls_name; /* "": none was shown */
 	const char *listener;
 };

@@ -284,6 +284,8 @@ op_submit(struct nbd_op *op)
 					 ? 1
 					 : status_extents_max(request->contexts);
 		op->io.older = op->connection->older[context];
+		if (op->connection->session.contexts[context].kind == NBD_CONTEXT_DEPTH)
+			op->io.flags |= VOLUME_DEPTH;
 	} else {
 		op->io.buffer = op->buffer;
 	}
@@ -608,6 +610,7 @@ describe(const struct volume_info *info, struct nbd_export *export)
 	uuid_format(&info->uuid, uuid);
 	export->size_bytes = info->size_bytes;
 	export->readonly = info->readonly;
+	export->rotational = info->rotational;
 	name_format(&info->name, export->name);
 	snprintf(export->description, sizeof(export->description), "%s of Quarry volume %s",
 	    info->name.snapshot[0] ? "snapshot" : "head", uuid);

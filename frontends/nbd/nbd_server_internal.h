@@ -58,9 +58,10 @@ struct nbd_listener_policy {
 	struct stream_tls_context *tls_context; /* NULL only if tls is off */
 };
 
-/* How many connections an address has. */
+/* How many connections an address, or a user of this machine, has. */
 struct nbd_client {
 	struct list link; /* server->clients */
+	bool is_unix;
 	uint8_t address[16];
 	uint32_t connections;
 };

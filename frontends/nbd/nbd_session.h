@@ -77,6 +77,7 @@ struct nbd_context {
 struct nbd_export {
 	uint64_t size_bytes;
 	bool readonly;
+	bool rotational;
 	char name[NAME_TEXT_SIZE];
 	char description[NAME_TEXT_SIZE + 80];
 };

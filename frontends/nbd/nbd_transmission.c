@@ -78,6 +78,7 @@ nbd_transmission_flags(const struct nbd_session *session, const struct nbd_expor
 			  NBD_FLAG_SEND_FAST_ZERO | NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE |
 			  (session->structured ? NBD_FLAG_SEND_DF : 0) |
 			  (session->extended ? NBD_FLAG_BLOCK_STAT_PAYLOAD : 0) |
+			  (export->rotational ? NBD_FLAG_ROTATIONAL : 0) |
 			  (export->readonly ? NBD_FLAG_READ_ONLY : 0));
 }
 

@@ -28,6 +28,11 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 
 
+def flag_names(flags):
+    """ROTATIONAL is left out: it tells of the disks below, which are not the same everywhere."""
+    return ", ".join(name for bit, name in enumerate(FLAGS) if flags & 1 << bit and bit and name != "ROTATIONAL")
+
+
 class Server:
     def __init__(self, path, export, readonly=None, tls=None):
         self.path, self.export, self.readonly, self.tls = path, export, readonly, tls
@@ -365,8 +370,7 @@ def _(s):
 
 @check("transmission flags")
 def _(s):
-    flags = s.started().flags
-    return ", ".join(name for bit, name in enumerate(FLAGS) if flags & 1 << bit and bit)
+    return flag_names(s.started().flags)
 
 
 def command(name, flag, command, flags=0, offset=0, length=4096, payload=b"", **how):
@@ -454,8 +458,7 @@ def readonly(name, *request):
 
 @check("read-only: transmission flags")
 def _(s):
-    flags = s.readonly.started().flags
-    return ", ".join(name for bit, name in enumerate(FLAGS) if flags & 1 << bit and bit)
+    return flag_names(s.readonly.started().flags)
 
 
 readonly("READ", n.READ, 0, 0, 4096)

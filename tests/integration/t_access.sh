@@ -54,7 +54,7 @@ test_connections_are_limited_per_client_and_in_total() {
     make_pool
     quarry volume create tank/a 64M
     $PYTHON - "$(port)" "$NBD_SOCK" <<'PYTHON'
-import socket, sys
+import os, socket, sys, time
 import nbd_bytes as n
 def tcp(address):
     s = socket.socket()
@@ -76,14 +76,32 @@ while True:  # the place is free when the server has seen it
     again = tcp("127.0.0.2")
     if greeted(again):
         break
+# over a Unix socket a client is a user of this machine
+def refused_at_socket():
+    try:
+        n.Client(sys.argv[2])
+        return False
+    except (n.Closed, ConnectionError):
+        return True
 local = [n.Client(sys.argv[2]) for _ in range(2)]
 for c in local:
     c.start("tank/a")
-try:
-    n.Client(sys.argv[2])
-    sys.exit("a sixth connection")
-except (n.Closed, ConnectionError):
-    pass
+assert refused_at_socket(), "a third of this user"
+other.close()
+if os.getuid() == 0:
+    os.chmod(sys.argv[2], 0o666)
+    os.chmod(os.path.dirname(sys.argv[2]), 0o755)
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        while refused_at_socket():  # until the server has seen that one is gone
+            time.sleep(0.01)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+late = tcp("127.0.0.4")  # and all together they are five
+while not greeted(late):
+    late = tcp("127.0.0.4")
+assert not greeted(tcp("127.0.0.5")), "a sixth connection"
 assert local[0].ask(n.FLUSH)[0] == 0
 PYTHON
 }

@@ -88,8 +88,16 @@ test_metadata_contexts_tell_what_changed() {
     expect "[(1048576000, 4096, 1)]" "$(dirty quarry:diff:tue "$(uri v)")" "changed since tuesday"
     expect "[(65536, 65536, 1), (314572800, 524288, 3), (524288000, 4096, 1)]" \
         "$(dirty quarry:diff:mon "$(uri v@tue)")" "from monday to tuesday"
-    expect "[(0, 2097152, 1), (315097088, 524288, 1), (524288000, 4096, 1), (1048576000, 4096, 1)]" \
+    # three images deep: monday's blocks, tuesday's, and those since
+    expect "[(0, 65536, 3), (65536, 65536, 2), (131072, 1966080, 3), (315097088, 524288, 3), (524288000, 4096, 2), (1048576000, 4096, 1)]" \
         "$(dirty qemu:allocation-depth "$(uri v)")" "depth"
+    expect "[(0, 65536, 2), (65536, 65536, 1), (131072, 1966080, 2), (315097088, 524288, 2), (524288000, 4096, 1)]" \
+        "$(dirty qemu:allocation-depth "$(uri v@tue)")" "depth in tuesday's snapshot"
+    quarry clone tank/v@mon tank/c
+    qemu-io -f raw -c 'write -P 5 1M 4k' "$(uri c)" >/dev/null
+    expect "[(0, 1048576, 2), (1048576, 4096, 1), (1052672, 1044480, 2), (314572800, 1048576, 2)]" \
+        "$(dirty qemu:allocation-depth "$(uri c)")" "depth in a clone"
+    quarry volume delete --yes tank/c
     nbdinfo --json "$(uri v)" >info.json
     expect "['base:allocation', 'qemu:allocation-depth', 'qemu:dirty-bitmap:mon', 'qemu:dirty-bitmap:tue', 'quarry:diff:mon', 'quarry:diff:tue']" \
         "$(json "sorted(d['exports'][0]['contexts'])" <info.json)" "contexts"
@@ -134,6 +142,8 @@ assert c.closed()
 PYTHON
     quarry snapshot delete tank/v@mon
     refuses nbdinfo --map=quarry:diff:mon "$(uri v)"
+    expect "[(0, 2097152, 2), (315097088, 524288, 2), (524288000, 4096, 2), (1048576000, 4096, 1)]" \
+        "$(dirty qemu:allocation-depth "$(uri v)")" "depth, without monday"
 }
 
 test_the_conformance_table_tells_the_truth() {
@@ -144,6 +154,34 @@ test_the_conformance_table_tells_the_truth() {
     stop_daemon
     restart_with_pool --listen "nbds+unix:///?socket=$T/tls.sock" --tls-psk-file "$T/keys.psk"
     $PYTHON "$HERE/nbd_conformance.py" check "$ROOT/docs/NBD.md" "$NBD_SOCK:tank/v,$NBD_SOCK:tank/v@s,$T/tls.sock:tank/v"
+}
+
+# As the disk below the pool's files is said to be by the kernel, or by the server of a remote device.
+test_rotational_as_the_devices_are() {
+    local disk says
+    disk=/sys/dev/block/$(findmnt -n -o MAJ:MIN --target "$T" | tr -d ' ')
+    says=$(cat "$disk/queue/rotational" "$disk/../queue/rotational" 2>/dev/null | head -n 1 || true)
+    rotational() { nbdinfo --json "$1" | json "d['exports'][0]['is_rotational']"; }
+    start_with_pool
+    quarry volume create tank/v 64M
+    expect "$([ "$says" = 1 ] && echo True || echo False)" "$(rotational "$(uri v)")" "rotational ($disk says: $says)"
+    # of remote devices in turn both are known
+    truncate -s 1G far.img
+    local kind server
+    for kind in False True; do
+        nbdkit --foreground --exit-with-parent --unix "$T/$kind.sock" eval get_size='echo 1G' can_write='exit 0' \
+            pread="dd if=$T/far.img bs=1 skip=\$4 count=\$3 iflag=fullblock,skip_bytes,count_bytes status=none" \
+            pwrite="dd of=$T/far.img bs=64k seek=\$4 oflag=seek_bytes conv=notrunc iflag=fullblock status=none" \
+            can_flush='exit 0' flush=: is_rotational="exit $([ $kind = True ] && echo 0 || echo 3)" &
+        server=$!
+        wait_for 30 test -S "$T/$kind.sock"
+        quarry pool create $kind "nbd+unix:///?socket=$T/$kind.sock" --force
+        quarry volume create $kind/v 64M
+        expect $kind "$(rotational "nbd+unix:///$kind/v?socket=$NBD_SOCK")" "rotational"
+        quarry pool export $kind
+        kill -TERM $server
+        wait $server || true
+    done
 }
 
 # A client that is connected sees the new size in what it may ask for; who comes later, is told.

@@ -160,8 +160,9 @@ fake_status(struct volume_io *io, const struct fake_image *image)
 		} else {
 			if (io->extents_count == io->extents_max)
 				return;
-			io->extents[io->extents_count++] =
-			    (struct volume_extent){ .len_bytes = next - at, .hole = hole };
+			io->extents[io->extents_count++] = (struct volume_extent){
+				.len_bytes = next - at, .hole = hole, .depth = !hole
+			};
 		}
 		at = next;
 	}

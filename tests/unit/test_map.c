@@ -70,15 +70,16 @@ test_new_map_is_all_holes(void **state)
 	struct map_entry entries[300];
 	struct map_fault fault;
 	uint64_t run;
-	bool hole;
+	uint32_t depth;
 
 	world_init(w, 1, LARGE_BUDGET);
 	memset(entries, 0xff, sizeof(entries));
 	assert_int_equal(map_get(&w->nodes, &map, UINT64_MAX / 2, 300, entries, &fault), MAP_OK);
 	for (unsigned i = 0; i < 300; i++)
 		assert_int_equal(entries[i].addr, 0);
-	assert_int_equal(map_run(&w->nodes, &map, 0, 1ull << 48, 1, &hole, &run, &fault), MAP_OK);
-	assert_true(hole);
+	assert_int_equal(
+	    map_run(&w->nodes, &map, NULL, 0, 1ull << 48, 1, &depth, &run, &fault), MAP_OK);
+	assert_int_equal(depth, 0);
 	assert_true(run == 1ull << 48);
 	world_fini(w);
 }
@@ -434,7 +435,8 @@ runs_against_model(struct world *w, const struct model *model)
 		uint64_t run, want = 0;
 		struct map_fault fault;
 		struct node_pin pin;
-		bool hole, complete = false;
+		bool complete = false;
+		uint32_t depth;
 
 		while (
 		    want < count && (model->addrs[index + want] == 0) == (model->addrs[index] == 0))
@@ -444,11 +446,11 @@ runs_against_model(struct world *w, const struct model *model)
 		while (!complete) {
 			uint64_t faults = w->faults;
 
-			while (map_run(&w->nodes, world_map(w, model), world_lba(index), count, 64,
-				   &hole, &run, &fault) == MAP_FAULT)
+			while (map_run(&w->nodes, world_map(w, model), NULL, world_lba(index),
+				   count, 64, &depth, &run, &fault) == MAP_FAULT)
 				world_load(w, &fault);
 			assert_in_range(run, 1, want);
-			assert_true(hole == (model->addrs[index] == 0));
+			assert_true((depth == 0) == (model->addrs[index] == 0));
 			struct map_entry entries[WORLD_ISLAND_BLOCKS];
 
 			while (map_get(&w->nodes, world_map(w, model), world_lba(index),
@@ -480,7 +482,7 @@ test_run_looks_at_no_more_leaves_than_asked(void **state)
 	struct world *w = &world;
 	struct map_fault fault;
 	uint64_t run;
-	bool hole;
+	uint32_t depth;
 
 	world_init(w, 12, LARGE_BUDGET);
 	struct model *head = new_head(w);
@@ -488,12 +490,12 @@ test_run_looks_at_no_more_leaves_than_asked(void **state)
 	for (uint32_t i = 0; i + 48 <= WORLD_ISLAND_BLOCKS; i += 48)
 		world_write(w, head, i, 48);
 	assert_int_equal(
-	    map_run(&w->nodes, world_map(w, head), 10, 700, 1, &hole, &run, &fault), MAP_OK);
+	    map_run(&w->nodes, world_map(w, head), NULL, 10, 700, 1, &depth, &run, &fault), MAP_OK);
 	assert_int_equal(run, 246);
 	assert_int_equal(
-	    map_run(&w->nodes, world_map(w, head), 10, 700, 3, &hole, &run, &fault), MAP_OK);
+	    map_run(&w->nodes, world_map(w, head), NULL, 10, 700, 3, &depth, &run, &fault), MAP_OK);
 	assert_int_equal(run, 700);
-	assert_false(hole);
+	assert_int_equal(depth, 1);
 	world_fini(w);
 }
 

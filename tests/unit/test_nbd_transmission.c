@@ -456,8 +456,8 @@ test_status(void **state)
 	struct nbd_request all = request_of(NBD_CMD_BLOCK_STATUS, 0, 4096, 8192);
 	struct nbd_request one = request_of(NBD_CMD_BLOCK_STATUS, ONE, 4096, 8192);
 	struct volume_extent extents[3];
-	static const struct volume_extent original[3] = { { 4096, true, false },
-		{ 1, false, false }, { GIB, true, false } };
+	static const struct volume_extent original[3] = { { 4096, true, false, 0 },
+		{ 1, false, false, 1 }, { GIB, true, false, 0 } };
 	static const uint8_t wire[] = { 0, 0, 16, 0, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 15,
 		255, 0, 0, 0, 3 };
 	struct nbd_reply reply;
@@ -495,8 +495,8 @@ test_status_of_two_contexts(void **state)
 		.contexts = { { .kind = NBD_CONTEXT_DIFF }, { .kind = NBD_CONTEXT_BITMAP } },
 		.context_count = 2,
 	};
-	static const struct volume_extent original[3] = { { 4096, false, false },
-		{ 1024, false, true }, { GIB, true, true } };
+	static const struct volume_extent original[3] = { { 4096, false, false, 3 },
+		{ 1024, false, true, 3 }, { GIB, true, true, 0 } };
 	static const uint8_t first[] = { 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 1, 0, 0, 12,
 		0, 0, 0, 0, 3 };
 	static const uint8_t second[] = { 0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 5 };
