@@ -67,6 +67,7 @@ checkpoint_init(struct pool *pool)
 	list_init(&c->again_waiters);
 	list_init(&c->append.link);
 	list_init(&c->flush.link);
+	c->writes_max = CHECKPOINT_WRITES;
 	for (unsigned i = 0; i < CHECKPOINT_WRITES; i++)
 		c->writes[i].block = xalloc_pages(FORMAT_BLOCK_BYTES);
 }
@@ -361,7 +362,7 @@ write_done(struct device_io *io)
 static struct checkpoint_write *
 free_write(struct checkpoint *c)
 {
-	for (unsigned i = 0; i < CHECKPOINT_WRITES; i++)
+	for (unsigned i = 0; i < c->writes_max; i++)
 		if (!c->writes[i].busy)
 			return &c->writes[i];
 	return NULL;
@@ -651,7 +652,8 @@ begin_table_alone(struct pool *pool)
 	struct checkpoint *c = &pool->checkpoint;
 	uint64_t needless = space_count_needless(&pool->space);
 
-	if (c->phase != CHECKPOINT_IDLE || pool->state != POOL_ONLINE || pool->reaper.progressed ||
+	if (c->phase != CHECKPOINT_IDLE || pool->state != POOL_ONLINE ||
+	    (pool->reaper.progressed && !MUTANT(TABLE_ALONE_AFTER_REAPER)) ||
 	    c->superblock.checkpoint != pool->checkpoint_number ||
 	    c->superblock.device_count != pool->device_count || needless == 0 ||
 	    needless < pool->space.empty_count / 2)

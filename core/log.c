@@ -88,7 +88,7 @@ log_idle(const struct pool *pool)
 void
 log_slab_unread(struct pool *pool, const struct slab *slab)
 {
-	if (slab->readers == 0 && slab->state == SLAB_FREE)
+	if (slab->readers == 0 && slab->state == SLAB_FREE && !MUTANT(UNREAD_SILENT))
 		waiters_wake(&pool->log.waiters, 0);
 }
 
@@ -180,6 +180,8 @@ switch_segment(struct pool *pool)
 
 	CHECK(!log->open && log->next_named);
 	enter_segment(pool);
+	if (MUTANT(SEALED_EARLY) && !list_empty(&log->batches))
+		seal(pool, old);
 	if (list_empty(&log->batches)) {
 		applied_moves_to(log, log->segment, log->slab);
 		seal(pool, old);
@@ -431,7 +433,8 @@ apply_batch(struct pool *pool, struct batch *batch)
 		struct slab *old = log->applied_slab;
 
 		applied_moves_to(log, batch->then_segment, batch->then_slab);
-		seal(pool, old);
+		if (!MUTANT(SEALED_EARLY))
+			seal(pool, old);
 	}
 }
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "core/base/diag.h"
+#include "core/base/mutant.h"
 #include "core/pool_lifecycle.h"
 
 static void load_next(struct packed_load *load);
@@ -80,7 +81,7 @@ next_packed(struct packed_load *load)
 		while (load->index < device->slab_count) {
 			struct slab *slab = &device->slabs[load->index++];
 
-			if (slab->state == SLAB_PACKED)
+			if (slab->state == SLAB_PACKED && (slab->live > 0 || !MUTANT(EMPTY_UNREAD)))
 				return slab;
 		}
 	}

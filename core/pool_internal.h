@@ -182,6 +182,7 @@ struct checkpoint {
 	uint32_t table_device;
 	uint32_t table_page;
 	struct checkpoint_write writes[CHECKPOINT_WRITES];
+	unsigned writes_max; /* at a time; the simulator has fewer */
 	unsigned writes_in_flight;
 	struct list waiters;       /* for the running one to end */
 	struct list again_waiters; /* for the one after it */

@@ -49,7 +49,7 @@ replay_begin(struct import *m)
 		m->phase = IMPORT_BEGIN;
 		return;
 	}
-	if (pool->space.table_digest != s->table_digest) {
+	if (pool->space.table_digest != s->table_digest && !MUTANT(TABLE_DIGEST_UNCHECKED)) {
 		import_open_readonly(m, "a page of the slab table is older than the superblock");
 		m->phase = IMPORT_BEGIN;
 		return;
@@ -124,7 +124,7 @@ look_beyond(struct import *m)
 {
 	uint32_t slab_blocks = m->pool->space.slab_blocks;
 
-	for (uint32_t slot = m->slot; slot < slab_blocks; slot++) {
+	for (uint32_t slot = m->slot; slot < slab_blocks && !MUTANT(BEYOND_NOT_SEEN); slot++) {
 		const struct batch_header *header = header_at(m, slot);
 
 		if (header->magic == BATCH_MAGIC &&
@@ -213,7 +213,7 @@ end_of_segment(struct import *m)
 static bool
 read_again(struct import *m)
 {
-	if (m->read_twice)
+	if (m->read_twice || MUTANT(END_READ_ONCE))
 		return false;
 	m->read_twice = true;
 	m->phase = IMPORT_SEGMENT;

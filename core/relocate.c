@@ -30,6 +30,7 @@
 #include <stdlib.h>
 
 #include "core/base/diag.h"
+#include "core/base/mutant.h"
 
 /* A device that stalled once must not put relocation to sleep while the pool fills up. */
 #define PAUSE_NS_MAX (1000ull * 1000 * 1000)
@@ -155,7 +156,7 @@ may_take_slab(const struct pool *pool)
 	if (pool->space.free_count == 0)
 		return false;
 	left += (pool->space.free_count - 1 + (log->next_slab != NULL)) * slab_blocks;
-	return left >= checkpoint_blocks_max(pool);
+	return left >= checkpoint_blocks_max(pool) || MUTANT(PASS_TAKES_LAST);
 }
 
 /* --- victims --- */
@@ -457,7 +458,7 @@ find_crcs_in_directory(const struct pool *pool, const struct relocation_victim *
 static void
 leave_alone(struct pool *pool, struct slab *slab, uint32_t slot, const char *why)
 {
-	slab->stuck = true;
+	slab->stuck = !MUTANT(STUCK_TRIED_AGAIN);
 	pool->devices[slab->device].errors++;
 	diag_error("pool %s: at byte %llu of %s: %s; the slab is left as it is", pool->name,
 	    (unsigned long long)space_offset_bytes(&pool->space, slab, slot),
@@ -485,7 +486,8 @@ take_victim(struct pool *pool)
 		if (move->victim != r->victim || !space_is_live(&pool->space, move->block.addr))
 			continue;
 		if (!bitmap_test(known, move->slot) ||
-		    baddr_block_crc(move->block.addr, block) != crcs[move->slot]) {
+		    (baddr_block_crc(move->block.addr, block) != crcs[move->slot] &&
+			!MUTANT(VICTIM_UNCHECKED))) {
 			pool->checksum_errors++;
 			leave_alone(pool, victim->slab, move->slot,
 			    bitmap_test(known, move->slot) ? "a block has a wrong checksum"
@@ -504,7 +506,7 @@ let_victims_go(struct pool *pool)
 	struct relocation *r = &pool->relocation;
 
 	for (uint32_t i = 0; i < r->victim_count; i++) {
-		r->victims[i].slab->readers--;
+		r->victims[i].slab->readers -= !MUTANT(VICTIM_NOT_COUNTED);
 		log_slab_unread(pool, r->victims[i].slab);
 	}
 	r->victim_count = 0;
@@ -581,7 +583,7 @@ write_slab(struct pool *pool)
 static bool
 must_rest(const struct pool *pool)
 {
-	return pool->checkpoint.phase >= CHECKPOINT_NODES &&
+	return !MUTANT(SWITCH_IN_CHECKPOINT) && pool->checkpoint.phase >= CHECKPOINT_NODES &&
 	       pool->checkpoint.phase <= CHECKPOINT_TABLE;
 }
 
@@ -618,7 +620,7 @@ begin_pass(struct pool *pool)
 	if (chosen && r->slab) {
 		space_reserve(&pool->space, r->slab);
 		for (uint32_t i = 0; i < r->victim_count; i++)
-			r->victims[i].slab->readers++;
+			r->victims[i].slab->readers += !MUTANT(VICTIM_NOT_COUNTED);
 		r->victim = 0;
 		r->block = 0;
 		r->phase = RELOCATION_READ;
@@ -637,7 +639,8 @@ begin_pass(struct pool *pool)
 	r->exhausted_live = pool->space.live_blocks;
 	r->fruitless = 0;
 	r->phase = RELOCATION_IDLE;
-	waiters_wake(&r->waiters, 0);
+	if (!MUTANT(EXHAUSTED_SILENT))
+		waiters_wake(&r->waiters, 0);
 	return false;
 }
 

@@ -51,7 +51,6 @@ struct volume_extent {
 
 #define VOLUME_IO_BYTES_MAX \
 	(32 * MIB) /* READ and WRITE; other requests may cover the whole volume */
-#define VOLUME_COMPARE_BYTES_MAX (255 * (uint64_t)BLOCK_BYTES) /* COMPARE_WRITE */
 
 struct volume_io {
 	/* set by the frontend */
@@ -84,7 +83,7 @@ struct volume_info {
 	struct uuid uuid; /* of the volume; stable over rename, export and import */
 	uint64_t size_bytes;
 	/* A WRITE that touches no more blocks than fit in here is applied, and survives a crash, as
-	 * a whole or not at all; 0: not known. */
+	 * a whole or not at all; a COMPARE_WRITE may not touch more.  At least a block. */
 	uint64_t atomic_bytes_max;
 	bool readonly;
 	bool rotational; /* some of it lies on devices that seek */

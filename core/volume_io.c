@@ -4,6 +4,7 @@
  * request share.  A request holds nothing of the volume but its count in runtime->in_flight, its
  * pin, and its block lock; request_finish() gives all of it back.
  */
+#include "core/base/mutant.h"
 #include "core/pool_admin.h"
 
 #include <stdio.h>
@@ -156,6 +157,14 @@ request_finish(struct volume_request *request)
 	io_finish(io, error);
 }
 
+/* How many blocks it touches. */
+static uint64_t
+blocks_of(const struct volume_io *io)
+{
+	return div_round_up(io->offset_bytes + io->len_bytes, BLOCK_BYTES) -
+	       io->offset_bytes / BLOCK_BYTES;
+}
+
 static int
 check_io(const struct volume *volume, const struct volume_io *io, uint64_t size_bytes)
 {
@@ -179,7 +188,8 @@ check_io(const struct volume *volume, const struct volume_io *io, uint64_t size_
 	if ((io->op == VOLUME_READ || io->op == VOLUME_WRITE) &&
 	    io->len_bytes > VOLUME_IO_BYTES_MAX)
 		return -EINVAL;
-	if (io->op == VOLUME_COMPARE_WRITE && io->len_bytes > VOLUME_COMPARE_BYTES_MAX)
+	if (io->op == VOLUME_COMPARE_WRITE && io->len_bytes > 0 &&
+	    blocks_of(io) * BLOCK_BYTES > volume->info.atomic_bytes_max && !MUTANT(COMPARE_LONG))
 		return -EINVAL;
 	return 0;
 }
@@ -237,7 +247,7 @@ io_begin(struct task *task)
 	request->image = volume->snapshot ? volume->snapshot : volume->runtime->record->head;
 	request->done_blocks = io->full_done_blocks;
 	request->lba = io->offset_bytes / BLOCK_BYTES;
-	request->count = div_round_up(io->offset_bytes + io->len_bytes, BLOCK_BYTES) - request->lba;
+	request->count = blocks_of(io);
 	if (request->runtime)
 		request->runtime->in_flight++;
 	volume->pool->requests_in_flight++;
@@ -268,7 +278,7 @@ volume_pause(struct pool *pool, struct volume_runtime *runtime, struct waiter *w
 	CHECK(!runtime->paused && !runtime->drained);
 	runtime->paused = true;
 	volume_full_forget_progress(pool, runtime);
-	if (runtime->in_flight == 0)
+	if (runtime->in_flight == 0 || MUTANT(PAUSE_WAITS_NOT))
 		waiter->wake(waiter, 0);
 	else
 		runtime->drained = waiter;

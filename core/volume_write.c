@@ -11,7 +11,8 @@
  *   written whole, under a lock on the range: no other write to it is added to the log between the
  *   read and the append, and what was added before is applied first (BARRIER).
  * - COMPARE_WRITE takes the lock, too, and reads all of its blocks instead of its edges: it goes on
- *   if they are as expected.  It is never longer than one piece, so it is applied as a whole.
+ *   if they are as expected.  It touches no more blocks than one piece has, so it is applied, and
+ *   survives a crash, as a whole.
  * - PREPARE brings the map's nodes into memory, so that applying cannot fail; APPEND adds the
  *   blocks to the open batch, in pieces that are atomic each; APPLY waits until the last is
  * applied.
@@ -129,7 +130,8 @@ compare_old(struct volume_request *request)
 	const uint8_t *expected = io->compare;
 	uint64_t at = 0;
 
-	if (memcmp(old, expected, io->len_bytes) != 0) {
+	if (memcmp(old, expected,
+		MUTANT(COMPARE_BEGINNING) ? min_u64(io->len_bytes, 512) : io->len_bytes) != 0) {
 		while (old[at] == expected[at])
 			at++;
 		io->differs_at_bytes = at;
@@ -439,7 +441,8 @@ volume_write_step(struct volume_request *request)
 				    &request->runtime->lock_waiters, &request->wait.link);
 				return;
 			}
-			list_push_back(&request->runtime->locks, &request->lock_link);
+			if (!compares || !MUTANT(COMPARE_UNLOCKED))
+				list_push_back(&request->runtime->locks, &request->lock_link);
 			request->locked = true;
 			request->edges =
 			    xalloc_pages((size_t)(compares ? request->count : 2) * BLOCK_BYTES);
@@ -492,7 +495,9 @@ volume_write_step(struct volume_request *request)
 				request->phase = REQUEST_PREPARE;
 				list_push_back(
 				    &request->runtime->lock_waiters, &request->wait.link);
-				return request_return_promise(request);
+				if (!MUTANT(PROMISE_HELD))
+					request_return_promise(request);
+				return;
 			}
 			rc = writes_data(io) ? append_write(request) : append_zero(request);
 			if (rc == -EAGAIN) {

@@ -15,6 +15,7 @@
 
 #include "core/base/error.h"
 #include "core/base/list.h"
+#include "core/base/mutant.h"
 #include "core/base/table.h"
 #include "metadata/format.h"
 #include "metadata/node.h"
@@ -126,7 +127,7 @@ image_shared_epoch(const struct image *image, uint64_t lba)
 {
 	const struct image *older = image->parent;
 
-	while (older && older->deleted && lba < older->cursor)
+	while (older && older->deleted && lba < older->cursor && !MUTANT(CURSOR_IGNORED))
 		older = older->parent;
 	return older ? older->epoch : 0;
 }

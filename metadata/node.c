@@ -214,7 +214,7 @@ drop_clean(struct nodes *nodes, struct node *node)
 static bool
 evictable(const struct nodes *nodes, const struct node *node)
 {
-	return list_empty(&nodes->pins) ||
+	return MUTANT(PIN_IGNORED) || list_empty(&nodes->pins) ||
 	       node->last_used < list_first(&nodes->pins, struct node_pin, link)->stamp;
 }
 
@@ -399,7 +399,7 @@ kill_replaced(struct nodes *nodes, struct node *node)
 		else
 			old->condemned = true;
 		unref(nodes, old);
-	} else if (addr) {
+	} else if (addr && !MUTANT(REPLACED_LEAKS)) {
 		space_mark_node_dead(nodes->space, (struct baddr){ addr });
 	}
 }
@@ -462,7 +462,8 @@ node_make_dirty(struct nodes *nodes, struct map_entry *entry, bool exclusive, ui
 	struct node *copy;
 
 	CHECK(node && node->state != NODE_DEAD);
-	if (exclusive && node->state == NODE_DIRTY) {
+	if (exclusive &&
+	    (node->state == NODE_DIRTY || (node->state == NODE_FROZEN && MUTANT(FROZEN_CHANGED)))) {
 		node->epoch = epoch;
 		entry->epoch = epoch;
 		return node;
@@ -569,7 +570,7 @@ node_encode(struct nodes *nodes, struct node *node, struct baddr addr, void *blo
 	node->addr = addr.n;
 	node->crc = baddr_block_crc(addr, block);
 	node->writing = true;
-	if (!node->condemned)
+	if (!node->condemned || MUTANT(CONDEMNED_LIVE))
 		space_mark_live(nodes->space, addr);
 	node->condemned = false;
 	hash_add(nodes, node);

@@ -465,9 +465,13 @@ space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t dir
 			const struct space_piece *old =
 			    find_piece(space, baddr_make(view.segment, list[k]), &slot);
 
-			if (!old || !bitmap_test(old->slab->live_bits, slot))
+			if (!old || !bitmap_test(old->slab->live_bits, slot)) {
+				if (MUTANT(DEAD_MOVED_LIVE))
+					set_live(space, slab, view.first + k);
 				continue; /* it died meanwhile */
-			set_dead(space, old->slab, slot);
+			}
+			if (!MUTANT(MOVED_LIVE_TWICE))
+				set_dead(space, old->slab, slot);
 			if (old->slab->live_first > old->slab->live)
 				old->slab->live_first--; /* it did not die */
 			set_live(space, slab, view.first + k);
@@ -525,7 +529,8 @@ space_load_pieces(
 static bool
 is_needless(const struct space *space, const struct slab *slab)
 {
-	return slab->sealed_cut < space->cut && slab->node_died_cut < space->cut;
+	return (slab->sealed_cut < space->cut || MUTANT(SEALED_CUT_IGNORED)) &&
+	       (slab->node_died_cut < space->cut || MUTANT(NODE_DEATH_IGNORED));
 }
 
 uint64_t

@@ -63,6 +63,35 @@
 	X(NODES_NOT_BOUNDED, "write: dirty nodes are not bounded by what a checkpoint can write") \
 	X(WAKE_FORGOTTEN, "log: who waits for a batch is not woken")                              \
 	X(MAPPED_NOT_COUNTED, "map: zeroed blocks still count as mapped")                         \
+	X(SWITCH_IN_CHECKPOINT, "relocation: switches between cut and slab table")                \
+	X(DEAD_MOVED_LIVE, "relocation: what died during the pass is live in the new slab")       \
+	X(MOVED_LIVE_TWICE, "relocation: what moved stays live where it lay")                     \
+	X(VICTIM_NOT_COUNTED, "relocation: victims count no readers")                             \
+	X(VICTIM_UNCHECKED, "relocation: the checksum beside a block is not compared")            \
+	X(STUCK_TRIED_AGAIN, "relocation: a slab with a damaged block is tried again")            \
+	X(PASS_TAKES_LAST, "relocation: takes a slab that the next checkpoint needs")             \
+	X(EXHAUSTED_SILENT, "relocation: who waits is not told that nothing can be gained")       \
+	X(UNREAD_SILENT, "relocation: who waits for a slab is not told that it was read")         \
+	X(NODE_DEATH_IGNORED, "table alone: frees slabs on which a map node died since the cut")  \
+	X(SEALED_CUT_IGNORED, "table alone: frees slabs that were sealed since the cut")          \
+	X(TABLE_ALONE_AFTER_REAPER, "table alone: though the reaper worked since the cut")        \
+	X(EMPTY_UNREAD, "import: directories of packed slabs that are all dead are not read")     \
+	X(LIVE_NOT_BOUNDED, "write: what is live in all is not bounded")                          \
+	X(PROMISE_HELD, "write: who waits for a lock keeps its promise of nodes")                 \
+	X(COMPARE_LONG, "compare and write: more blocks than can be written at once")             \
+	X(COMPARE_UNLOCKED, "compare and write: others may write between the two")                \
+	X(COMPARE_BEGINNING, "compare and write: only the first 512 bytes are compared")          \
+	X(PAUSE_WAITS_NOT, "admin: a paused volume's requests are not waited for")                \
+	X(PIN_IGNORED, "node cache: evicts what a request under way has touched")                 \
+	X(FROZEN_CHANGED, "map: a node that a checkpoint is writing is changed in place")         \
+	X(REPLACED_LEAKS, "map: the node that a new one replaces stays live")                     \
+	X(CONDEMNED_LIVE, "map: a node that died before it was written is live")                  \
+	X(CURSOR_IGNORED, "map: behind a reaper's cursor blocks count as shared still")           \
+	X(SEALED_EARLY, "log: a slab is sealed before its last batch is applied")                 \
+	X(CRC_WITHOUT_ADDRESS, "format: a block's checksum says nothing of its place")            \
+	X(END_READ_ONCE, "import: what seems to be the log's end is not read twice")              \
+	X(BEYOND_NOT_SEEN, "import: later headers of the log's last segment are not looked at")   \
+	X(TABLE_DIGEST_UNCHECKED, "import: an older page of the slab table passes")               \
 	X(DURABLE_MARK_EARLY, "log: headers say that what was applied is durable")
 
 #ifdef QUARRY_MUTANTS

@@ -94,7 +94,8 @@ put_block_limits(const struct scsi_task *task, uint8_t *page)
 	uint32_t block_bytes = task->unit->block_bytes;
 
 	page[4] = 0x01; /* WSNZ: none is not all, so that nobody wipes a disk by mistake */
-	page[5] = SCSI_COMPARE_BLOCKS_MAX;
+	page[5] = (uint8_t)min_u64(
+	    SCSI_COMPARE_BLOCKS_MAX, scsi_atomic_bytes_max(task->nexus) / block_bytes);
 	put_be16(page + 6, BLOCK_BYTES / block_bytes);
 	put_be32(page + 8, SCSI_TRANSFER_BYTES_MAX / block_bytes);
 	put_be32(page + 12, MIB / block_bytes);

@@ -307,7 +307,8 @@ scsi_run_compare_write(struct scsi_task *task)
 
 	if (len_bytes == 0)
 		return scsi_good(task);
-	if (task->data_out.len_bytes < 2 * len_bytes)
+	if (task->data_out.len_bytes < 2 * len_bytes ||
+	    len_bytes > scsi_atomic_bytes_max(task->nexus))
 		return scsi_refuse_cdb(task, 13, 8);
 	if (!scsi_buffer_get(task, &task->scratch, offset_bytes, len_bytes))
 		return;
@@ -347,7 +348,7 @@ orwrite_next(struct scsi_task *task)
 {
 	uint64_t offset_bytes = scsi_offset_bytes(task) + task->done_bytes;
 	uint64_t piece_bytes =
-	    min_u64(came_bytes(task) - task->done_bytes, VOLUME_COMPARE_BYTES_MAX);
+	    min_u64(came_bytes(task) - task->done_bytes, scsi_atomic_bytes_max(task->nexus));
 
 	if (piece_bytes == 0)
 		return scsi_good(task);
@@ -362,7 +363,8 @@ scsi_run_orwrite(struct scsi_task *task)
 	if (came_bytes(task) == 0)
 		return scsi_good(task);
 	if (!scsi_buffer_get(task, &task->scratch, 0,
-		2 * (min_u64(came_bytes(task), VOLUME_COMPARE_BYTES_MAX) + 2 * BLOCK_BYTES)))
+		2 * (min_u64(came_bytes(task), scsi_atomic_bytes_max(task->nexus)) +
+			2 * BLOCK_BYTES)))
 		return;
 	task->done_bytes = 0;
 	orwrite_next(task);

@@ -110,7 +110,7 @@ scsi_atomic_bytes_max(const struct scsi_nexus *nexus)
 	uint64_t most_bytes = volume_info(nexus->volume)->atomic_bytes_max;
 
 	/* One that begins within a block touches one block more. */
-	if (most_bytes && nexus->unit->block_bytes < BLOCK_BYTES)
+	if (nexus->unit->block_bytes < BLOCK_BYTES)
 		most_bytes -= BLOCK_BYTES;
 	return most_bytes;
 }

@@ -215,8 +215,10 @@ struct sim_io {
 	uint64_t lba; /* blocks that are touched */
 	uint64_t count;
 	uint64_t size_bytes; /* of buffer */
-	uint64_t *seen;      /* WRITE: a sequence a block; TRIM, ZERO: [0], [1] edges, [2] rest */
-	struct content **expected; /* READ: at submission, */
+	uint8_t *compare;    /* COMPARE_WRITE: what the volume should hold */
+	uint64_t *seen; /* WRITE, COMPARE_WRITE: a sequence a block; TRIM, ZERO: [0], [1] edges, [2]
+			   rest */
+	struct content **expected; /* READ, COMPARE_WRITE: at submission, */
 	struct list alternatives;  /* and what came since */
 	struct volume_extent extents[64];
 	bool expect_error;       /* READ: damaged on purpose */
@@ -244,7 +246,8 @@ struct weather {
 	uint64_t delay_ns_max;
 	bool prepare_space;
 	bool gives_back;
-	unsigned depth; /* requests in flight */
+	unsigned checkpoint_writes; /* in flight at most */
+	unsigned depth;             /* requests in flight */
 	unsigned volumes_max;
 	unsigned lives;
 	unsigned ops;         /* per life */
@@ -320,7 +323,8 @@ struct sim {
 	uint64_t progress_ns;              /* when something last completed */
 	uint64_t crash_in;                 /* events; 0: no crash is planned */
 	enum checkpoint_phase crash_phase; /* or in this phase of a checkpoint; IDLE: in none */
-	uint64_t crash_phase_in;           /* events */
+	uint64_t crash_phase_in;           /* events, */
+	uint64_t crash_phase_after;        /* the first that many of all left out */
 	bool crashed;
 	struct pool *pool; /* online; or being made or opened, once its log has begun */
 	bool online;

@@ -118,6 +118,17 @@ faults_wrap(struct sim *sim, struct device *inner)
 	return device;
 }
 
+/* The device that relocation is reading from; NULL: none. */
+static struct device *
+relocation_reads(const struct sim *sim)
+{
+	for (uint32_t d = 0; sim->online && d < sim->weather.device_count; d++)
+		if (sim->pool->relocation.phase == RELOCATION_READ &&
+		    sim->pool->relocation.io.device == sim->devices[d])
+			return sim->devices[d];
+	return NULL;
+}
+
 static void
 add(struct sim *sim, struct device *device, enum device_op op, enum fault_effect effect, int error)
 {
@@ -132,8 +143,10 @@ add(struct sim *sim, struct device *device, enum device_op op, enum fault_effect
 	rule.count = 1 + draw(sim, 3);
 	/* Once only: a device that answers the same read wrongly each time cannot be told from one
 	 * that has lost what was there, and the log's end is read twice. */
-	if (op == DEVICE_READ && effect == FAULT_MISDIRECT)
+	if (op == DEVICE_READ && effect == FAULT_MISDIRECT) {
 		rule.count = 1;
+		rule.first = relocation_reads(sim) == device ? 1 : rule.first;
+	}
 	if (effect == FAULT_MISDIRECT)
 		rule.shift_bytes = ((int64_t)draw(sim, 65) - 32) * (int64_t)BLOCK_BYTES;
 	fault_add(device, &rule);
@@ -210,6 +223,8 @@ faults_strike(struct sim *sim)
 		return fault_add_bad(device, round_down(interesting_place(sim, d), BLOCK_BYTES),
 		    blocks * BLOCK_BYTES);
 	case KIND_READ_MISDIRECTED:
+		if (relocation_reads(sim) && draw(sim, 2))
+			device = relocation_reads(sim);
 		return add(sim, device, DEVICE_READ, FAULT_MISDIRECT, 0);
 	case KIND_WRITE_ERROR:
 		return add(

@@ -117,6 +117,7 @@ io_free(struct sim *sim, struct sim_io *s)
 	s->handle->in_flight--;
 	free(s->expected);
 	free(s->seen);
+	free(s->compare);
 	free(s->io.buffer);
 	free(s);
 }
@@ -129,7 +130,9 @@ io_done(struct volume_io *io)
 
 	sim->progress_ns = sim->now_ns;
 	sim_trace(sim, "  done %llu: %d", (unsigned long long)s->number, io->error);
-	if (io->error) {
+	if (io->error == -ECANCELED && io->op == VOLUME_COMPARE_WRITE) {
+		judge_compare(sim, s);
+	} else if (io->error) {
 		judge_error(sim, s);
 	} else {
 		switch (io->op) {
@@ -137,6 +140,7 @@ io_done(struct volume_io *io)
 			judge_read(sim, s);
 			break;
 		case VOLUME_WRITE:
+		case VOLUME_COMPARE_WRITE:
 			for (uint64_t i = 0; i < s->count; i++) {
 				uint8_t block[BLOCK_BYTES];
 				uint64_t lba = s->lba + i;
@@ -164,8 +168,6 @@ io_done(struct volume_io *io)
 			break;
 		case VOLUME_CACHE:
 			break;
-		case VOLUME_COMPARE_WRITE: /* the workload has none yet */
-			CHECK(false);
 		}
 	}
 	io_free(sim, s);
@@ -211,6 +213,14 @@ io_submit(struct sim *sim, struct sim_io *s)
 	volume_submit(s->handle->volume, &s->io);
 }
 
+static void
+expect(struct sim_io *s, const struct model_image *image)
+{
+	s->expected = xcalloc(s->count, sizeof(*s->expected));
+	for (uint64_t i = 0; i < s->count; i++)
+		s->expected[i] = content_get(model_get(image, s->lba + i));
+}
+
 void
 io_read(struct sim *sim, struct sim_handle *handle, const struct model_image *image,
     uint64_t offset_bytes, uint64_t len_bytes, bool expect_error)
@@ -219,9 +229,7 @@ io_read(struct sim *sim, struct sim_handle *handle, const struct model_image *im
 
 	s->expect_error = expect_error;
 	s->io.buffer = xalloc_pages(s->count * BLOCK_BYTES);
-	s->expected = xcalloc(s->count, sizeof(*s->expected));
-	for (uint64_t i = 0; i < s->count; i++)
-		s->expected[i] = content_get(model_get(image, s->lba + i));
+	expect(s, image);
 	sim->stats.bytes += len_bytes;
 	io_submit(sim, s);
 }
@@ -290,6 +298,19 @@ draw_snapshot(struct sim *sim, const struct model_volume *volume)
 	return NULL;
 }
 
+static void
+prepare_payload(struct sim *sim, struct sim_io *s)
+{
+	if (one_in(sim, 8))
+		s->zeroes = 1 + (unsigned)draw(sim, 3);
+	s->io.flags = one_in(sim, 12) ? VOLUME_FUA : 0;
+	s->io.buffer = xalloc_pages(s->count * BLOCK_BYTES);
+	payload_fill(s, (uint8_t *)s->io.buffer + s->io.offset_bytes % BLOCK_BYTES,
+	    s->io.offset_bytes, s->io.len_bytes);
+	s->seen = xcalloc(s->count, sizeof(*s->seen));
+	sim->stats.bytes += s->io.len_bytes;
+}
+
 void
 io_write(struct sim *sim, struct sim_handle *handle, const struct model_volume *volume)
 {
@@ -298,14 +319,29 @@ io_write(struct sim *sim, struct sim_handle *handle, const struct model_volume *
 
 	draw_range(sim, volume->size_bytes, sim->weather.blocks_max, &offset_bytes, &len_bytes);
 	s = io_new(sim, handle, VOLUME_WRITE, offset_bytes, len_bytes);
-	if (one_in(sim, 8))
-		s->zeroes = 1 + (unsigned)draw(sim, 3);
-	s->io.flags = one_in(sim, 12) ? VOLUME_FUA : 0;
-	s->io.buffer = xalloc_pages(s->count * BLOCK_BYTES);
-	payload_fill(
-	    s, (uint8_t *)s->io.buffer + offset_bytes % BLOCK_BYTES, offset_bytes, len_bytes);
-	s->seen = xcalloc(s->count, sizeof(*s->seen));
-	sim->stats.bytes += len_bytes;
+	prepare_payload(sim, s);
+	io_submit(sim, s);
+}
+
+/* Often it compares with what is there now, and others write meanwhile. */
+void
+io_compare_write(struct sim *sim, struct sim_handle *handle, const struct model_volume *volume)
+{
+	uint64_t offset_bytes, len_bytes;
+	struct sim_io *s;
+
+	draw_range(sim, volume->size_bytes,
+	    min_u64(sim->weather.blocks_max, io_atomic_blocks_max(sim) + 1), &offset_bytes,
+	    &len_bytes);
+	s = io_new(sim, handle, VOLUME_COMPARE_WRITE, offset_bytes, len_bytes);
+	prepare_payload(sim, s);
+	expect(s, &volume->image);
+	s->compare = xcalloc(s->count, BLOCK_BYTES);
+	for (uint64_t i = 0; i < s->count; i++)
+		memcpy(s->compare + i * BLOCK_BYTES, content_bytes(s->expected[i]), BLOCK_BYTES);
+	if (one_in(sim, 4))
+		s->compare[offset_bytes % BLOCK_BYTES + draw(sim, len_bytes)] ^= 1;
+	s->io.compare = s->compare + offset_bytes % BLOCK_BYTES;
 	io_submit(sim, s);
 }
 

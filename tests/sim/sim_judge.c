@@ -47,12 +47,13 @@ judge_error(struct sim *sim, struct sim_io *s)
 			return;
 		break;
 	case -EINVAL:
-		if (!volume || changing || volume->size_sequence >= s->submit_sequence)
+		if (!volume || changing || volume->size_sequence >= s->submit_sequence ||
+		    (s->io.op == VOLUME_COMPARE_WRITE && s->count > io_atomic_blocks_max(sim)))
 			return;
 		break;
 	case -ENOSPC:
 		sim->stats.enospc++;
-		if (s->io.op == VOLUME_WRITE || s->io.op == VOLUME_ZERO) {
+		if (io_writes_data(s) || s->io.op == VOLUME_ZERO) {
 			if (volume && volume->reserved && !changing && !sim->stopping &&
 			    volume->reserved_sequence < s->submit_sequence && !sim->faults.struck &&
 			    !sim->faults.damaged)
@@ -175,6 +176,52 @@ carries_stamp(const struct sim_io *s, uint64_t lba)
 	return to - from >= 8;
 }
 
+/* Whether @content begins, as far as @s covers it, with @same bytes that @s expects, and goes on
+ * otherwise. */
+static bool
+differs_behind(const struct sim_io *s, uint64_t lba, const struct content *content, uint64_t same)
+{
+	uint64_t from = max_u64(s->io.offset_bytes, lba * BLOCK_BYTES);
+	uint64_t to = min_u64(s->io.offset_bytes + s->io.len_bytes, (lba + 1) * BLOCK_BYTES);
+	const uint8_t *want = s->compare + (from - s->lba * BLOCK_BYTES);
+	const uint8_t *is = content_bytes(content) + from % BLOCK_BYTES;
+
+	return memcmp(is, want, same) == 0 && (same == to - from || is[same] != want[same]);
+}
+
+/* It says that something else is there: so it was, at some time, and nothing was written. */
+void
+judge_compare(struct sim *sim, const struct sim_io *s)
+{
+	uint64_t at = s->io.offset_bytes + s->io.differs_at_bytes;
+
+	if (s->io.differs_at_bytes >= s->io.len_bytes)
+		sim_fail(sim, "request %llu differs behind its end", (unsigned long long)s->number);
+	for (uint64_t i = 0; i <= at / BLOCK_BYTES - s->lba; i++) {
+		uint64_t lba = s->lba + i;
+		uint64_t from = max_u64(s->io.offset_bytes, lba * BLOCK_BYTES);
+		uint64_t end =
+		    min_u64(s->io.offset_bytes + s->io.len_bytes, (lba + 1) * BLOCK_BYTES);
+		uint64_t same = min_u64(at, end) - from;
+		bool good = differs_behind(s, lba, s->expected[i], same);
+
+		list_for_each(node, &s->alternatives) {
+			const struct read_alternative *alternative =
+			    container_of(node, struct read_alternative, link);
+
+			good |= alternative->lba == lba &&
+				differs_behind(s, lba, alternative->content, same);
+		}
+		if (!good)
+			sim_fail(sim, "request %llu says that byte %llu differs: it never did",
+			    (unsigned long long)s->number, (unsigned long long)at);
+	}
+	for (uint64_t i = 0; i < s->count; i++)
+		if (s->seen[i] && !s->zeroes && carries_stamp(s, s->lba + i))
+			sim_fail(sim, "request %llu found a difference, but was written",
+			    (unsigned long long)s->number);
+}
+
 /* A failed flush is never believed later. */
 void
 judge_flush(struct sim *sim, const struct sim_io *s)
@@ -191,7 +238,7 @@ judge_change(struct sim *sim, const struct sim_io *s)
 	uint64_t last = 0, first = UINT64_MAX, from, to;
 	bool seen = true;
 
-	if (s->io.op == VOLUME_WRITE) {
+	if (io_writes_data(s)) {
 		for (uint64_t i = 0; i < s->count; i++) {
 			seen = seen && s->seen[i];
 			last = max_u64(last, s->seen[i]);
@@ -200,7 +247,7 @@ judge_change(struct sim *sim, const struct sim_io *s)
 		}
 		/* Whose zeroes they were cannot be told. */
 		if (seen && first < last && first != UINT64_MAX && !s->zeroes &&
-		    s->count <= min_u64(LOG_PIECE_BLOCKS, sim->weather.slab_blocks - 2))
+		    (s->count <= io_atomic_blocks_max(sim) || s->io.op == VOLUME_COMPARE_WRITE))
 			sim_fail(sim,
 			    "write %llu of %llu blocks was torn over batches %llu to %llu",
 			    (unsigned long long)s->number, (unsigned long long)s->count,

@@ -72,8 +72,9 @@ sim_step(struct sim *sim)
 
 	sim->events++;
 	devices_step(sim);
+	sim->crash_phase_after -= sim->crash_phase_after > 0;
 	if ((sim->crash_in && --sim->crash_in == 0) ||
-	    (sim->crash_phase != CHECKPOINT_IDLE && sim->pool &&
+	    (sim->crash_phase != CHECKPOINT_IDLE && sim->crash_phase_after == 0 && sim->pool &&
 		sim->pool->checkpoint.phase == sim->crash_phase && --sim->crash_phase_in == 0)) {
 		crash(sim);
 		return;
@@ -191,6 +192,7 @@ opened(struct pool_start *start)
 		return;
 	}
 	sim->pool = start->pool;
+	sim->pool->checkpoint.writes_max = sim->weather.checkpoint_writes;
 	if (sim->pool->state != POOL_ONLINE && sim->faults.struck + sim->faults.damaged > 0) {
 		sim_trace(sim, "the pool takes no writes: %s", sim->pool->state_reason);
 		o->readonly = true;
@@ -239,6 +241,9 @@ plan_crash(struct sim *sim, uint64_t one_in, uint64_t within)
 		    CHECKPOINT_TABLE + random_below(&sim->crash_random,
 					   CHECKPOINT_FLUSH_SUPERBLOCK + 1 - CHECKPOINT_TABLE);
 		sim->crash_phase_in = 1 + random_below(&sim->crash_random, 8);
+		/* Not always in the first checkpoint. */
+		sim->crash_phase_after = random_below(&sim->crash_random, 2) * sim->crash_in;
+		sim->crash_in += sim->crash_phase_after;
 	}
 }
 

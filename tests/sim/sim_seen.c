@@ -38,6 +38,18 @@ payload_fill(const struct sim_io *s, uint8_t *to, uint64_t from, uint64_t len)
 	}
 }
 
+bool
+io_writes_data(const struct sim_io *s)
+{
+	return s->io.op == VOLUME_WRITE || s->io.op == VOLUME_COMPARE_WRITE;
+}
+
+uint64_t
+io_atomic_blocks_max(const struct sim *sim)
+{
+	return min_u64(LOG_PIECE_BLOCKS, sim->weather.slab_blocks - 2);
+}
+
 /* What @s makes of block @lba that held @old. */
 void
 payload_patched(
@@ -47,7 +59,7 @@ payload_patched(
 	uint64_t to = min_u64(s->io.offset_bytes + s->io.len_bytes, (lba + 1) * BLOCK_BYTES);
 
 	memcpy(block, content_bytes(old), BLOCK_BYTES);
-	if (s->io.op == VOLUME_WRITE)
+	if (io_writes_data(s))
 		payload_fill(s, block + from % BLOCK_BYTES, from, to - from);
 	else
 		memset(block + from % BLOCK_BYTES, 0, to - from);
@@ -73,7 +85,7 @@ io_interior(const struct sim_io *s, uint64_t *first, uint64_t *end)
 static uint64_t *
 seen_place(struct sim_io *s, uint64_t lba)
 {
-	if (s->io.op == VOLUME_WRITE)
+	if (io_writes_data(s))
 		return &s->seen[lba - s->lba];
 	if (s->io.op == VOLUME_ZERO && io_is_partial(s, lba))
 		return &s->seen[lba == s->lba ? 0 : 1];
@@ -93,7 +105,20 @@ static bool
 writes(const struct sim_io *s, uint64_t volume_id)
 {
 	return s->handle->volume_id == volume_id && !s->handle->snapshot_id &&
-	       (s->io.op == VOLUME_WRITE || s->io.op == VOLUME_TRIM || s->io.op == VOLUME_ZERO);
+	       (io_writes_data(s) || s->io.op == VOLUME_TRIM || s->io.op == VOLUME_ZERO);
+}
+
+/* Whether @s may change block @lba, which holds @old: one that compares only if that is what it
+ * expects. */
+static bool
+may_change(const struct sim_io *s, uint64_t lba, const struct content *old)
+{
+	uint64_t from = max_u64(s->io.offset_bytes, lba * BLOCK_BYTES);
+	uint64_t to = min_u64(s->io.offset_bytes + s->io.len_bytes, (lba + 1) * BLOCK_BYTES);
+
+	return s->io.op != VOLUME_COMPARE_WRITE ||
+	       memcmp(s->compare + (from - s->lba * BLOCK_BYTES),
+		   content_bytes(old) + from % BLOCK_BYTES, to - from) == 0;
 }
 
 static void
@@ -113,7 +138,7 @@ write_applied(struct sim *sim, struct model_volume *volume, uint64_t sequence,
 			if (!writes(s, volume->id) || lba < s->lba || lba >= s->lba + s->count)
 				continue;
 			seen = seen_place(s, lba);
-			if (!seen)
+			if (!seen || !may_change(s, lba, old))
 				continue;
 			payload_patched(s, lba, old, block);
 			if (memcmp(block, entry->contents[n]->bytes, BLOCK_BYTES) == 0) {
@@ -154,7 +179,9 @@ zero_of_write(struct sim_io *s, const struct model_volume *volume, uint64_t sequ
 		uint64_t lba = entry->lba + n;
 		uint8_t block[BLOCK_BYTES];
 
-		if (s->io.op == VOLUME_WRITE && !writes_zeroes(s, lba))
+		if (!may_change(s, lba, model_get(&volume->image, lba)))
+			return false;
+		if (io_writes_data(s) && !writes_zeroes(s, lba))
 			return false;
 		if (s->io.op == VOLUME_ZERO && !io_is_partial(s, lba))
 			return false;
@@ -179,7 +206,7 @@ zero_applied(struct sim *sim, struct model_volume *volume, uint64_t sequence,
 
 		if (!writes(s, volume->id))
 			continue;
-		if (s->io.op != VOLUME_WRITE) {
+		if (!io_writes_data(s)) {
 			io_interior(s, &first, &end);
 			if (entry->lba == first && first < end && entry->blocks == end - first) {
 				note_seen(&s->seen[2], sequence);
@@ -235,8 +262,8 @@ work_note_change(struct sim *sim, uint64_t volume_id, uint64_t lba, struct conte
 	list_for_each(node, &sim->ios) {
 		struct sim_io *s = container_of(node, struct sim_io, link);
 
-		if (s->io.op == VOLUME_READ && s->handle->volume_id == volume_id &&
-		    !s->handle->snapshot_id && lba >= s->lba && lba < s->lba + s->count)
+		if (s->expected && s->handle->volume_id == volume_id && !s->handle->snapshot_id &&
+		    lba >= s->lba && lba < s->lba + s->count)
 			add_alternative(s, lba, content);
 	}
 }
@@ -247,8 +274,7 @@ work_note_range(struct sim *sim, const struct model_volume *volume, uint64_t lba
 	list_for_each(node, &sim->ios) {
 		struct sim_io *s = container_of(node, struct sim_io, link);
 
-		if (s->io.op != VOLUME_READ || s->handle->volume_id != volume->id ||
-		    s->handle->snapshot_id)
+		if (!s->expected || s->handle->volume_id != volume->id || s->handle->snapshot_id)
 			continue;
 		for (uint64_t at = max_u64(lba, s->lba); at < s->lba + s->count && at - lba < count;
 		     at++)

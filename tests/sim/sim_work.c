@@ -23,10 +23,11 @@ enum {
 	OP_REPORT,
 	OP_INVARIANTS,
 	OP_OPEN,
+	OP_COMPARE,
 	OP_COUNT,
 };
 
-static const unsigned usual_weights[OP_COUNT] = { 60, 20, 4, 3, 1, 3, 1, 2, 1, 1, 1, 1, 1, 1 };
+static const unsigned usual_weights[OP_COUNT] = { 60, 20, 4, 3, 1, 3, 1, 2, 1, 1, 1, 1, 1, 1, 4 };
 
 void
 work_draw(struct sim *sim)
@@ -79,10 +80,11 @@ work_draw(struct sim *sim)
 			w->device_count = (unsigned)min_u64(w->device_count, sim->cut->devices);
 	}
 	if (one_in(sim, 5)) { /* a pool that is overwritten many times */
-		w->device_count = 1 + (uint32_t)draw(sim, 2);
+		w->device_count = 1 + (uint32_t)draw(sim, SIM_DEVICES_MAX);
 		w->slab_blocks = 64;
 		w->device_bytes[0] = 10 * MIB;
 		w->device_bytes[1] = 9 * MIB;
+		w->device_bytes[2] = 8 * MIB;
 		w->blocks_max = 1 + draw(sim, 60);
 		w->spread = 200 + draw(sim, 1500);
 		w->volumes_max = 1 + (unsigned)draw(sim, 2);
@@ -96,6 +98,7 @@ work_draw(struct sim *sim)
 		if (i != OP_WRITE && one_in(sim, 6))
 			w->weights[i] = 0;
 	}
+	w->checkpoint_writes = one_in(sim, 2) ? 1 : CHECKPOINT_WRITES;
 	w->devices_at_first = w->device_count;
 	if (one_in(sim, 2))
 		w->devices_at_first -= (uint32_t)draw(sim, w->device_count);
@@ -179,7 +182,7 @@ one_op(struct sim *sim)
 		total += sim->weather.weights[i];
 	for (uint64_t n = draw(sim, total); n >= sim->weather.weights[op]; op++)
 		n -= sim->weather.weights[op];
-	if (!handle && op <= OP_CACHE) {
+	if (!handle && (op <= OP_CACHE || op == OP_COMPARE)) {
 		handle = handle_open(sim, volume, NULL);
 		if (!handle)
 			return;
@@ -187,6 +190,9 @@ one_op(struct sim *sim)
 	switch (op) {
 	case OP_WRITE:
 		io_write(sim, handle, volume);
+		return;
+	case OP_COMPARE:
+		io_compare_write(sim, handle, volume);
 		return;
 	case OP_READ:
 		io_read_something(sim, handle, volume);

@@ -22,6 +22,9 @@ one_in(struct sim *sim, uint64_t n)
 void payload_fill(const struct sim_io *s, uint8_t *to, uint64_t from, uint64_t len);
 void payload_patched(
     const struct sim_io *s, uint64_t lba, const struct content *old, uint8_t block[BLOCK_BYTES]);
+bool io_writes_data(const struct sim_io *s);
+/* The most blocks that are written as a whole, or not at all. */
+uint64_t io_atomic_blocks_max(const struct sim *sim);
 bool io_is_partial(const struct sim_io *s, uint64_t lba);
 void io_interior(const struct sim_io *s, uint64_t *first, uint64_t *end);
 
@@ -29,6 +32,7 @@ void io_interior(const struct sim_io *s, uint64_t *first, uint64_t *end);
 
 void judge_error(struct sim *sim, struct sim_io *s);
 void judge_read(struct sim *sim, const struct sim_io *s);
+void judge_compare(struct sim *sim, const struct sim_io *s);
 void judge_status(struct sim *sim, const struct sim_io *s);
 void judge_change(struct sim *sim, const struct sim_io *s);
 void judge_flush(struct sim *sim, const struct sim_io *s);
@@ -48,6 +52,8 @@ void io_free(struct sim *sim, struct sim_io *s);
 void io_read(struct sim *sim, struct sim_handle *handle, const struct model_image *image,
     uint64_t offset_bytes, uint64_t len_bytes, bool expect_error);
 void io_write(struct sim *sim, struct sim_handle *handle, const struct model_volume *volume);
+void io_compare_write(
+    struct sim *sim, struct sim_handle *handle, const struct model_volume *volume);
 void io_zero(struct sim *sim, struct sim_handle *handle, const struct model_volume *volume,
     enum volume_op op, bool huge);
 void io_status(struct sim *sim, struct sim_handle *handle, const struct model_volume *volume);

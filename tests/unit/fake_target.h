@@ -98,6 +98,7 @@ fake_open_run(struct task *task)
 		op->volume->image = image;
 		op->volume->info.name = image->name;
 		op->volume->info.size_bytes = image->size_bytes;
+		op->volume->info.atomic_bytes_max = MIB;
 		op->volume->info.readonly = image->readonly || op->readonly;
 		image->opens++;
 		image->open_now++;
