@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "core/base/diag.h"
+#include "core/pool_sync.h"
 
 #define NODE_CACHE_BYTES (64 * MIB)
 
@@ -63,7 +64,6 @@ struct opening {
 	struct pool_start start;
 	void (*recovered)(void *context, struct pool *pool);
 	void *context;
-	bool ended;
 };
 
 static void
@@ -72,37 +72,6 @@ recovered(struct pool_start *start, struct pool *pool)
 	struct opening *opening = container_of(start, struct opening, start);
 
 	opening->recovered(opening->context, pool);
-}
-
-static void
-opened(struct pool_start *start)
-{
-	container_of(start, struct opening, start)->ended = true;
-}
-
-struct closing {
-	struct pool_stop stop;
-	bool ended;
-};
-
-static void
-closed(struct pool_stop *stop)
-{
-	container_of(stop, struct closing, stop)->ended = true;
-}
-
-static void
-run_until(struct reactor *reactor, const bool *ended)
-{
-	while (!*ended) {
-		bool ran = reactor_run_turn(reactor, reactor->now_ns);
-		uint64_t next_ns = reactor_next_deadline_ns(reactor);
-
-		if (ran || *ended)
-			continue;
-		CHECK(next_ns != UINT64_MAX);
-		reactor_run_turn(reactor, next_ns);
-	}
 }
 
 void
@@ -114,24 +83,22 @@ offline_import(struct offline *offline, void (*on_recovered)(void *context, stru
 		.node_cache_bytes = NODE_CACHE_BYTES,
 	};
 	struct opening opening = {
-		.start = { .done = opened, .recovered = recovered },
+		.start = { .recovered = recovered },
 		.recovered = on_recovered,
 		.context = context,
 	};
-	struct closing closing = { .stop = { .done = closed, .abandon = !export } };
+	struct pool_stop stop = { .abandon = !export };
+	struct pool *pool;
 
-	pool_import(&config, offline->devices, offline->count, &opening.start);
+	pool = pool_sync_import(&config, offline->devices, offline->count, &opening.start);
 	offline->count = 0; /* the pool closes them */
-	run_until(&offline->reactor, &opening.ended);
 	offline->import_error = opening.start.error;
-	if (!opening.start.pool)
+	if (!pool)
 		return;
-	if (opening.start.pool->state != POOL_ONLINE)
-		snprintf(
-		    offline->state, sizeof(offline->state), "%s", opening.start.pool->state_reason);
-	pool_stop(opening.start.pool, &closing.stop);
-	run_until(&offline->reactor, &closing.ended);
-	if (closing.stop.error && export && !offline->state[0])
+	if (pool->state != POOL_ONLINE)
+		snprintf(offline->state, sizeof(offline->state), "%s", pool->state_reason);
+	pool_sync_stop(&offline->reactor, pool, &stop);
+	if (stop.error && export && !offline->state[0])
 		snprintf(offline->state, sizeof(offline->state), "it could not be exported: %s",
-		    strerror(-closing.stop.error));
+		    strerror(-stop.error));
 }

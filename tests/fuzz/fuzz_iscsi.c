@@ -11,11 +11,11 @@
 #include "core/base/diag.h"
 #include "core/pool_admin.h"
 #include "core/pool_internal.h"
+#include "core/pool_sync.h"
 #include "frontends/iscsi/iscsi_session.h"
 #include "tests/fuzz/fuzz.h"
 
 #define DISK_BYTES (24 * MIB)
-#define TURNS_MAX 2000000u
 
 static struct {
 	bool made;
@@ -25,8 +25,6 @@ static struct {
 	struct scsi_port port;
 	struct iscsi_portal portal;
 	struct name name;
-	bool opened;
-	bool administered;
 	volatile uint32_t sum; /* of what was sent */
 } world;
 
@@ -51,34 +49,12 @@ turn(void)
 }
 
 static void
-run_until(const bool *ended)
-{
-	for (unsigned turns = 0; !*ended; turns++) {
-		CHECK(turns < TURNS_MAX); /* it hangs */
-		turn();
-	}
-}
-
-static void
-opened(struct pool_start *start)
-{
-	world.pool = start->pool;
-	world.opened = true;
-}
-
-static void
-administered(struct admin_request *request)
-{
-	world.administered = true;
-}
-
-static void
 make_world(void)
 {
 	static const struct pool_config config = { .reactor = &world.reactor,
 		.node_cache_bytes = 1 * MIB };
-	static struct pool_start start = { .done = opened };
-	static struct admin_request create = { .verb = ADMIN_VOLUME_CREATE, .size_bytes = 8 * MIB };
+	struct pool_start start = { 0 };
+	struct admin_request create = { .verb = ADMIN_VOLUME_CREATE, .size_bytes = 8 * MIB };
 	struct memory_device_options options = { 0 };
 	struct device *device;
 
@@ -87,15 +63,12 @@ make_world(void)
 	reactor_set_current(&world.reactor);
 	device =
 	    memory_device_open(memory_disk_create(DISK_BYTES), &world.reactor, "disk", &options);
-	pool_create(&config, "p", &device, 1, 64, &start);
-	run_until(&world.opened);
+	world.pool = pool_sync_create(&config, "p", &device, 1, 64, &start);
 	CHECK(world.pool);
 	strcpy(world.name.pool, "p");
 	strcpy(world.name.volume, "v");
 	create.name = world.name;
-	pool_admin(world.pool, &create, administered);
-	run_until(&world.administered);
-	CHECK(!create.error.code);
+	CHECK(pool_sync_admin(world.pool, &create) == 0);
 	world.buffers = buffer_pool_create(64 * MIB);
 	scsi_port_init(&world.port, &world.reactor, world.buffers, 512);
 	world.portal.scsi = &world.port;
@@ -141,6 +114,12 @@ static void
 session_idle(struct iscsi_session *session)
 {
 	initiator_of(session)->idle = true;
+}
+
+static bool
+is_idle(const void *initiator)
+{
+	return ((const struct initiator *)initiator)->idle;
 }
 
 static const struct iscsi_session_events events = {
@@ -321,11 +300,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	converse(i, bytes, len);
 	iscsi_session_end(&i->session);
-	run_until(&i->idle);
+	pool_sync_run(&world.reactor, is_idle, i);
 	iscsi_session_fini(&i->session);
 	CHECK(buffer_pool_used_bytes(world.buffers) == 0);
-	for (unsigned k = 0; k < 4; k++)
-		turn(); /* handles close */
+	pool_sync_settle(&world.reactor); /* handles close */
 	free(bytes);
 	free(i);
 	return 0;

@@ -14,13 +14,13 @@
 #include "core/base/diag.h"
 #include "core/pool_admin.h"
 #include "core/pool_internal.h"
+#include "core/pool_sync.h"
 #include "tests/fuzz/fuzz.h"
 
 #define SLAB_BLOCKS 64u
 #define DISK_BYTES (10 * MIB)
 #define DISK_BLOCKS (DISK_BYTES / BLOCK_BYTES)
 #define CHANGES_MAX 16u
-#define TURNS_MAX 200000u
 
 enum place_kind {
 	PLACE_LABEL,
@@ -55,65 +55,6 @@ static struct {
 
 /* --- running an engine --- */
 
-static void
-run_until(const bool *ended)
-{
-	for (unsigned turn = 0; !*ended; turn++) {
-		bool ran = reactor_run_turn(&base.reactor, base.reactor.now_ns);
-		uint64_t next_ns = reactor_next_deadline_ns(&base.reactor);
-
-		CHECK(turn < TURNS_MAX); /* it hangs */
-		if (ran || *ended)
-			continue;
-		CHECK(next_ns != UINT64_MAX);
-		reactor_run_turn(&base.reactor, max_u64(next_ns, base.reactor.now_ns));
-	}
-}
-
-struct opening {
-	struct pool_start start;
-	bool ended;
-};
-
-static void
-opened(struct pool_start *start)
-{
-	container_of(start, struct opening, start)->ended = true;
-}
-
-struct closing {
-	struct pool_stop stop;
-	bool ended;
-};
-
-static void
-closed(struct pool_stop *stop)
-{
-	container_of(stop, struct closing, stop)->ended = true;
-}
-
-struct io {
-	struct volume_io io;
-	bool ended;
-};
-
-static void
-io_done(struct volume_io *io)
-{
-	container_of(io, struct io, io)->ended = true;
-}
-
-struct admin {
-	struct admin_request request;
-	bool ended;
-};
-
-static void
-admin_done(struct admin_request *request)
-{
-	container_of(request, struct admin, request)->ended = true;
-}
-
 static const struct pool_config config = {
 	.reactor = &base.reactor,
 	.node_cache_bytes = 1 * MIB,
@@ -124,23 +65,18 @@ open_pool(struct memory_disk *disk, bool create)
 {
 	struct memory_device_options options = { 0 };
 	struct device *device = memory_device_open(disk, &base.reactor, "disk", &options);
-	struct opening opening = { .start.done = opened };
+	struct pool_start start = { 0 };
 
-	if (create)
-		pool_create(&config, "p", &device, 1, SLAB_BLOCKS, &opening.start);
-	else
-		pool_import(&config, &device, 1, &opening.start);
-	run_until(&opening.ended);
-	return opening.start.pool;
+	return create ? pool_sync_create(&config, "p", &device, 1, SLAB_BLOCKS, &start)
+		      : pool_sync_import(&config, &device, 1, &start);
 }
 
 static void
-close_pool(struct pool *pool)
+close_pool(struct pool *pool, bool abandon)
 {
-	struct closing closing = { .stop.done = closed };
+	struct pool_stop stop = { .abandon = abandon };
 
-	pool_stop(pool, &closing.stop);
-	run_until(&closing.ended);
+	pool_sync_stop(&base.reactor, pool, &stop);
 }
 
 static void
@@ -156,18 +92,17 @@ static void
 administer(struct pool *pool, enum admin_verb verb, const char *volume, const char *snapshot,
     const char *target)
 {
-	struct admin admin = { .request = { .verb = verb, .force = true, .size_bytes = 4 * MIB } };
+	struct admin_request request = { .verb = verb, .force = true, .size_bytes = 4 * MIB };
 
-	name_set(&admin.request.name, volume, snapshot);
-	name_set(&admin.request.target, target, "");
+	name_set(&request.name, volume, snapshot);
+	name_set(&request.target, target, "");
 	if (verb == ADMIN_SNAPSHOT_CREATE || verb == ADMIN_SNAPSHOT_DELETE) {
-		admin.request.names = xcalloc(1, sizeof(struct name));
-		admin.request.names[0] = admin.request.name;
-		admin.request.name_count = 1;
+		request.names = xcalloc(1, sizeof(struct name));
+		request.names[0] = request.name;
+		request.name_count = 1;
 	}
-	pool_admin(pool, &admin.request, admin_done);
-	run_until(&admin.ended);
-	admin_request_fini(&admin.request);
+	(void)pool_sync_admin(pool, &request);
+	admin_request_fini(&request);
 }
 
 static int
@@ -175,20 +110,15 @@ transfer(struct volume *volume, enum volume_op op, uint64_t offset_bytes, uint64
     uint8_t fill)
 {
 	static uint8_t buffer[64 * KIB] __attribute__((aligned(BLOCK_BYTES)));
-	struct io io = {
-		.io = {
-			.op = op,
-			.offset_bytes = offset_bytes,
-			.len_bytes = len_bytes,
-			.buffer = buffer,
-			.done = io_done,
-		},
+	struct volume_io io = {
+		.op = op,
+		.offset_bytes = offset_bytes,
+		.len_bytes = len_bytes,
+		.buffer = buffer,
 	};
 
 	memset(buffer, fill, sizeof(buffer));
-	volume_submit(volume, &io.io);
-	run_until(&io.ended);
-	return io.io.error;
+	return pool_sync_io(&base.reactor, volume, &io);
 }
 
 /* --- the valid pool --- */
@@ -299,7 +229,6 @@ make_base(void)
 	struct memory_disk *disk = memory_disk_create(DISK_BYTES);
 	struct error error;
 	struct pool *pool;
-	struct closing crash = { .stop = { .done = closed, .abandon = true } };
 
 	diag_set_level(DIAG_ERROR);
 	reactor_init(&base.reactor);
@@ -313,7 +242,7 @@ make_base(void)
 	administer(pool, ADMIN_CLONE, "a", "s", "c");
 	write_volume(pool, "a", 6, 50);
 	write_volume(pool, "b", 6, 100);
-	close_pool(pool);
+	close_pool(pool, false);
 	/* And something to replay. */
 	pool = open_pool(disk, false);
 	write_volume(pool, "c", 4, 150);
@@ -329,8 +258,7 @@ make_base(void)
 			base.superblock = superblock;
 	}
 	find_places(pool);
-	pool_stop(pool, &crash.stop);
-	run_until(&crash.ended);
+	close_pool(pool, true);
 	memory_disk_put(disk);
 	for (uint64_t block = 0; block < DISK_BLOCKS; block++) {
 		const uint8_t *bytes = at(block);
@@ -497,10 +425,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		CHECK(space_invariant(&pool->space) && catalog_invariant(&pool->catalog));
 		use(pool, &input);
 		CHECK(space_invariant(&pool->space) && catalog_invariant(&pool->catalog));
-		close_pool(pool);
+		close_pool(pool, false);
 		pool = open_pool(disk, false);
 		if (pool)
-			close_pool(pool);
+			close_pool(pool, false);
 	}
 	memory_disk_put(disk);
 	return 0;

@@ -15,112 +15,48 @@
 #include "core/base/diag.h"
 #include "core/pool_admin.h"
 #include "core/pool_internal.h"
+#include "core/pool_sync.h"
 
 #define DISK_BYTES (24 * MIB)
 #define WRITES 40u
-#define TURNS_MAX 1000000u
 
 static struct reactor reactor;
 static const struct pool_config config = { .reactor = &reactor, .node_cache_bytes = 1 * MIB };
-
-struct opening {
-	struct pool_start start;
-	bool ended;
-};
-
-struct io {
-	struct volume_io io;
-	bool ended;
-};
-
-struct admin {
-	struct admin_request request;
-	bool ended;
-};
-
-struct closing {
-	struct pool_stop stop;
-	bool ended;
-};
-
-static void
-opened(struct pool_start *start)
-{
-	container_of(start, struct opening, start)->ended = true;
-}
-
-static void
-io_done(struct volume_io *io)
-{
-	container_of(io, struct io, io)->ended = true;
-}
-
-static void
-admin_done(struct admin_request *request)
-{
-	container_of(request, struct admin, request)->ended = true;
-}
-
-static void
-closed(struct pool_stop *stop)
-{
-	container_of(stop, struct closing, stop)->ended = true;
-}
-
-static void
-run_until(const bool *ended)
-{
-	for (unsigned turn = 0; !*ended; turn++) {
-		bool ran = reactor_run_turn(&reactor, reactor.now_ns);
-		uint64_t next_ns = reactor_next_deadline_ns(&reactor);
-
-		assert_true(turn < TURNS_MAX);
-		if (!ran && !*ended)
-			reactor_run_turn(&reactor, max_u64(next_ns, reactor.now_ns));
-	}
-}
 
 static int
 transfer(struct pool *pool, enum volume_op op, uint64_t lba, uint8_t *block)
 {
 	const struct name name = { .pool = "p", .volume = "v" };
-	struct io io = { .io = { .op = op,
-			     .offset_bytes = lba * BLOCK_BYTES,
-			     .len_bytes = op == VOLUME_FLUSH ? 0 : BLOCK_BYTES,
-			     .buffer = block,
-			     .done = io_done } };
+	struct volume_io io = { .op = op,
+		.offset_bytes = lba * BLOCK_BYTES,
+		.len_bytes = op == VOLUME_FLUSH ? 0 : BLOCK_BYTES,
+		.buffer = block };
 	int error;
 	struct volume *volume = volume_open(pool, &name, false, &reactor, &error);
 
 	if (!volume)
 		return error;
-	volume_submit(volume, &io.io);
-	run_until(&io.ended);
+	error = pool_sync_io(&reactor, volume, &io);
 	volume_close(volume);
-	reactor_run_turn(&reactor, reactor.now_ns);
-	return io.io.error;
+	pool_sync_settle(&reactor);
+	return error;
 }
 
 static struct pool *
-open_pool(struct device *device, bool create, struct opening *opening)
+open_pool(struct device *device, bool create)
 {
-	memset(opening, 0, sizeof(*opening));
-	opening->start.done = opened;
-	if (create)
-		pool_create(&config, "p", &device, 1, 64, &opening->start);
-	else
-		pool_import(&config, &device, 1, &opening->start);
-	run_until(&opening->ended);
-	return opening->start.pool;
+	struct pool_start start = { 0 };
+
+	return create ? pool_sync_create(&config, "p", &device, 1, 64, &start)
+		      : pool_sync_import(&config, &device, 1, &start);
 }
 
 static void
-close_pool(struct pool *pool, bool abandon)
+abandon_pool(struct pool *pool)
 {
-	struct closing closing = { .stop = { .done = closed, .abandon = abandon } };
+	struct pool_stop stop = { .abandon = true };
 
-	pool_stop(pool, &closing.stop);
-	run_until(&closing.ended);
+	pool_sync_stop(&reactor, pool, &stop);
 }
 
 /* Block @lba as it was written last: 13 blocks, each of them again and again. */
@@ -138,24 +74,20 @@ killed_pool(void)
 	struct memory_disk *disk = memory_disk_create(DISK_BYTES);
 	uint8_t *block = xalloc_pages(BLOCK_BYTES);
 	uint8_t *image = xmalloc(DISK_BYTES);
-	struct opening opening;
-	struct pool *pool =
-	    open_pool(memory_device_open(disk, &reactor, "disk", &options), true, &opening);
-	struct admin admin = { .request = { .verb = ADMIN_VOLUME_CREATE,
-				   .name = { .pool = "p", .volume = "v" },
-				   .size_bytes = 4 * MIB } };
+	struct pool *pool = open_pool(memory_device_open(disk, &reactor, "disk", &options), true);
+	struct admin_request create = { .verb = ADMIN_VOLUME_CREATE,
+		.name = { .pool = "p", .volume = "v" },
+		.size_bytes = 4 * MIB };
 
 	assert_non_null(pool);
-	pool_admin(pool, &admin.request, admin_done);
-	run_until(&admin.ended);
-	assert_int_equal(admin.request.error.code, 0);
+	assert_int_equal(pool_sync_admin(pool, &create), 0);
 	for (unsigned i = 0; i < WRITES; i++) {
 		fill(block, i);
 		assert_int_equal(transfer(pool, VOLUME_WRITE, i % 13, block), 0);
 	}
 	assert_int_equal(transfer(pool, VOLUME_FLUSH, 0, NULL), 0);
 	memory_disk_read(disk, 0, image, DISK_BYTES);
-	close_pool(pool, true);
+	abandon_pool(pool);
 	memory_disk_put(disk);
 	free(block);
 	return image;
@@ -174,7 +106,6 @@ import_with(const uint8_t *image, uint64_t read, int64_t shift_bytes, unsigned *
 	struct memory_disk *disk = memory_disk_create(DISK_BYTES);
 	uint8_t *block = xalloc_pages(BLOCK_BYTES);
 	uint8_t *expected = xmalloc(BLOCK_BYTES);
-	struct opening opening;
 	struct device *device;
 	struct pool *pool;
 	bool met = true;
@@ -183,7 +114,7 @@ import_with(const uint8_t *image, uint64_t read, int64_t shift_bytes, unsigned *
 	device = fault_device_create(memory_device_open(disk, &reactor, "disk", &options));
 	memory_disk_put(disk); /* the device has it */
 	fault_add(device, &rule);
-	pool = open_pool(device, false, &opening);
+	pool = open_pool(device, false);
 	if (pool) {
 		met = fault_count(device, DEVICE_READ) >= read;
 		*online += pool->state == POOL_ONLINE;
@@ -196,7 +127,7 @@ import_with(const uint8_t *image, uint64_t read, int64_t shift_bytes, unsigned *
 				    "read %llu shifted by %lld: block %u is not what was flushed",
 				    (unsigned long long)read, (long long)shift_bytes, i % 13);
 		}
-		close_pool(pool, true);
+		abandon_pool(pool);
 	}
 	free(block);
 	free(expected);
