@@ -104,7 +104,12 @@ $(BUILD)/quarryd: $(BUILD)/obj/tools/quarryd.o $(patsubst %.c,$(BUILD)/obj/%.o,$
 $(BUILD)/quarry: $(BUILD)/obj/tools/quarry.o $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tools/quarry_*.c)) $(BUILD)/libquarry.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(TEST_SUPPORT_OBJS) $(BUILD)/libquarry.a
+# An archive: a test gets what it uses of it, and may have fakes of the rest.
+$(BUILD)/libsupport.a: $(TEST_SUPPORT_OBJS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libsupport.a $(BUILD)/libquarry.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LDLIBS)
 

@@ -440,6 +440,7 @@ test_readonly(void **state)
 	make_pool(world);
 	volume = client_open(world, "p", "v", false);
 	request = world_request(ADMIN_VOLUME_SET, "p", "v");
+	request.set = ADMIN_SET_READONLY;
 	request.readonly = true;
 	worked(world_admin(world, &request));
 	assert_int_equal(client_write(world, volume, 0, 4096, 1), -EROFS);
@@ -447,6 +448,7 @@ test_readonly(void **state)
 	assert_int_equal(request.pools[0].images[0].clients, 1);
 	admin_request_fini(&request);
 	request = world_request(ADMIN_VOLUME_SET, "p", "v");
+	request.set = ADMIN_SET_READONLY;
 	worked(world_admin(world, &request));
 	assert_int_equal(client_write(world, volume, 0, 4096, 1), 0);
 	client_close(world, volume);
