@@ -32,11 +32,15 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "tests", "integration"))
 from ready import wait_ready  # noqa: E402
 
-JOBS = ["seq-write-64k-qd16", "seq-read-64k-qd16", "rand-read-4k-qd1", "rand-read-4k-qd32",
-        "rand-write-4k-fdatasync-qd1", "rand-write-4k-qd32", "seq-read-1m-qd4", "seq-write-1m-qd4"]
-JOBS_FULL = ["seq-write-64k-qd16", "seq-read-64k-qd16", "seq-read-1m-qd4", "rand-read-4k-qd1", "rand-read-4k-qd32",
-             "rand-write-4k-qd1", "rand-write-4k-qd32", "rand-mixed-4k-qd32", "rand-write-4k-fdatasync-qd1",
-             "rand-write-4k-fdatasync-16", "seq-write-1m-qd4"]
+# Names of fio-jobs/*.fio; what follows a space says in which state of the volume, see prepare().
+# Sequential reads come before random writes, and once more behind them.
+AFTER_SNAPSHOT = "rand-write-4k-qd32 after a snapshot"
+AFTER_SNAPSHOTS = "rand-write-4k-qd32 after 100 snapshots"
+JOBS = ["seq-write-64k-qd16", "seq-read-64k-qd16", "seq-write-1m-qd4", "seq-read-1m-qd4", "rand-read-4k-qd1",
+        "rand-read-4k-qd32", "rand-write-4k-fdatasync-qd1", "rand-write-4k-qd32", AFTER_SNAPSHOT,
+        "seq-read-1m-qd4 after random writes"]
+JOBS_FULL = JOBS[:6] + ["rand-mixed-4k-qd32", "rand-write-4k-qd1", "rand-write-4k-fdatasync-qd1",
+                        "rand-write-4k-fdatasync-16", "rand-write-4k-qd32", AFTER_SNAPSHOT, AFTER_SNAPSHOTS, JOBS[-1]]
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -54,6 +58,9 @@ class Server:
 
     def start(self):
         raise NotImplementedError
+
+    def prepare(self, job):
+        """Brings the volume into the state that the job names.  A raw file has no snapshots: it runs as it is."""
 
     def make_file(self):
         with open(self.file, "wb") as file:
@@ -135,7 +142,22 @@ class Quarry(Server):
         subprocess.run(quarry + ["volume", "create", "tank/bench", str(self.bench.size)],
                        check=True, stdout=subprocess.DEVNULL)
         self.uri = f"nbd+unix:///tank/bench?socket={self.socket}"
+        self.quarry = quarry
+        self.snapshots = 0
         self.wait_prepared(quarry)
+
+    def prepare(self, job):
+        wanted = {AFTER_SNAPSHOT: 1, AFTER_SNAPSHOTS: 100}.get(job, 0)
+        if self.snapshots and not wanted:
+            subprocess.run(self.quarry + ["snapshot", "delete", *self.snapshot_names(self.snapshots)],
+                           check=True, stdout=subprocess.DEVNULL)
+        for name in self.snapshot_names(wanted)[self.snapshots:]:
+            subprocess.run(self.quarry + ["snapshot", "create", name], check=True, stdout=subprocess.DEVNULL)
+        self.snapshots = wanted
+
+    @staticmethod
+    def snapshot_names(count):
+        return [f"tank/bench@s{i}" for i in range(count)]
 
     @staticmethod
     def wait_prepared(quarry):
@@ -229,8 +251,9 @@ class Bench:
 
     def fio(self, server, job, seconds):
         """One run of one job: fio's own JSON of it, and what the server spent."""
-        with open(os.path.join(ROOT, "fio-jobs", f"{job}.fio")) as file:
+        with open(os.path.join(ROOT, "fio-jobs", f"{job.split(' ')[0]}.fio")) as file:
             text = file.read()
+        server.prepare(job)
         if not server.uri:
             text = text.replace("ioengine=nbd\n", "ioengine=io_uring\ndirect=1\n")
             text = text.replace("uri=${URI}\n", f"filename={server.file}\n")
@@ -420,7 +443,7 @@ def main():
     parser.add_argument("--keep", action="store_true", help="leave the files")
     parser.add_argument("--no-docs", action="store_true", help="do not touch docs/")
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("jobs", nargs="*", help="names of fio-jobs/*.fio")
+    parser.add_argument("jobs", nargs="*", help="names of fio-jobs/*.fio, or as the tables have them")
     args = parser.parse_args()
     args.rounds = args.rounds or (5 if args.full else 3)
     args.seconds = args.seconds or (10 if args.full else 5)
