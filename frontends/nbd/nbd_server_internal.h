@@ -4,7 +4,7 @@
  *
  *   nbd_server.c             create, accept, distribute, stop
  *   nbd_server_listen.c      URIs and listening sockets
- *   nbd_server_connection.c  one client
+ *   nbd_server_connection.h  one client, in files of its own
  */
 #ifndef QUARRY_FRONTENDS_NBD_SERVER_INTERNAL_H
 #define QUARRY_FRONTENDS_NBD_SERVER_INTERNAL_H
@@ -100,6 +100,8 @@ struct task *nbd_connection_arrive_task(struct nbd_connection *connection);
 struct nbd_connection *nbd_connection_of(struct list *link);
 /* Reads no more, answers what is in flight, closes. */
 void nbd_connection_stop(struct nbd_connection *connection);
+
+/* nbd_server_home.c */
 void nbd_home_init(struct nbd_home *home, struct nbd_server *server, struct reactor_uring *r);
 void nbd_home_fini(struct nbd_home *home);
 
