@@ -78,6 +78,48 @@ test_deleting_a_volume_makes_room() {
     refuses grep -i failed read.out
 }
 
+# A deleted volume of which each block has a map node of its own takes a while to be freed: a write
+# that finds the pool full meanwhile waits for that.
+test_a_write_waits_for_what_is_being_deleted() {
+    start_with_pool 128M
+    quarry volume create tank/wide 10T
+    quarry volume create tank/v 1G
+    $PYTHON - "$(uri wide)" "$(uri v)" "$BUILD/quarry" "$SOCK" <<'PYTHON'
+import subprocess, sys, nbd
+wide, v = nbd.NBD(), nbd.NBD()
+wide.connect_uri(sys.argv[1])
+v.connect_uri(sys.argv[2])
+count, under_way, full = 0, 0, False
+def done(error):
+    global under_way, full
+    under_way -= 1
+    full = full or error.value == 28
+    return 1
+while not full or under_way:
+    while not full and under_way < 64:
+        wide.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"w" * 4096)), count << 21, completion=done)
+        count += 1
+        under_way += 1
+    wide.poll(-1)
+wide.shutdown()
+assert count > 10000, count
+def fill(megabytes):
+    for i in range(megabytes):
+        v.pwrite(i.to_bytes(8, "little") * (1 << 17), i << 20)
+try:
+    fill(16)
+except nbd.Error as error:
+    assert error.errno == "ENOSPC", error.errno
+else:
+    sys.exit("the pool was not full")
+subprocess.run([sys.argv[3], "--socket", sys.argv[4], "volume", "delete", "tank/wide", "--force"], check=True)
+fill(128)
+for i in range(128):
+    assert v.pread(1 << 20, i << 20) == i.to_bytes(8, "little") * (1 << 17), i
+print(f"# {count} blocks and map nodes deleted, 128 MiB written meanwhile")
+PYTHON
+}
+
 test_a_full_pool_survives_kill_and_restart() {
     start_with_pool 96M
     quarry volume create tank/a 1G
