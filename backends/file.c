@@ -21,6 +21,7 @@
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/base/diag.h"
@@ -362,11 +363,24 @@ discard_offload(struct file_device *file, struct device_io *io)
 /* --- the end --- */
 
 static void
+remove_made(const struct file_device *file)
+{
+	struct stat ours, there;
+
+	/* Somebody may have put something else in its place. */
+	if (fstat(file->fd, &ours) == 0 && stat(file->device.name, &there) == 0 &&
+	    ours.st_dev == there.st_dev && ours.st_ino == there.st_ino)
+		unlink(file->device.name);
+}
+
+static void
 file_close(struct device *device)
 {
 	struct file_device *file = file_device_of(device);
 
 	CHECK(device->in_flight == 0 && !file->discarding && list_empty(&file->discards));
+	if (device->made)
+		remove_made(file);
 	close(file->fd);
 	free(device->name);
 	free(file);

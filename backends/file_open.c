@@ -9,8 +9,9 @@
  *      flock keeps other daemons away from a file (and from a block device's alias);
  *   4. ask for its size and what it can do.
  *
- * A file that was made here is removed again if a later step fails; a crash between making it and
- * its first use leaves an empty pool file, which is sparse and takes no room.
+ * A file that was made here is removed again if a later step fails, or the pool that it was made
+ * for comes to nothing (device.made); a crash between making it and its first use leaves an empty
+ * pool file, which is sparse and takes no room.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -424,6 +425,7 @@ file_device_open(const char *path, const struct file_device_options *options,
 		rc = preallocate(file, error);
 	if (rc < 0)
 		goto err_close;
+	file->device.made = made;
 	*device = &file->device;
 	return 0;
 

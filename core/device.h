@@ -75,6 +75,8 @@ struct device {
 	bool preallocated;
 	/* It seeks: what lies far apart takes long to be read. */
 	bool rotational;
+	/* Opening made it, and no pool has it yet: closing it removes it. */
+	bool made;
 	uint32_t in_flight;
 };
 

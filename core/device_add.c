@@ -91,6 +91,7 @@ join(struct device_add *add)
 		const struct label *label = &pool->devices[i].label;
 
 		pool->devices[i].device = add->devices[i - add->first];
+		pool->devices[i].device->made = false;
 		add->devices[i - add->first] = NULL;
 		pool->device_count++;
 		space_add_device(&pool->space, i, &label->device_uuid, label->slabs_block,

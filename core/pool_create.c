@@ -84,6 +84,8 @@ finish(struct creation *c)
 		start->pool = NULL;
 	} else {
 		c->pool->state = POOL_ONLINE;
+		for (uint32_t i = 0; i < c->pool->device_count; i++)
+			c->pool->devices[i].device->made = false;
 		housekeeping_start(c->pool);
 		start->pool = c->pool;
 	}

@@ -331,6 +331,9 @@ test_devices_are_added_in_service() {
     head -c 100M /dev/urandom >"$T/data"
     refuses nbdcopy --synchronous "$T/data" "$(uri v)" # the pool is too small
     fails_with 1 'too small' quarry device add tank "$T/tiny.img" --size 1M
+    fails_with 1 'too small' quarry pool create tiny "$T/tiny.img" --size 1M
+    fails_with 1 'No such file' quarry pool create two "$T/tiny.img" "$T/no/other.img" --size 1G
+    [ ! -e "$T/tiny.img" ] || fail "a file was left that was made for nothing"
     fails_with 1 'no pool' quarry device add lake "$T/new.img" --size 64M
     mke2fs -q -t ext4 "$T/ext4.img" 32M
     fails_with 1 'ext4.*--force' quarry device add tank "$T/ext4.img"

@@ -122,6 +122,7 @@ open_new(uint64_t size_bytes, enum file_cache cache)
 
 	if (file_device_open(path, &options, &r.reactor, &device, &error) < 0)
 		fail_msg("%s", error.text);
+	device->made = false; /* a pool has it */
 	return device;
 }
 
@@ -535,6 +536,32 @@ write_at(uint64_t offset_bytes, const void *data, size_t len_bytes)
 	close(fd);
 }
 
+/* What was made for a pool that came to nothing goes with it, and nothing else does. */
+static void
+test_made_for_nothing(void **state)
+{
+	const struct file_device_options options = { .new_file_bytes = MIB };
+	struct device *device;
+	struct error error;
+	char moved[160];
+
+	assert_int_equal(file_device_open(path, &options, &r.reactor, &device, &error), 0);
+	device_close(device);
+	assert_int_equal(access(path, F_OK), -1);
+
+	assert_int_equal(file_device_open(path, &options, &r.reactor, &device, &error), 0);
+	snprintf(moved, sizeof(moved), "%s.moved", path);
+	assert_int_equal(rename(path, moved), 0);
+	write_at(MIB - 1, "", 1); /* somebody else's */
+	device_close(device);
+	assert_int_equal(access(path, F_OK), 0);
+	assert_int_equal(unlink(moved), 0);
+
+	assert_int_equal(file_device_open(path, &options, &r.reactor, &device, &error), 0);
+	device_close(device);
+	assert_int_equal(access(path, F_OK), 0);
+}
+
 static void
 test_probe(void **state)
 {
@@ -596,6 +623,7 @@ main(void)
 		with_reactor(test_end_of_file),
 		with_reactor(test_continued_transfer),
 		with_reactor(test_block_device),
+		with_reactor(test_made_for_nothing),
 		with_reactor(test_probe),
 	};
 
