@@ -795,6 +795,8 @@ shutdown_next(struct task *task)
 	struct list *node = list_pop_front(&target->pools);
 
 	if (!node) {
+		/* Whoever asked for one waits for its answer, and the frontends end before us. */
+		CHECK(!target->opening && list_empty(&target->openings));
 		reactor_defer(target->home, target->shutdown_done);
 		return;
 	}

@@ -9,6 +9,7 @@
 
 #include "core/base/diag.h"
 #include "frontends/admin/admin_socket.h"
+#include "frontends/stream/stream_unix.h"
 
 enum {
 	RECEIVE_BYTES_MIN = 4096,    /* the buffer of a connection that has said little */
@@ -60,8 +61,7 @@ struct admin_server {
 	struct target *target;
 	struct reactor_uring *reactor;
 	char path[ADMIN_SOCKET_PATH_SIZE];
-	dev_t path_dev; /* of the socket's file, to know it again */
-	ino_t path_ino;
+	struct stream_unix_file file;
 	int fd;
 	struct uring_op accept_op;
 	bool accepting; /* accept_op is in flight */
@@ -427,7 +427,6 @@ admin_server_create(struct target *target, struct reactor_uring *reactor, const 
     struct admin_server **server, struct error *error)
 {
 	struct admin_server *s = xcalloc(1, sizeof(*s));
-	struct stat st;
 
 	s->fd = admin_socket_listen(path, error);
 	if (s->fd < 0) {
@@ -437,10 +436,7 @@ admin_server_create(struct target *target, struct reactor_uring *reactor, const 
 		return rc;
 	}
 	strcpy(s->path, path); /* it fits, since it was bound */
-	if (stat(path, &st) == 0) {
-		s->path_dev = st.st_dev;
-		s->path_ino = st.st_ino;
-	}
+	stream_unix_note(&s->file, path);
 	s->target = target;
 	s->reactor = reactor;
 	s->accept_op.done = accepted;
@@ -475,24 +471,13 @@ admin_server_start(struct admin_server *server)
 	accept_next(server);
 }
 
-static void
-remove_file(struct admin_server *server)
-{
-	struct stat st;
-
-	/* Another daemon may have put its own there. */
-	if (stat(server->path, &st) == 0 && st.st_dev == server->path_dev &&
-	    st.st_ino == server->path_ino)
-		unlink(server->path);
-}
-
 void
 admin_server_stop(struct admin_server *server, struct task *done)
 {
 	CHECK(reactor_current() == &server->reactor->reactor && !server->stopping);
 	server->stopping = true;
 	server->stopped = done;
-	remove_file(server);
+	stream_unix_remove(&server->file, server->path);
 	shutdown(server->fd, SHUT_RDWR); /* ends the accept */
 	list_for_each(at, &server->connections) {
 		struct connection *c = container_of(at, struct connection, link);
@@ -511,7 +496,7 @@ admin_server_free(struct admin_server *server)
 		return;
 	CHECK(server->connection_count == 0 && !server->accepting);
 	if (!server->stopping)
-		remove_file(server);
+		stream_unix_remove(&server->file, server->path);
 	close(server->fd);
 	free(server);
 }

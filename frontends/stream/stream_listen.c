@@ -23,6 +23,7 @@ struct listener {
 	const void *policy;
 	int fd;
 	char *unix_path; /* removed when the listener ends; NULL: not a UNIX socket */
+	struct stream_unix_file unix_file;
 	struct task start_task;
 	struct uring_op accept_op;
 	struct timer retry; /* when there are no descriptors left */
@@ -39,7 +40,7 @@ listener_free(struct listener *listener)
 	list_remove(&listener->link);
 	close(listener->fd);
 	if (listener->unix_path)
-		unlink(listener->unix_path);
+		stream_unix_remove(&listener->unix_file, listener->unix_path);
 	free(listener->unix_path);
 	free(listener);
 }
@@ -121,6 +122,8 @@ add_listener(struct stream_listeners *owner, int fd, const char *unix_path, cons
 	listener->policy = policy;
 	listener->fd = fd;
 	listener->unix_path = unix_path ? xstrdup(unix_path) : NULL;
+	if (unix_path)
+		stream_unix_note(&listener->unix_file, unix_path);
 	task_init(&listener->start_task, listener_started);
 	timer_init(&listener->retry, accept_retry);
 	listener->accept_op.done = accept_done;

@@ -59,3 +59,22 @@ stream_unix_bind(int fd, const struct sockaddr_un *address)
 		return -errno;
 	return bind(fd, (const struct sockaddr *)address, sizeof(*address)) ? -errno : 0;
 }
+
+void
+stream_unix_note(struct stream_unix_file *file, const char *path)
+{
+	struct stat st;
+
+	*file = (struct stream_unix_file){ 0 };
+	if (lstat(path, &st) == 0)
+		*file = (struct stream_unix_file){ .dev = st.st_dev, .ino = st.st_ino };
+}
+
+void
+stream_unix_remove(const struct stream_unix_file *file, const char *path)
+{
+	struct stat st;
+
+	if (lstat(path, &st) == 0 && st.st_dev == file->dev && st.st_ino == file->ino)
+		unlink(path);
+}

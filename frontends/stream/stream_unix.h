@@ -6,6 +6,7 @@
 #ifndef QUARRY_FRONTENDS_STREAM_UNIX_H
 #define QUARRY_FRONTENDS_STREAM_UNIX_H
 
+#include <sys/types.h>
 #include <sys/un.h>
 
 #include "core/base/util.h"
@@ -18,5 +19,15 @@
  * -EADDRINUSE: somebody serves it; -EEXIST: something else is there.
  */
 int stream_unix_bind(int fd, const struct sockaddr_un *address) must_check;
+
+/* A bound socket's file, to be known again. */
+struct stream_unix_file {
+	dev_t dev;
+	ino_t ino;
+};
+
+void stream_unix_note(struct stream_unix_file *file, const char *path);
+/* Removes it, unless another server has put its own there meanwhile. */
+void stream_unix_remove(const struct stream_unix_file *file, const char *path);
 
 #endif

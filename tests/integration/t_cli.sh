@@ -209,6 +209,20 @@ test_a_second_daemon_on_the_same_socket_is_refused() {
     quarry list >/dev/null
 }
 
+# Whose socket's file was taken away does not take away that of its successor.
+test_a_socket_of_another_daemon_is_left_alone() {
+    start_daemon
+    local first=$DAEMON
+    rm "$SOCK" "$NBD_SOCK"
+    start_daemon
+    kill -TERM "$first"
+    wait "$first"
+    [ -S "$SOCK" ] || fail "the second daemon's socket is gone"
+    [ -S "$NBD_SOCK" ] || fail "the second daemon's NBD socket is gone"
+    quarry list
+    nbdinfo --list "nbd+unix:///?socket=$NBD_SOCK"
+}
+
 test_bad_daemon_arguments() {
     local rc
     # shellcheck disable=SC2086

@@ -65,4 +65,34 @@ test_a_second_kill_during_recovery() {
     cmp data.img back.img
 }
 
+# The import finishes, is answered, and then its pool is closed cleanly.
+test_a_shutdown_during_an_import_waits_for_it() {
+    start_with_pool
+    quarry volume create tank/v 256M
+    dd if=/dev/urandom of=data.img bs=1M count=48 status=none
+    nbdcopy data.img "$(uri v)"
+    kill9_daemon
+    start_daemon
+    # In this order, long before the import is done.
+    $PYTHON - "$SOCK" "$DAEMON" "${POOL_FILES[@]}" <<'PYTHON'
+import json, os, signal, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(json.dumps({"quarry": 1, "verb": "pool.import", "devices": sys.argv[3:]}).encode() + b"\n")
+os.kill(int(sys.argv[2]), signal.SIGTERM)
+answer = s.makefile().readline()
+assert json.loads(answer)["ok"], answer
+PYTHON
+    wait_daemon || fail "quarryd ended with status $?"
+    sed -n '/batches replayed/,$p' quarryd.log >end.log
+    grep SIGTERM quarryd.log
+    grep 'pool tank is online' end.log
+    # Closed cleanly, there is nothing to replay.
+    restart_with_pool
+    grep ' 0 batches replayed' quarryd.log
+    nbdcopy "$(uri v)" back.img
+    truncate -s 48M back.img
+    cmp data.img back.img
+}
+
 run_tests
