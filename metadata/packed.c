@@ -154,6 +154,14 @@ packed_encode(const struct packed_block *blocks, uint32_t count, uint32_t slab_b
 		header->piece_count++;
 	}
 	CHECK(at <= (uint8_t *)out + directory_blocks * (size_t)FORMAT_BLOCK_BYTES);
+	packed_seal(out, directory_blocks, pool);
+}
+
+void
+packed_seal(void *directory, uint32_t directory_blocks, const struct uuid *pool)
+{
+	struct packed_directory *header = directory;
+
 	header->crc = directory_crc(header, directory_blocks, pool);
 }
 

@@ -47,6 +47,9 @@ uint32_t packed_fit(const struct packed_block *blocks, uint32_t count, uint32_t 
 void packed_encode(const struct packed_block *blocks, uint32_t count, uint32_t slab_blocks,
     uint64_t number, const struct uuid *pool, uint32_t directory_blocks, void *out);
 
+/* The directory at @directory was changed: its CRC again. */
+void packed_seal(void *directory, uint32_t directory_blocks, const struct uuid *pool);
+
 struct packed_reader {
 	const uint8_t *at;
 	uint32_t pieces_left;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Mounting anything: a valid pool on a memory device (two volumes, a snapshot, a clone, a deleted
- * one that is being freed) is changed here and there, its checksums are made right again up to the
- * superblock, and it is imported.  Either that is refused, or volumes are read, written, trimmed
- * and deleted; then it is stopped.  Nothing may crash or hang, and what is accepted keeps the
- * invariants of space and catalog.
+ * one that is being freed, packed slabs) is changed here and there, its checksums are made right
+ * again up to the superblock, and it is imported.  Either that is refused, or volumes are read,
+ * written, trimmed and deleted; then it is stopped.  Nothing may crash or hang, and what is
+ * accepted keeps the invariants of space and catalog.
  *
  * An input is a list of changes: kind of structure, number of it, offset, width, value.
  */
@@ -30,6 +30,7 @@ enum place_kind {
 	PLACE_CATALOG_NODE,
 	PLACE_NODE,
 	PLACE_BATCH,
+	PLACE_PACKED, /* a directory; its copy follows it */
 	PLACE_KINDS,
 };
 
@@ -124,7 +125,7 @@ transfer(struct volume *volume, enum volume_op op, uint64_t offset_bytes, uint64
 /* --- the valid pool --- */
 
 static void
-write_volume(struct pool *pool, const char *name_text, unsigned count, uint8_t fill)
+write_volume(struct pool *pool, const char *name_text, unsigned first, unsigned count, uint8_t fill)
 {
 	struct volume *volume;
 	struct name name;
@@ -134,8 +135,8 @@ write_volume(struct pool *pool, const char *name_text, unsigned count, uint8_t f
 	volume = volume_open(pool, &name, false, &base.reactor, &error);
 	CHECK(volume);
 	for (unsigned i = 0; i < count; i++)
-		CHECK(transfer(volume, VOLUME_WRITE, i * 96 * KIB, 32 * KIB, (uint8_t)(fill + i)) ==
-		      0);
+		CHECK(transfer(volume, VOLUME_WRITE, (first + i) * 96 * KIB, 32 * KIB,
+			  (uint8_t)(fill + i)) == 0);
 	volume_close(volume);
 }
 
@@ -212,6 +213,15 @@ find_places(const struct pool *pool)
 					       offsetof(struct catalog_record, root)));
 		}
 	}
+	for (uint32_t i = 0; i < pool->space.devices[0].slab_count; i++) {
+		const struct slab *slab = &pool->space.devices[0].slabs[i];
+
+		if (slab->state == SLAB_PACKED)
+			add_place(PLACE_PACKED,
+			    space_offset_bytes(&pool->space, slab, 0) / BLOCK_BYTES,
+			    (struct baddr){ slab->directory_blocks }, 0, 0);
+	}
+	CHECK(base.counts[PLACE_PACKED] > 0);
 	for (uint64_t block = base.label.slabs_block;
 	     block < DISK_BLOCKS - FORMAT_TAIL_BYTES / BLOCK_BYTES; block++) {
 		const struct batch_header *header = (const void *)at(block);
@@ -221,6 +231,30 @@ find_places(const struct pool *pool)
 			add_place(
 			    PLACE_BATCH, block, baddr_make(header->segment, header->slot), 0, 0);
 	}
+}
+
+static bool
+relocated(const void *what)
+{
+	const struct pool *pool = what;
+
+	return pool->relocation.passes >= 2 && relocation_idle(pool);
+}
+
+/* Slabs that are partly dead, and no wish to have many of them: two passes at least. */
+static void
+relocate(struct pool *pool)
+{
+	uint64_t usual = pool->relocate_slabs;
+
+	for (unsigned i = 0; i < 8; i++) {
+		write_volume(pool, "a", 0, 3, (uint8_t)(60 + i));
+		write_volume(pool, "b", 4 * i, 4, (uint8_t)(100 + i));
+	}
+	pool->relocate_slabs = pool->space.slab_count;
+	relocation_kick(pool);
+	pool_sync_run(&base.reactor, relocated, pool);
+	pool->relocate_slabs = usual;
 }
 
 static void
@@ -237,15 +271,15 @@ make_base(void)
 	CHECK(pool);
 	administer(pool, ADMIN_VOLUME_CREATE, "a", "", "");
 	administer(pool, ADMIN_VOLUME_CREATE, "b", "", "");
-	write_volume(pool, "a", 12, 1);
+	write_volume(pool, "a", 0, 12, 1);
 	administer(pool, ADMIN_SNAPSHOT_CREATE, "a", "s", "");
 	administer(pool, ADMIN_CLONE, "a", "s", "c");
-	write_volume(pool, "a", 6, 50);
-	write_volume(pool, "b", 6, 100);
+	write_volume(pool, "a", 0, 6, 50);
+	relocate(pool);
 	close_pool(pool, false);
 	/* And something to replay. */
 	pool = open_pool(disk, false);
-	write_volume(pool, "c", 4, 150);
+	write_volume(pool, "c", 0, 4, 150);
 	administer(pool, ADMIN_VOLUME_DELETE, "b", "", "");
 	base.bytes = xalloc_pages(DISK_BYTES);
 	memory_disk_read(disk, 0, base.bytes, DISK_BYTES);
@@ -311,6 +345,14 @@ seal(const struct label *label)
 		crc = crc32c(crc, page, BLOCK_BYTES);
 		memcpy(page + offsetof(struct table_page, crc), &crc, sizeof(crc));
 	}
+	for (size_t i = 0; i < base.counts[PLACE_PACKED]; i++) {
+		const struct place *place = &base.places[PLACE_PACKED][i];
+		uint32_t blocks = (uint32_t)place->addr.n;
+
+		packed_seal(at(place->block), blocks, &base.label.pool_uuid);
+		memcpy(at(place->block + SLAB_BLOCKS - blocks), at(place->block),
+		    (size_t)blocks * BLOCK_BYTES);
+	}
 	for (size_t i = 0; i < base.counts[PLACE_BATCH]; i++) {
 		struct batch_header *header = (void *)at(base.places[PLACE_BATCH][i].block);
 
@@ -340,6 +382,7 @@ change(struct fuzz_input *input)
 		[PLACE_CATALOG_NODE] = 4 * sizeof(struct map_entry),
 		[PLACE_NODE] = 32 * sizeof(struct map_entry),
 		[PLACE_BATCH] = 160,
+		[PLACE_PACKED] = 512,
 	};
 	enum place_kind kind = fuzz_byte(input) % PLACE_KINDS;
 	const struct place *place = &base.places[kind][fuzz_byte(input) % base.counts[kind]];
