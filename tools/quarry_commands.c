@@ -630,9 +630,10 @@ const struct cli_command cli_commands[] = {
 	    "Exit status: 0 clean (by now), 1 not, 3 the devices cannot be looked at.\n",
 	    OPTION_DATA | OPTION_REPAIR, 1, POOL_DEVICES_MAX, SHOW_CHECK, build_offline },
 	{ "dump", NULL, "DEVICE…", "Print what is on the devices of a pool that is not in service.",
-	    "--what chooses: label, superblocks, devices, table, log (all batch headers), catalog, "
-	    "or\nmap:IMAGE (the map of an image that the catalog shows).  Without it, all but log "
-	    "and maps.\n",
+	    "--what chooses: label, superblocks, devices, table, log (all batch headers), packed "
+	    "(the\ndirectories of packed slabs, old ones too), catalog, or map:IMAGE (the map of "
+	    "an "
+	    "image that\nthe catalog shows).  Without it, all but log, packed and maps.\n",
 	    OPTION_WHAT, 1, POOL_DEVICES_MAX, SHOW_DUMP, build_offline },
 	{ "attach", NULL, "URI [DEVICE]", "Attach an NBD export to this machine's kernel.",
 	    "As DEVICE (/dev/nbd0 …), or one that is free; until SIGTERM or SIGINT.  Requests wait "

@@ -471,6 +471,105 @@ dump_log(struct dump *dump)
 	}
 }
 
+/* --- directories of packed slabs: every block that begins one --- */
+
+/* "0-3 7": slots of a segment. */
+static json_t *
+slots_json(const struct packed_view *view, uint32_t slab_blocks)
+{
+	uint16_t list[SLAB_BLOCKS_MAX];
+	char text[SLAB_BLOCKS_MAX * 10];
+	size_t len = 0;
+	uint32_t n;
+
+	packed_list(view->slots, view->count, slab_blocks, list);
+	text[0] = '\0';
+	for (uint32_t i = 0; i < view->count; i += n) {
+		for (n = 1; i + n < view->count && list[i + n] == list[i] + n; n++)
+			;
+		len +=
+		    (size_t)snprintf(text + len, sizeof(text) - len, "%s%u", i ? " " : "", list[i]);
+		if (n > 1)
+			len += (size_t)snprintf(
+			    text + len, sizeof(text) - len, "-%u", list[i + n - 1]);
+	}
+	return json_string(text);
+}
+
+/* @slot of the slab at @first holds a directory, or looks so; false: it does not. */
+static bool
+dump_directory(struct dump *dump, uint64_t first, uint32_t slot)
+{
+	const struct label *label = &dump->label;
+	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
+	const struct packed_directory *header = (const void *)block;
+	uint32_t blocks_max = (label->slab_blocks - 1) / 2;
+	struct packed_reader reader;
+	struct packed_view view;
+	struct error error = { 0 };
+	json_t *object, *pieces;
+	uint8_t *directory;
+	int rc = overlay_read(dump->device, (first + slot) * BLOCK_BYTES, block);
+
+	if (rc || header->magic != PACKED_MAGIC || header->directory_blocks == 0 ||
+	    header->directory_blocks > blocks_max ||
+	    header->directory_blocks > label->slab_blocks - slot ||
+	    (slot > 0 && header->directory_blocks != label->slab_blocks - slot))
+		return false;
+	directory = xalloc_pages((size_t)header->directory_blocks * BLOCK_BYTES);
+	for (uint32_t i = 0; rc == 0 && i < header->directory_blocks; i++)
+		rc = overlay_read(dump->device, (first + slot + i) * BLOCK_BYTES,
+		    directory + (size_t)i * BLOCK_BYTES);
+	if (rc)
+		error_set(&error, rc, "%s", strerror(-rc));
+	else
+		rc = packed_open(&reader, directory, header->directory_blocks, label->slab_blocks,
+		    header->number, &label->pool_uuid, &error);
+	object = placed(dump, first + slot);
+	put(object, "copy", json_boolean(slot > 0));
+	put_number(object, "number", header->number);
+	put_number(object, "directory_blocks", header->directory_blocks);
+	if (rc) {
+		put(object, "error", json_string(error.text));
+	} else {
+		put(object, "crc", hex(header->crc));
+		put_number(object, "blocks", header->block_count);
+		pieces = json_array();
+		while (packed_next(&reader, &view)) {
+			json_t *item = json_object();
+
+			put_number(item, "segment", view.segment);
+			put_number(item, "first", view.first);
+			put_number(item, "count", view.count);
+			put(item, "slots", slots_json(&view, label->slab_blocks));
+			json_array_append_new(pieces, item);
+		}
+		put(object, "pieces", pieces);
+	}
+	emit(dump, object);
+	free(directory);
+	return true;
+}
+
+static void
+dump_packed(struct dump *dump)
+{
+	const struct label *label = &dump->label;
+	/* One piece a block at most, each with a slot and a checksum, padded. */
+	uint64_t bytes_max = sizeof(struct packed_directory) +
+			     label->slab_blocks * (sizeof(struct packed_piece) + 16ull);
+	uint32_t blocks_max = (uint32_t)div_round_up(bytes_max, BLOCK_BYTES);
+
+	for (uint64_t i = 0; dump->labelled && i < label->slab_count; i++) {
+		uint64_t first = label->slabs_block + i * label->slab_blocks;
+
+		(void)dump_directory(dump, first, 0);
+		for (uint32_t n = 1; n <= blocks_max; n++)
+			if (dump_directory(dump, first, label->slab_blocks - n))
+				break;
+	}
+}
+
 /* --- catalog and maps, as an import finds them --- */
 
 static void
@@ -602,6 +701,7 @@ static const struct section {
 	{ "devices", dump_device_sets, NULL, false, false },
 	{ "table", dump_table, NULL, false, false },
 	{ "log", dump_log, NULL, true, false },
+	{ "packed", dump_packed, NULL, true, false },
 	{ "catalog", NULL, dump_catalog, false, false },
 	{ "map", NULL, dump_map, true, true },
 };
@@ -633,8 +733,8 @@ dump_check_what(const char *what, struct error *error)
 		if (is_section(&sections[i], what, &image))
 			return 0;
 	return error_set(error, -EINVAL,
-	    "\"%.60s\" cannot be dumped: label, superblocks, devices, table, log, catalog and "
-	    "map:IMAGE can (IMAGE is a number that catalog shows, or 0 for the catalog itself)",
+	    "\"%.60s\" cannot be dumped: label, superblocks, devices, table, log, packed, catalog "
+	    "and map:IMAGE can (IMAGE is a number that catalog shows, or 0 for the catalog itself)",
 	    what);
 }
 

@@ -125,6 +125,17 @@ test_a_pool_with_packed_slabs_is_clean() {
     packed_slabs >packed
     echo "# $(wc -l <packed) packed slabs"
     [ "$(wc -l <packed)" -gt 3 ] || fail "relocation did nothing"
+
+    # Their directories, told twice each, name as many blocks as lie behind them.
+    quarry dump "${POOL_FILES[@]}" --what packed --json >out.json
+    while read -r device byte; do
+        expect "True True" "$(json "' '.join(str(any(p['device'] == '$device' and not p['copy'] and p['byte'] == $byte
+            and p['blocks'] == sum(q['count'] for q in p['pieces']) and 'error' not in p
+            and any(c['copy'] == copy and c.get('pieces') == p['pieces'] for c in d['packed']) for p in d['packed']))
+            for copy in (False, True))" <out.json)" "directory at $byte"
+    done <packed
+    quarry dump "${POOL_FILES[@]}" --what packed >out
+    grep -q -E 'slots' out || fail "no slots: $(head out)"
 }
 
 test_damaged_directories_are_repaired() {
