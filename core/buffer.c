@@ -155,7 +155,11 @@ buffer_get(struct buffer_pool *pool, size_t len_bytes)
 {
 	if (pool->used_bytes + rounded_bytes(len_bytes) > pool->budget_bytes)
 		return NULL;
-	return buffer_get_beyond(pool, len_bytes);
+	void *buffer = buffer_get_beyond(pool, len_bytes);
+
+	if (!buffer && pool->used_bytes == 0)
+		out_of_memory(len_bytes); /* nobody would put one back */
+	return buffer;
 }
 
 void *

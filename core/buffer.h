@@ -17,8 +17,8 @@ struct buffer_pool;
 struct buffer_pool *buffer_pool_create(uint64_t budget_bytes);
 void buffer_pool_free(struct buffer_pool *pool);
 
-/* At least @len_bytes, 4096-aligned, not cleared; NULL when the budget is used up (try again after
- * a buffer was put back). */
+/* At least @len_bytes, 4096-aligned, not cleared; NULL when the budget, or the system's memory, is
+ * used up (try again after a buffer was put back). */
 void *buffer_get(struct buffer_pool *pool, size_t len_bytes);
 /* The same beyond the budget: the caller bounds how much.  NULL: the system is out of memory. */
 void *buffer_get_beyond(struct buffer_pool *pool, size_t len_bytes);

@@ -64,7 +64,8 @@ add_chunk(struct nodes *nodes)
 
 	chunk->pages =
 	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(chunk->pages != MAP_FAILED);
+	if (chunk->pages == MAP_FAILED)
+		out_of_memory(bytes);
 	/* A hint only: a lookup touches one line of a random node, so TLB misses are what it costs.
 	 */
 	(void)madvise(chunk->pages, bytes, MADV_HUGEPAGE);

@@ -13,13 +13,20 @@ check_failed(const char *condition, const char *file, int line)
 	abort();
 }
 
+void
+out_of_memory(size_t size_bytes)
+{
+	diag_error("out of memory: the system has no %zu bytes; what was acknowledged is safe, and "
+		   "served again after a restart (limits: --node-cache, --buffer-memory)",
+	    size_bytes);
+	abort();
+}
+
 static void *
 or_die(void *memory, size_t size_bytes)
 {
-	if (unlikely(!memory)) {
-		diag_error("out of memory: %zu bytes", size_bytes);
-		abort();
-	}
+	if (unlikely(!memory))
+		out_of_memory(size_bytes);
 	return memory;
 }
 

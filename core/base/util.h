@@ -32,6 +32,8 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "on-disk structures are
 #define TIB (1024ull * GIB)
 
 void noreturn_fn check_failed(const char *condition, const char *file, int line);
+/* The system has no more: ends the program as kill -9 would, but says so. */
+void noreturn_fn out_of_memory(size_t size_bytes);
 
 #define CHECK(condition) \
 	(likely(condition) ? (void)0 : check_failed(#condition, __FILE__, __LINE__))

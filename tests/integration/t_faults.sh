@@ -241,4 +241,52 @@ PYTHON
     healthy_pool_is_well
 }
 
+# The system refuses memory in the middle of writes: the daemon ends and says why, and a restart has all
+# that was acknowledged, flushed or not.
+test_memory_runs_out() {
+    case $BUILD in *-address | *-thread) skip "sanitizers need address space without end" ;; esac
+    start_with_pool 256M
+    quarry volume create tank/v 256M
+    write_flushed 300
+    prlimit --pid "$DAEMON" --as=$(($(awk '/VmSize/ { print $2 * 1024 }' "/proc/$DAEMON/status") + 4 * MIB))
+    # Requests of 16 MiB, many at a time: more than there is.  Then what was acknowledged stands in a file.
+    $PYTHON - "$(uri v)" >acknowledged <<'PYTHON' || true
+import sys, nbd
+handles = []
+acknowledged = set()
+try:
+    h = nbd.NBD()
+    h.connect_uri(sys.argv[1])
+    for i in range(300, 600):
+        h.pwrite((i + 1).to_bytes(8, "little") * 512, i * 4096)
+        acknowledged.add(i)
+    for i in range(16):
+        handle = nbd.NBD()
+        handle.connect_uri(sys.argv[1])
+        handle.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(16 << 20)), (64 << 20) + i * (8 << 20))
+        handles.append(handle)
+    i = 600
+    while i < 3000:
+        h.pwrite((i + 1).to_bytes(8, "little") * 512, i * 4096)
+        acknowledged.add(i)
+        i += 1
+        for handle in handles:
+            if handle.aio_in_flight():
+                handle.poll(0)
+except nbd.Error:
+    pass
+print(len(acknowledged) + 300)
+PYTHON
+    local rc=0
+    wait_daemon || rc=$?
+    [ "$rc" -gt 128 ] || fail "it goes on, or ended with status $rc"
+    grep -q 'out of memory: the system has no' quarryd.log || fail "it does not say why: $(tail -3 quarryd.log)"
+    echo "# $(cat acknowledged) blocks were acknowledged; $(grep 'out of memory' quarryd.log | tail -1)"
+    [ "$(cat acknowledged)" -ge 600 ] || fail "little was acknowledged: $(cat acknowledged)"
+    restart_with_pool
+    flushed_is_there "$(cat acknowledged)"
+    stop_daemon
+    quarry check --data "${POOL_FILES[@]}" >out || fail "not clean afterwards: $(cat out)"
+}
+
 run_tests
