@@ -506,7 +506,7 @@ let_victims_go(struct pool *pool)
 	struct relocation *r = &pool->relocation;
 
 	for (uint32_t i = 0; i < r->victim_count; i++) {
-		r->victims[i].slab->readers -= !MUTANT(VICTIM_NOT_COUNTED);
+		r->victims[i].slab->readers--;
 		log_slab_unread(pool, r->victims[i].slab);
 	}
 	r->victim_count = 0;
@@ -620,7 +620,7 @@ begin_pass(struct pool *pool)
 	if (chosen && r->slab) {
 		space_reserve(&pool->space, r->slab);
 		for (uint32_t i = 0; i < r->victim_count; i++)
-			r->victims[i].slab->readers += !MUTANT(VICTIM_NOT_COUNTED);
+			r->victims[i].slab->readers++;
 		r->victim = 0;
 		r->block = 0;
 		r->phase = RELOCATION_READ;

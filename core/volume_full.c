@@ -73,9 +73,10 @@ pool_is_full(const struct pool *pool, uint64_t blocks)
 {
 	uint64_t used = pool_used_blocks(pool) + blocks;
 
-	return (used > pool->live_blocks_max && !MUTANT(LIVE_NOT_BOUNDED)) ||
-	       (!MUTANT(RESERVE_NOT_HELD) &&
-		   used + pool_reserved_blocks(pool) > pool->live_blocks_max);
+	return (used > pool->live_blocks_max ||
+		   (!MUTANT(RESERVE_NOT_HELD) &&
+		       used + pool_reserved_blocks(pool) > pool->live_blocks_max)) &&
+	       !MUTANT(LIVE_NOT_BOUNDED);
 }
 
 /* --- who waits how long --- */

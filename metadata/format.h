@@ -20,7 +20,6 @@
 #define QUARRY_METADATA_FORMAT_H
 
 #include "core/base/crc32c.h"
-#include "core/base/mutant.h"
 #include "core/base/uuid.h"
 #include "core/base/util.h"
 
@@ -76,7 +75,7 @@ baddr_slot(struct baddr a)
 static inline uint32_t
 baddr_crc_mix(struct baddr a)
 {
-	return MUTANT(CRC_WITHOUT_ADDRESS) ? 0 : (uint32_t)mix64(a.n);
+	return (uint32_t)mix64(a.n);
 }
 
 /* The checksum of the block at @data as it lies at @a. */

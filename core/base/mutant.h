@@ -66,7 +66,6 @@
 	X(SWITCH_IN_CHECKPOINT, "relocation: switches between cut and slab table")                \
 	X(DEAD_MOVED_LIVE, "relocation: what died during the pass is live in the new slab")       \
 	X(MOVED_LIVE_TWICE, "relocation: what moved stays live where it lay")                     \
-	X(VICTIM_NOT_COUNTED, "relocation: victims count no readers")                             \
 	X(VICTIM_UNCHECKED, "relocation: the checksum beside a block is not compared")            \
 	X(STUCK_TRIED_AGAIN, "relocation: a slab with a damaged block is tried again")            \
 	X(PASS_TAKES_LAST, "relocation: takes a slab that the next checkpoint needs")             \
@@ -88,7 +87,6 @@
 	X(CONDEMNED_LIVE, "map: a node that died before it was written is live")                  \
 	X(CURSOR_IGNORED, "map: behind a reaper's cursor blocks count as shared still")           \
 	X(SEALED_EARLY, "log: a slab is sealed before its last batch is applied")                 \
-	X(CRC_WITHOUT_ADDRESS, "format: a block's checksum says nothing of its place")            \
 	X(END_READ_ONCE, "import: what seems to be the log's end is not read twice")              \
 	X(BEYOND_NOT_SEEN, "import: later headers of the log's last segment are not looked at")   \
 	X(TABLE_DIGEST_UNCHECKED, "import: an older page of the slab table passes")               \

@@ -250,13 +250,15 @@ struct weather {
 	unsigned depth;             /* requests in flight */
 	unsigned volumes_max;
 	unsigned lives;
-	unsigned ops;         /* per life */
-	uint64_t blocks_max;  /* of a write */
-	uint64_t spread;      /* hot area of a volume, in blocks */
-	unsigned weights[16]; /* see sim_work.c */
+	unsigned ops;          /* per life */
+	uint64_t blocks_max;   /* of a write, */
+	unsigned large_one_in; /* of which so many are longer than 4 */
+	uint64_t spread;       /* hot area of a volume, in blocks */
+	unsigned weights[16];  /* see sim_work.c */
 	unsigned admin_one_in;
 	unsigned crash_modes;   /* bits of enum memory_crash */
 	bool huge;              /* volumes of TiBs */
+	bool large_volumes;     /* none smaller than 3 MiB */
 	unsigned faults;        /* kinds that occur: see sim_faults.c */
 	unsigned faults_one_in; /* operations */
 	unsigned hold_events;

@@ -146,7 +146,9 @@ draw_size(struct sim *sim)
 	static const uint64_t sizes[] = { 4096, 64 * KIB, MIB, 3 * MIB + 4096, 20 * MIB, 300 * MIB,
 		3 * GIB, TIB, 5 * TIB, 40 * TIB };
 
-	return sizes[draw(sim, sim->weather.huge ? ARRAY_SIZE(sizes) : 6)];
+	unsigned first = sim->weather.large_volumes ? 3 : 0;
+
+	return sizes[first + draw(sim, (sim->weather.huge ? ARRAY_SIZE(sizes) : 6) - first)];
 }
 
 /* Handles on snapshots are in the way of deletes; those that are busy may make it fail. */

@@ -254,7 +254,9 @@ static void
 draw_range(struct sim *sim, uint64_t size_bytes, uint64_t blocks_max, uint64_t *offset_bytes,
     uint64_t *len_bytes)
 {
-	uint64_t count = 1 + draw(sim, one_in(sim, 4) ? blocks_max : min_u64(blocks_max, 4));
+	uint64_t count =
+	    1 +
+	    draw(sim, one_in(sim, sim->weather.large_one_in) ? blocks_max : min_u64(blocks_max, 4));
 
 	*offset_bytes = draw_block(sim, size_bytes) * BLOCK_BYTES;
 	*len_bytes = count * BLOCK_BYTES;

@@ -659,6 +659,9 @@ dump(const struct sim *sim)
 	    (unsigned long long)pool->nodes.dirty_count,
 	    (unsigned long long)pool->nodes.frozen_count,
 	    (unsigned long long)pool->dirty_nodes_max);
+	printf("  live: %llu of at most %llu blocks, %llu to come; relocation in phase %d\n",
+	    (unsigned long long)pool->space.live_blocks, (unsigned long long)pool->live_blocks_max,
+	    (unsigned long long)pool->log.pending_blocks, pool->relocation.phase);
 	printf("  reaper: %s%s%s; %llu requests in flight; %llu loads\n",
 	    reaper_idle(pool) ? "idle" : "busy", pool->reaper.waiting ? ", waiting" : "",
 	    pool->reaper.stuck ? ", stuck" : "", (unsigned long long)pool->requests_in_flight,

@@ -56,6 +56,7 @@ work_draw(struct sim *sim)
 	w->lives = 1 + (unsigned)draw(sim, 5);
 	w->ops = 20 + (unsigned)draw(sim, 250);
 	w->blocks_max = sizes[draw(sim, ARRAY_SIZE(sizes))];
+	w->large_one_in = 4;
 	w->spread = spreads[draw(sim, ARRAY_SIZE(spreads))];
 	w->admin_one_in = one_in(sim, 4) ? 1000000 : 4 + (unsigned)draw(sim, 40);
 	w->crash_modes = 1 + (unsigned)draw(sim, 15);
@@ -86,6 +87,9 @@ work_draw(struct sim *sim)
 		w->device_bytes[1] = 9 * MIB;
 		w->device_bytes[2] = 8 * MIB;
 		w->blocks_max = 1 + draw(sim, 60);
+		w->large_one_in = one_in(sim, 2) ? 1 : 4;
+		w->large_volumes = true;
+		w->lives += 2;
 		w->spread = 200 + draw(sim, 1500);
 		w->volumes_max = 1 + (unsigned)draw(sim, 2);
 		w->ops = 600;
