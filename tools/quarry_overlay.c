@@ -3,20 +3,26 @@
  * A device over a file or disk, for one that is not in service.  Read-only: what is written stays
  * in memory, block by block.  Otherwise everything goes through, and blocks the caller: there is
  * nobody else to serve.
+ *
+ * An NBD export is only read: nothing tells whether a daemon has it in service, which must not be
+ * written to.
  */
 #include <fcntl.h>
+#include <libnbd.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/nbd_device.h"
 #include "core/base/table.h"
 #include "tools/quarry_offline.h"
 
 struct overlay {
 	struct device device;
-	struct table blocks; /* number + 1 -> what was written there, if not writable */
-	int fd;
+	struct table blocks;    /* number + 1 -> what was written there, if not writable */
+	int fd;                 /* -1: an NBD export */
+	struct nbd_handle *nbd; /* NULL: a file */
 	bool writable;
 };
 
@@ -37,6 +43,8 @@ overlay_read(struct device *device, uint64_t offset_bytes, void *block)
 		memcpy(block, written, BLOCK_BYTES);
 		return 0;
 	}
+	if (overlay->nbd)
+		return nbd_pread(overlay->nbd, block, BLOCK_BYTES, offset_bytes, 0) < 0 ? -EIO : 0;
 	while (have < BLOCK_BYTES) {
 		ssize_t got = pread(overlay->fd, (uint8_t *)block + have, BLOCK_BYTES - have,
 		    (off_t)(offset_bytes + have));
@@ -144,7 +152,9 @@ overlay_close(struct device *device)
 		if (overlay->blocks.slots[i].key)
 			free(overlay->blocks.slots[i].value);
 	table_fini(&overlay->blocks);
-	close(overlay->fd);
+	if (overlay->fd >= 0)
+		close(overlay->fd);
+	nbd_close(overlay->nbd);
 	free(device->name);
 	free(overlay);
 }
@@ -154,15 +164,54 @@ static const struct device_ops overlay_ops = {
 	.close = overlay_close,
 };
 
+static struct device *
+overlay_new(const char *path, uint64_t size_bytes, bool writable, struct reactor *reactor)
+{
+	struct overlay *overlay = xcalloc(1, sizeof(*overlay));
+
+	overlay->device.ops = &overlay_ops;
+	overlay->device.reactor = reactor;
+	overlay->device.name = xstrdup(path);
+	overlay->device.size_bytes = round_down(size_bytes, BLOCK_BYTES);
+	overlay->fd = -1;
+	overlay->writable = writable;
+	table_init(&overlay->blocks);
+	return &overlay->device;
+}
+
+static int
+open_export(const char *uri, struct reactor *reactor, struct device **device, struct error *error)
+{
+	struct nbd_handle *nbd = nbd_create();
+	int64_t size_bytes = -1;
+
+	if (nbd && nbd_set_uri_allow_local_file(nbd, true) == 0 && nbd_connect_uri(nbd, uri) == 0)
+		size_bytes = nbd_get_size(nbd);
+	if (size_bytes < (int64_t)BLOCK_BYTES) {
+		int rc = size_bytes < 0 ? error_set(error, -EIO, "%s: %s", uri, nbd_get_error())
+					: error_set(error, -EINVAL, "%s is empty", uri);
+
+		nbd_close(nbd);
+		return rc;
+	}
+	*device = overlay_new(uri, (uint64_t)size_bytes, false, reactor);
+	overlay_of(*device)->nbd = nbd;
+	return 0;
+}
+
 int
 overlay_open(const char *path, bool writable, struct reactor *reactor, struct device **device,
     struct error *error)
 {
-	struct overlay *overlay;
 	struct stat st;
 	off_t size_bytes;
 	int fd;
 
+	if (nbd_device_is_uri(path) && writable)
+		return error_set(error, -ENOTSUP,
+		    "%s cannot be repaired over NBD: run this where its disk is", path);
+	if (nbd_device_is_uri(path))
+		return open_export(path, reactor, device, error);
 	if (stat(path, &st) < 0)
 		return error_set(error, -errno, "%s: %s", path, strerror(errno));
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
@@ -186,14 +235,7 @@ overlay_open(const char *path, bool writable, struct reactor *reactor, struct de
 		close(fd);
 		return error_set(error, -EINVAL, "%s is empty", path);
 	}
-	overlay = xcalloc(1, sizeof(*overlay));
-	overlay->device.ops = &overlay_ops;
-	overlay->device.reactor = reactor;
-	overlay->device.name = xstrdup(path);
-	overlay->device.size_bytes = round_down((uint64_t)size_bytes, BLOCK_BYTES);
-	overlay->fd = fd;
-	overlay->writable = writable;
-	table_init(&overlay->blocks);
-	*device = &overlay->device;
+	*device = overlay_new(path, (uint64_t)size_bytes, writable, reactor);
+	overlay_of(*device)->fd = fd;
 	return 0;
 }

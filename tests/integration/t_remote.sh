@@ -67,6 +67,15 @@ test_a_pool_of_exports_and_a_file() {
     cmp data back
     quarry pool export tank
     fails_with 1 'pool "tank"' quarry pool create other "$(far_uri 0)"
+    quarry check --data "$(far_uri 0)" "$(qemu_uri 1)" "$T/local.img"
+    quarry dump "$(far_uri 0)" "$(qemu_uri 1)" "$T/local.img" >dump.txt
+    grep -q tank dump.txt
+    # a label is damaged: that is found, but not mended from afar; an import does it
+    qemu-io -f raw -c 'write -P 0 4k 4k' -c flush "$(far_uri 0)" >/dev/null
+    local status=0
+    quarry check --repair "$(far_uri 0)" "$(qemu_uri 1)" "$T/local.img" >check.txt || status=$?
+    expect 3 $status "status of a repair"
+    grep -q 'where its disk is' check.txt
     quarry pool import "$(far_uri 0)" "$(qemu_uri 1)" "$T/local.img"
     quarry pool destroy --yes --force tank
     end_far
