@@ -166,14 +166,20 @@ pool_set_superblock(struct pool *pool, struct superblock *superblock)
 	superblock->log_sequence = log->applied_sequence + 1;
 	superblock->log_slot = log->applied_slot;
 	superblock->log_previous_crc = log->applied_crc;
-	superblock->log_device = log->applied_slab->device;
-	superblock->log_slab = log->applied_slab->index;
+	superblock->copies = pool->space.copies > 1 ? pool->space.copies : 0;
+	space_name_places(&pool->space, log->applied_slab, &superblock->log_device,
+	    &superblock->log_slab, superblock->log_copies);
 	superblock->log_next_device = BATCH_NO_SLAB;
 	superblock->log_next_slab = BATCH_NO_SLAB;
+	memset(superblock->log_next_copies, 0xff, sizeof(superblock->log_next_copies));
 	if (log->applied_slab == log->slab && log->next_slab && !MUTANT(NAMED_NOT_KEPT)) {
 		superblock->log_next_segment = log->next_segment;
-		superblock->log_next_device = log->next_slab->device;
-		superblock->log_next_slab = log->next_slab->index;
+		space_name_places(&pool->space, log->next_slab, &superblock->log_next_device,
+		    &superblock->log_next_slab, superblock->log_next_copies);
+	}
+	if (pool->space.copies == 1) {
+		memset(superblock->log_copies, 0, sizeof(superblock->log_copies));
+		memset(superblock->log_next_copies, 0, sizeof(superblock->log_next_copies));
 	}
 	superblock->device_count = pool->device_count;
 	superblock->written_s = pool->clock_s ? pool->clock_s() : 0;
@@ -598,6 +604,9 @@ checkpoint_step(struct pool *pool)
 			return start_flush(pool);
 		case CHECKPOINT_FLUSH:
 			c->superblock.table_digest = pool->space.table_digest;
+			for (uint32_t i = 0; pool->space.copies > 1 && i < pool->device_count; i++)
+				c->superblock.device_digests[i] =
+				    space_device_digest(&pool->space, i);
 			c->superblock.durable_sequence = pool->log.durable_sequence;
 			c->superblock.flags = c->mark_clean ? SUPERBLOCK_CLEAN : 0;
 			c->table_device = 0;

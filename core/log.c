@@ -11,6 +11,8 @@
  * - A segment's slab stays OPEN until the last batch on it is applied: from there a replay of the
  *   next checkpoint may begin.
  * - A header names the slab of the next segment; no segment is opened that was not named.
+ * - With copies each batch goes to all places of its segment, and is WRITTEN when the last of those
+ *   writes is done.
  */
 #include "core/pool_internal.h"
 
@@ -24,7 +26,7 @@ enum {
 };
 
 static void log_pump(struct pool *pool);
-static void batch_done(struct device_io *io);
+static void batch_write_done(struct device_io *io);
 static void flush_ahead(struct pool *pool);
 
 static void
@@ -119,11 +121,24 @@ choose_next(struct pool *pool)
 
 	if (log->next_slab)
 		return;
-	log->next_slab = space_pick(&pool->space, log->slab ? log->slab->device : 0, 0);
+	log->next_slab = space_take(&pool->space, log->slab ? log->slab->device : 0);
 	if (!log->next_slab)
 		return;
-	space_reserve(&pool->space, log->next_slab);
 	log->next_segment = log->next_segment_number++;
+}
+
+/* Whether a place of @slab was not written before, and the first write there is slow. */
+static bool
+is_new(struct pool *pool, struct slab *slab)
+{
+	struct slab *places[COPIES_MAX];
+	unsigned count = space_places(&pool->space, slab, places);
+
+	for (unsigned i = 0; i < count; i++)
+		if (!(places[i]->flags & SLAB_WRITTEN) &&
+		    pool_device(pool, places[i]->device)->prepare_space)
+			return true;
+	return false;
 }
 
 static void
@@ -136,8 +151,7 @@ enter_segment(struct pool *pool)
 	log->slot = 0;
 	log->next_slab = NULL;
 	log->next_named = false;
-	log->slab_is_new = !(log->slab->flags & SLAB_WRITTEN) &&
-			   pool_device(pool, log->slab->device)->prepare_space;
+	log->slab_is_new = is_new(pool, log->slab);
 	space_open_slab(&pool->space, log->slab, log->segment);
 	housekeeping_segment_opened(pool);
 }
@@ -147,14 +161,20 @@ enter_segment(struct pool *pool)
  * is free: the rest of the open one is left.
  */
 static bool
-should_leave_segment(const struct pool *pool)
+should_leave_segment(struct pool *pool)
 {
 	const struct log *log = &pool->log;
+	struct slab *places[COPIES_MAX];
+	unsigned count;
 
-	return log->slab_is_new && log->flush_round >= pool->housekeeping.flush_round + 4 &&
-	       pool->space.devices[log->slab->device].written_free_count > 0 &&
-	       log_has_room(pool, LOG_CLIENT) &&
-	       (!log->next_slab || log->next_slab->flags & SLAB_WRITTEN);
+	if (!log->slab_is_new || log->flush_round < pool->housekeeping.flush_round + 4 ||
+	    !log_has_room(pool, LOG_CLIENT) || (log->next_slab && is_new(pool, log->next_slab)))
+		return false;
+	count = space_places(&pool->space, log->slab, places);
+	for (unsigned i = 0; i < count; i++)
+		if (pool->space.devices[places[i]->device].written_free_count == 0)
+			return false;
+	return true;
 }
 
 static void
@@ -256,9 +276,12 @@ close_batch(struct pool *pool)
 	    MUTANT(DURABLE_MARK_EARLY) ? log->applied_sequence : log->durable_sequence;
 	header->previous_crc = log->previous_crc;
 	if (log->next_slab) {
+		struct slab_place copies[COPIES_MAX - 1];
+
 		header->next_segment = log->next_segment;
-		header->next_device = log->next_slab->device;
-		header->next_slab = log->next_slab->index;
+		header->next_copies = space_name_places(
+		    &pool->space, log->next_slab, &header->next_device, &header->next_slab, copies);
+		batch_name_copies(header, copies);
 		log->next_named = true;
 	}
 	header->crc = batch_crc(header, &pool->uuid);
@@ -385,17 +408,26 @@ log_wait_applied(struct pool *pool, struct log_append *append)
 static void
 submit_batch(struct pool *pool, struct batch *batch)
 {
-	struct device_io *io = &batch->io;
+	struct slab *places[COPIES_MAX];
+	unsigned count = space_places(&pool->space, batch->slab, places);
 
 	batch->state = BATCH_IN_FLIGHT;
 	pool->log.in_flight++;
-	io->op = DEVICE_WRITE;
-	io->offset_bytes = space_offset_bytes(&pool->space, batch->slab, batch->header->slot);
-	io->len_bytes = (1 + (uint64_t)batch->header->block_count) * FORMAT_BLOCK_BYTES;
-	io->iov = batch->iov;
-	io->iov_count = batch->iov_count;
-	io->done = batch_done;
-	device_submit(pool_device(pool, batch->slab->device), io);
+	batch->writes_left = count;
+	for (unsigned i = 0; i < count; i++) {
+		struct batch_write *write = &batch->writes[i];
+		struct device_io *io = &write->io;
+
+		write->batch = batch;
+		write->place = places[i];
+		io->op = DEVICE_WRITE;
+		io->offset_bytes = space_offset_bytes(&pool->space, places[i], batch->header->slot);
+		io->len_bytes = (1 + (uint64_t)batch->header->block_count) * FORMAT_BLOCK_BYTES;
+		io->iov = batch->iov;
+		io->iov_count = batch->iov_count;
+		io->done = batch_write_done;
+		device_submit(pool_device(pool, places[i]->device), io);
+	}
 }
 
 static const void *
@@ -470,19 +502,10 @@ apply_in_order(struct pool *pool)
 }
 
 static void
-batch_done(struct device_io *io)
+batch_done(struct pool *pool, struct batch *batch)
 {
-	struct batch *batch = container_of(io, struct batch, io);
-	struct pool *pool = batch->pool;
-
 	pool->log.in_flight--;
 	batch->state = BATCH_WRITTEN;
-	pool->devices[batch->slab->device].dirty = true;
-	if (io->error && !MUTANT(WRITE_ERROR_IGNORED)) {
-		pool->devices[batch->slab->device].errors++;
-		pool_fail(pool, "writing to %s at byte %llu failed: %s", io->device->name,
-		    (unsigned long long)io->offset_bytes, strerror(-io->error));
-	}
 	apply_in_order(pool);
 	flush_ahead(pool);
 	log_pump(pool);
@@ -492,6 +515,24 @@ batch_done(struct device_io *io)
 	relocation_kick(pool);
 	checkpoint_consider(pool);
 	volume_full_consider(pool);
+}
+
+static void
+batch_write_done(struct device_io *io)
+{
+	struct batch_write *write = container_of(io, struct batch_write, io);
+	struct batch *batch = write->batch;
+	struct pool *pool = batch->pool;
+	struct pool_device *device = &pool->devices[write->place->device];
+
+	device->dirty = true;
+	if (io->error && !MUTANT(WRITE_ERROR_IGNORED)) {
+		device->errors++;
+		pool_fail(pool, "writing to %s at byte %llu failed: %s", io->device->name,
+		    (unsigned long long)io->offset_bytes, strerror(-io->error));
+	}
+	if (--batch->writes_left == 0)
+		batch_done(pool, batch);
 }
 
 static void

@@ -9,19 +9,13 @@
 #include <stdlib.h>
 
 #include "core/base/diag.h"
-#include "core/base/mutant.h"
 
 struct node_load {
-	struct device_io io;
-	struct iovec iov;
+	struct block_fetch fetch;
 	struct pool *pool;
-	struct slab *slab;
 	struct map_entry entry;
 	uint8_t level;
-	void *block;
 	struct list waiters;
-	struct task failed;
-	int error;
 };
 
 void
@@ -48,7 +42,7 @@ load_finish(struct node_load *load, int error)
 	table_remove(&pool->loads, load->entry.addr);
 	list_init(&waiters);
 	list_splice_back(&waiters, &load->waiters);
-	free(load->block);
+	free(load->fetch.block);
 	free(load);
 	waiters_wake(&waiters, error);
 }
@@ -65,40 +59,21 @@ node_plausible(const struct map_entry *entries)
 }
 
 static void
-load_done(struct device_io *io)
+load_done(struct block_fetch *fetch)
 {
-	struct node_load *load = container_of(io, struct node_load, io);
+	struct node_load *load = container_of(fetch, struct node_load, fetch);
 	struct pool *pool = load->pool;
-	uint32_t crc;
-	int error = io->error;
+	int error = fetch->error;
 
-	load->slab->readers--;
-	if (!error) {
-		crc = baddr_block_crc((struct baddr){ load->entry.addr }, load->block);
-		if ((crc != load->entry.crc && !MUTANT(NODE_CRC_UNCHECKED)) ||
-		    !node_plausible(load->block)) {
-			pool->checksum_errors++;
-			error = -EIO;
-		}
+	if (!error && !node_plausible(fetch->block)) {
+		diag_error("pool %s: the map node at segment %llu holds impossible entries",
+		    pool->name,
+		    (unsigned long long)baddr_segment((struct baddr){ load->entry.addr }));
+		error = -EIO;
 	}
-	if (error) {
-		pool->devices[load->slab->device].errors++;
-		diag_error("pool %s: a map node at byte %llu of %s is unreadable: %s", pool->name,
-		    (unsigned long long)io->offset_bytes, io->device->name,
-		    io->error ? strerror(-io->error) : "wrong checksum");
-	} else {
-		node_insert(&pool->nodes, &load->entry, load->level, load->block);
-	}
-	const struct slab *slab = load->slab;
-
+	if (!error)
+		node_insert(&pool->nodes, &load->entry, load->level, fetch->block);
 	load_finish(load, error ? -EIO : 0);
-	log_slab_unread(pool, slab);
-}
-
-static void
-load_failed(struct task *task)
-{
-	load_finish(container_of(task, struct node_load, failed), -EIO);
 }
 
 bool
@@ -110,10 +85,7 @@ node_loads_pending(const struct pool *pool)
 void
 node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waiter)
 {
-	struct baddr addr = { fault->entry.addr };
-	struct node_load *load = table_get(&pool->loads, addr.n);
-	struct device_io *io;
-	uint32_t slot;
+	struct node_load *load = table_get(&pool->loads, fault->entry.addr);
 
 	if (load) {
 		list_push_back(&load->waiters, &waiter->link);
@@ -125,25 +97,9 @@ node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waite
 	load->level = fault->level;
 	list_init(&load->waiters);
 	list_push_back(&load->waiters, &waiter->link);
-	table_set(&pool->loads, addr.n, load);
-	load->slab = space_place(&pool->space, addr, &slot);
-	if (!load->slab || !pool_device(pool, load->slab->device)) {
-		diag_error("pool %s: a map node lies at segment %llu, which does not exist",
-		    pool->name, (unsigned long long)baddr_segment(addr));
-		task_init(&load->failed, load_failed);
-		reactor_defer(pool->reactor, &load->failed);
-		return;
-	}
-	load->slab->readers++;
-	load->block = xalloc_pages(FORMAT_BLOCK_BYTES);
-	load->iov.iov_base = load->block;
-	load->iov.iov_len = FORMAT_BLOCK_BYTES;
-	io = &load->io;
-	io->op = DEVICE_READ;
-	io->offset_bytes = space_offset_bytes(&pool->space, load->slab, slot);
-	io->len_bytes = FORMAT_BLOCK_BYTES;
-	io->iov = &load->iov;
-	io->iov_count = 1;
-	io->done = load_done;
-	device_submit(pool_device(pool, load->slab->device), io);
+	table_set(&pool->loads, load->entry.addr, load);
+	load->fetch.what = "a map node";
+	load->fetch.block = xalloc_pages(FORMAT_BLOCK_BYTES);
+	load->fetch.done = load_done;
+	block_fetch_start(&load->fetch, pool, load->entry, NULL, 0, 0);
 }

@@ -15,9 +15,11 @@ static void load_next(struct packed_load *load);
 struct packed_read {
 	struct packed_load *load;
 	struct block_reader reader;
-	struct slab *slab;
+	struct slab *slab; /* the leader */
+	struct slab *places[COPIES_MAX];
+	unsigned place_count;
+	unsigned tried; /* each place has it twice */
 	void *directory;
-	bool copy;
 };
 
 static void
@@ -25,10 +27,11 @@ read_directory(struct packed_read *read)
 {
 	struct pool *pool = read->load->pool;
 	struct slab *slab = read->slab;
-	uint32_t slot = read->copy ? pool->space.slab_blocks - slab->directory_blocks : 0;
+	const struct slab *place = read->places[read->tried / 2];
+	uint32_t slot = read->tried % 2 ? pool->space.slab_blocks - slab->directory_blocks : 0;
 
-	block_reader_start(&read->reader, pool_device(pool, slab->device),
-	    space_offset_bytes(&pool->space, slab, slot) / FORMAT_BLOCK_BYTES,
+	block_reader_start(&read->reader, pool_device(pool, place->device),
+	    space_offset_bytes(&pool->space, place, slot) / FORMAT_BLOCK_BYTES,
 	    slab->directory_blocks, read->directory);
 }
 
@@ -49,12 +52,11 @@ directory_read(struct block_reader *reader)
 		    pool->space.slab_blocks, read->slab->segment, &pool->uuid, &error);
 	if (rc) {
 		diag_warning("%s: the directory%s of packed slab %u is damaged (%s)%s",
-		    pool_device(pool, read->slab->device)->name, read->copy ? "'s copy" : "",
-		    read->slab->index, error.text, read->copy ? "" : "; its copy may serve");
-		if (!read->copy) {
-			read->copy = true;
+		    pool_device(pool, read->places[read->tried / 2]->device)->name,
+		    read->tried % 2 ? "'s copy" : "", read->places[read->tried / 2]->index,
+		    error.text, read->tried % 2 ? "" : "; its copy may serve");
+		if (++read->tried < 2 * read->place_count)
 			return read_directory(read);
-		}
 	} else {
 		rc = space_load_pieces(&pool->space, read->slab, &pieces, &error);
 	}
@@ -98,6 +100,7 @@ load_next(struct packed_load *load)
 
 		read->load = load;
 		read->slab = slab;
+		read->place_count = space_places(&load->pool->space, slab, read->places);
 		read->directory = xalloc_pages(slab->directory_blocks * (size_t)FORMAT_BLOCK_BYTES);
 		read->reader.done = directory_read;
 		load->in_flight++;

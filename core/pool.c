@@ -69,9 +69,9 @@ pool_new(const struct pool_config *config)
 
 /* What depends on the geometry, once that is known. */
 void
-pool_init_engine(struct pool *pool, uint32_t slab_blocks)
+pool_init_engine(struct pool *pool, uint32_t slab_blocks, uint32_t copies)
 {
-	space_init(&pool->space, slab_blocks);
+	space_init(&pool->space, slab_blocks, copies);
 	nodes_init(&pool->nodes, &pool->space, pool->node_cache_bytes);
 	catalog_init(&pool->catalog, &pool->nodes);
 	log_init(pool);
@@ -212,7 +212,7 @@ is_quiet(const struct pool *pool)
 {
 	return pool->requests_in_flight == 0 && log_idle(pool) && !node_loads_pending(pool) &&
 	       !pool->reaper.waiting && housekeeping_idle(pool) && relocation_idle(pool) &&
-	       !pool->admin_busy && pool->checkpoint.phase == CHECKPOINT_IDLE;
+	       pool->heals == 0 && !pool->admin_busy && pool->checkpoint.phase == CHECKPOINT_IDLE;
 }
 
 /* Writes zeroes over the labels of one device. */

@@ -31,10 +31,11 @@ struct pool_start {
 
 /*
  * Makes a pool of @devices, which it owns from now on (they are closed if it fails).  Whatever they
- * held is lost.  @slab_blocks: 0 for what fits the size.
+ * held is lost.  @slab_blocks: 0 for what fits the size.  @copies: of each segment, on as many
+ * devices.
  */
 void pool_create(const struct pool_config *config, const char *name, struct device **devices,
-    uint32_t device_count, uint32_t slab_blocks, struct pool_start *start);
+    uint32_t device_count, uint32_t slab_blocks, uint32_t copies, struct pool_start *start);
 
 /* Opens the pool that lies on @devices (all of one pool, in any order; owned as above). */
 void pool_import(const struct pool_config *config, struct device **devices, uint32_t device_count,

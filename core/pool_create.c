@@ -125,7 +125,8 @@ create_step(struct creation *c)
 }
 
 static int
-lay_out(struct pool *pool, const char *name, uint32_t slab_blocks, struct error *error)
+lay_out(
+    struct pool *pool, const char *name, uint32_t slab_blocks, uint32_t copies, struct error *error)
 {
 	uint64_t total = 0;
 
@@ -133,7 +134,17 @@ lay_out(struct pool *pool, const char *name, uint32_t slab_blocks, struct error 
 		total += pool->devices[i].device->size_bytes;
 	if (slab_blocks == 0)
 		slab_blocks = geometry_slab_blocks(total);
-	pool_init_engine(pool, slab_blocks);
+	if (copies < 1 || copies > COPIES_MAX)
+		return error_set(
+		    error, -EINVAL, "%u copies: 1 to %u are possible", copies, COPIES_MAX);
+	if (copies > pool->device_count)
+		return error_set(error, -EINVAL, "%u copies need as many devices: there %s %u",
+		    copies, pool->device_count == 1 ? "is" : "are", pool->device_count);
+	if (copies > 1 && pool->device_count > COPIES_DEVICES_MAX)
+		return error_set(error, -EINVAL,
+		    "a pool with copies has at most %u devices: here are %u", COPIES_DEVICES_MAX,
+		    pool->device_count);
+	pool_init_engine(pool, slab_blocks, copies);
 	snprintf(pool->name, sizeof(pool->name), "%s", name);
 	pool->uuid = uuid_new();
 	pool->created_s = pool->clock_s ? pool->clock_s() : 0;
@@ -148,13 +159,14 @@ lay_out(struct pool *pool, const char *name, uint32_t slab_blocks, struct error 
 	}
 	if (pool->space.slab_count < 24)
 		return error_set(error, -EINVAL,
-		    "the devices are too small for a pool: together they need at least 16 MiB");
+		    "the devices are too small for a pool: together they need at least 16 MiB%s",
+		    copies > 1 ? " for each copy" : "");
 	return 0;
 }
 
 void
 pool_create(const struct pool_config *config, const char *name, struct device **devices,
-    uint32_t device_count, uint32_t slab_blocks, struct pool_start *start)
+    uint32_t device_count, uint32_t slab_blocks, uint32_t copies, struct pool_start *start)
 {
 	struct creation *c = xcalloc(1, sizeof(*c));
 	struct pool *pool = pool_new(config);
@@ -171,7 +183,7 @@ pool_create(const struct pool_config *config, const char *name, struct device **
 	pool->device_set_generation = 1;
 	for (uint32_t i = 0; i < device_count; i++)
 		pool->devices[i].device = devices[i];
-	if (lay_out(pool, name, slab_blocks, &start->error)) {
+	if (lay_out(pool, name, slab_blocks, copies, &start->error)) {
 		c->phase = CREATE_DONE;
 	} else {
 		pool->generation = 1;

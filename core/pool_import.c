@@ -2,7 +2,8 @@
 /*
  * Opening a pool: what its devices say, and recovery from a crash.
  *
- *   LABELS ─► FLUSH ─► SUPERBLOCKS ─► TABLE ─► PACKED ─► CATALOG ─► LINK ─► SEGMENT ─► BATCH ─► …
+ *   LABELS ─► FLUSH ─► SUPERBLOCKS ─► TABLE ─► PACKED ─► CATALOG ─► LINK ─► SEGMENT ─► BATCH
+ *       (─► LEVEL: its copies are made alike) ─► …
  *       ─► BEGIN ─► done
  *
  *  1. Labels: all devices of one pool, each there.  Of label and superblocks every device has
@@ -317,7 +318,13 @@ accept_superblock(struct import *m)
 		    pool->devices[i].device->name, pool->name);
 		return;
 	}
-	pool_init_engine(pool, first->slab_blocks);
+	if ((m->superblock.copies > 1) != ((first->features_incompat & LABEL_COPIES) != 0)) {
+		IMPORT_FAIL(m, -EUCLEAN,
+		    "pool %s: labels and superblock disagree about the copies that it keeps",
+		    pool->name);
+		return;
+	}
+	pool_init_engine(pool, first->slab_blocks, (uint32_t)max_u64(1, m->superblock.copies));
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		const struct label *label = &pool->devices[i].label;
 
@@ -327,6 +334,8 @@ accept_superblock(struct import *m)
 	free(m->blocks);
 	m->blocks = xalloc_pages(
 	    (size_t)FORMAT_BLOCK_BYTES * max_u64(first->slab_blocks, TABLE_CHUNK_BLOCKS));
+	for (uint32_t i = 0; pool->space.copies > 1 && i < COPIES_MAX; i++)
+		m->copies[i] = xalloc_pages((size_t)FORMAT_BLOCK_BYTES * first->slab_blocks);
 	pool->generation = m->superblock.generation;
 	pool->checkpoint_number = m->superblock.checkpoint;
 	pool->catalog.epoch = m->superblock.epoch;
@@ -407,20 +416,14 @@ woken(struct waiter *waiter, int error)
 }
 
 static void
-catalog_block_done(struct device_io *io)
+catalog_block_done(struct block_fetch *fetch)
 {
-	struct catalog_read *read = container_of(io, struct catalog_read, io);
+	struct catalog_read *read = container_of(fetch, struct catalog_read, fetch);
 	struct import *m = read->import;
-	struct baddr addr = { read->entry.addr };
 
-	if (m->phase == IMPORT_CATALOG) {
-		if (io->error)
-			IMPORT_FAIL(m, -EIO, "pool %s: block %llu of the catalog is unreadable: %s",
-			    m->pool->name, (unsigned long long)read->index, strerror(-io->error));
-		else if (baddr_block_crc(addr, read->block) != read->entry.crc)
-			IMPORT_FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog is damaged",
-			    m->pool->name, (unsigned long long)read->index);
-	}
+	if (m->phase == IMPORT_CATALOG && fetch->error)
+		IMPORT_FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog is damaged",
+		    m->pool->name, (unsigned long long)read->index);
 	if (--m->reads_in_flight == 0)
 		import_step(m);
 }
@@ -431,7 +434,7 @@ decode_catalog_chunk(struct import *m)
 	for (unsigned i = 0; i < m->read_count && m->phase == IMPORT_CATALOG; i++) {
 		struct error error;
 		int rc = catalog_decode_block(
-		    &m->pool->catalog, m->reads[i].index, m->reads[i].block, &error);
+		    &m->pool->catalog, m->reads[i].index, m->reads[i].fetch.block, &error);
 
 		if (rc)
 			IMPORT_FAIL(m, rc, "pool %s: %s", m->pool->name, error.text);
@@ -455,8 +458,6 @@ read_catalog(struct import *m)
 	while (m->catalog_index < end && m->read_count < CATALOG_READS) {
 		struct map_entry entry;
 		struct map_fault fault;
-		struct slab *slab;
-		uint32_t slot;
 		uint64_t run;
 		uint32_t depth;
 
@@ -474,26 +475,13 @@ read_catalog(struct import *m)
 		}
 		struct catalog_read *read = &m->reads[m->read_count];
 
-		slab = space_place(&pool->space, (struct baddr){ entry.addr }, &slot);
-		if (!slab) {
-			IMPORT_FAIL(m, -EUCLEAN, "pool %s: block %llu of the catalog lies nowhere",
-			    pool->name, (unsigned long long)m->catalog_index);
-			break;
-		}
 		m->read_count++;
 		read->import = m;
 		read->index = m->catalog_index++;
-		read->entry = entry;
-		read->iov.iov_base = read->block;
-		read->iov.iov_len = FORMAT_BLOCK_BYTES;
-		read->io.op = DEVICE_READ;
-		read->io.offset_bytes = space_offset_bytes(&pool->space, slab, slot);
-		read->io.len_bytes = FORMAT_BLOCK_BYTES;
-		read->io.iov = &read->iov;
-		read->io.iov_count = 1;
-		read->io.done = catalog_block_done;
+		read->fetch.what = "a block of the catalog";
+		read->fetch.done = catalog_block_done;
 		m->reads_in_flight++;
-		device_submit(pool_device(pool, slab->device), &read->io);
+		block_fetch_start(&read->fetch, pool, entry, NULL, 0, 0);
 	}
 	if (m->read_count == 0 && m->phase == IMPORT_CATALOG)
 		m->phase = IMPORT_LINK;
@@ -628,10 +616,12 @@ finish(struct import *m)
 
 	if (m->reads)
 		for (unsigned i = 0; i < CATALOG_READS; i++)
-			free(m->reads[i].block);
+			free(m->reads[i].fetch.block);
 	free(m->reads);
 	free(m->label_read.block);
 	free(m->blocks);
+	for (unsigned i = 0; i < COPIES_MAX; i++)
+		free(m->copies[i]);
 	if (start->error.code) {
 		/* Devices that were not placed yet are the pool's to close too. */
 		for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++)
@@ -705,6 +695,10 @@ import_step(struct import *m)
 			if (m->loads > 0)
 				return;
 			continue;
+		case IMPORT_LEVEL:
+			if (replay_level(m))
+				return;
+			continue;
 		case IMPORT_BEGIN:
 			if (begin_generation(m))
 				return;
@@ -741,7 +735,7 @@ pool_import(const struct pool_config *config, struct device **devices, uint32_t 
 	m->blocks = xalloc_pages(3 * (size_t)FORMAT_BLOCK_BYTES);
 	m->reads = xcalloc(CATALOG_READS, sizeof(*m->reads));
 	for (unsigned i = 0; i < CATALOG_READS; i++)
-		m->reads[i].block = xalloc_pages(FORMAT_BLOCK_BYTES);
+		m->reads[i].fetch.block = xalloc_pages(FORMAT_BLOCK_BYTES);
 	waiter_init(&m->wait, woken);
 	task_init(&m->step, run_step);
 	memset(&start->error, 0, sizeof(start->error));

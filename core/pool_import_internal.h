@@ -18,6 +18,7 @@ enum import_phase {
 	IMPORT_LINK,
 	IMPORT_SEGMENT,
 	IMPORT_BATCH,
+	IMPORT_LEVEL,
 	IMPORT_BEGIN,
 	IMPORT_MEND,
 	IMPORT_DONE,
@@ -25,11 +26,8 @@ enum import_phase {
 
 struct catalog_read {
 	struct import *import;
-	struct device_io io;
-	struct iovec iov;
+	struct block_fetch fetch;
 	uint64_t index;
-	struct map_entry entry;
-	void *block;
 };
 
 struct import {
@@ -67,7 +65,16 @@ struct import {
 	unsigned read_count;
 
 	/* replay */
-	struct slab *slab;
+	struct slab *places[COPIES_MAX]; /* where the present segment lies */
+	unsigned place_count;
+	unsigned copy;       /* being read, or made like the others */
+	unsigned unreadable; /* places */
+	/* With copies: what was read of each place; `blocks` has the best of them. */
+	uint8_t *copies[COPIES_MAX];
+	struct device_io level_io;
+	struct iovec level_iov;
+	uint32_t level_slot; /* the batch at hand, */
+	uint32_t level_blocks;
 	uint64_t segment;
 	uint32_t slot;      /* of the next header */
 	uint32_t read_slot; /* where the blocks in memory begin */
@@ -77,6 +84,7 @@ struct import {
 	uint64_t next_segment;
 	uint32_t next_device;
 	uint32_t next_slab;
+	struct slab_place next_copies[COPIES_MAX - 1];
 	bool tried_next;
 	bool read_twice; /* what begins at `slot` */
 	uint64_t segment_max;
@@ -104,5 +112,8 @@ void replay_begin(struct import *m);
 void replay_read_segment(struct import *m);
 /* BATCH: takes the next batch; m->loads is not 0: nodes are on their way, and a step follows. */
 void replay_take_batch(struct import *m);
+/* LEVEL: the batch that was taken last is written where a copy of it is missing or bad; false: no
+ * more is to be done, on with BATCH. */
+bool replay_level(struct import *m);
 
 #endif

@@ -35,6 +35,42 @@ waiter_init(struct waiter *waiter, void (*wake)(struct waiter *waiter, int error
 /* Wakes all who wait now (those that begin to wait meanwhile are not woken). */
 void waiters_wake(struct list *waiters, int error);
 
+/* --- copies (copies.c) --- */
+
+/* The slabs on which something lies, the one to read first of all; held, so that none is opened. */
+struct places {
+	struct slab *slabs[COPIES_MAX];
+	unsigned count;
+};
+void places_hold(struct pool *pool, struct slab *leader, struct places *places);
+void places_let_go(struct pool *pool, const struct places *places);
+/* What lies at @slot of @place is not @block, and shall be: writes it in the background. */
+void place_heal(struct pool *pool, struct slab *place, uint32_t slot, const void *block);
+
+/* Reads a block of which the checksum is known, from whichever copy is good; bad ones are healed.
+ */
+struct block_fetch {
+	const char *what; /* it is, for messages */
+	void *block;
+	void (*done)(struct block_fetch *fetch); /* may free it */
+	int error;
+	/* private */
+	struct pool *pool;
+	struct baddr addr;
+	uint32_t crc;
+	struct places places;
+	uint32_t slot;
+	unsigned at;
+	unsigned bad; /* a bitmap of places */
+	struct device_io io;
+	struct iovec iov;
+	struct task task;
+};
+/* @held: NULL; or where it lies, at @slot, when the caller holds that and knows @bad of it to be
+ * bad already. */
+void block_fetch_start(struct block_fetch *fetch, struct pool *pool, struct map_entry entry,
+    const struct places *held, unsigned bad, uint32_t slot);
+
 /* --- the log (log.c) --- */
 
 #define LOG_BATCHES 16u
@@ -47,6 +83,12 @@ enum batch_state {
 	BATCH_CLOSED,
 	BATCH_IN_FLIGHT,
 	BATCH_WRITTEN
+};
+
+struct batch_write {
+	struct device_io io;
+	struct batch *batch;
+	struct slab *place;
 };
 
 struct batch {
@@ -63,7 +105,8 @@ struct batch {
 	struct list appends;   /* struct log_append: whom to tell when it is applied */
 	uint8_t *owned; /* blocks that the batch brings itself (nodes, catalog); LOG_OWNED_BLOCKS */
 	uint32_t owned_count;
-	struct device_io io;
+	unsigned writes_left;
+	struct batch_write writes[COPIES_MAX];
 };
 
 #define LOG_OWNED_BLOCKS 64u
@@ -230,7 +273,14 @@ struct relocation {
 	uint32_t block;    /* next to read or write */
 	uint8_t *from;     /* a victim as it lies */
 	uint8_t *to;       /* the new slab */
-	struct device_io io;
+	unsigned place;    /* of the victim's, that is read */
+	struct relocation_io {
+		struct device_io io;
+		struct pool *pool;
+		struct slab *slab;
+	} ios[COPIES_MAX];
+	unsigned ios_left;
+	int error; /* of a read */
 	struct iovec iov;
 	uint64_t io_began_ns;
 	/* since the pool was opened */
@@ -260,6 +310,7 @@ struct pool_device {
 	struct label label;
 	bool dirty; /* written to since its last flush */
 	uint64_t errors;
+	uint64_t healed; /* blocks that were bad here, and were written again from a copy */
 };
 
 /* --- volumes --- */
@@ -401,6 +452,7 @@ struct pool {
 	struct admin_operation *admin; /* the one under way that passed its checks; NULL: none */
 	uint64_t (*clock_s)(void);     /* the time of day, for records */
 	uint64_t checksum_errors;
+	unsigned heals; /* under way */
 };
 
 struct device *pool_device(const struct pool *pool, uint32_t index);

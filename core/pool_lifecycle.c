@@ -97,6 +97,8 @@ pool_lay_out_device(struct pool *pool, uint32_t index, struct device *device, st
 		    device->name, (unsigned long long)label->size_bytes, pool->name,
 		    (unsigned long long)max_u64(
 			16 * MIB, 8 * (uint64_t)pool->space.slab_blocks * FORMAT_BLOCK_BYTES));
+	if (pool->space.copies > 1)
+		label->features_incompat |= LABEL_COPIES;
 	if (device->preallocated)
 		label->features_compat |= LABEL_PREALLOCATED;
 	label->pool_uuid = pool->uuid;

@@ -9,7 +9,7 @@
 #include "core/pool_internal.h"
 
 struct pool *pool_new(const struct pool_config *config);
-void pool_init_engine(struct pool *pool, uint32_t slab_blocks);
+void pool_init_engine(struct pool *pool, uint32_t slab_blocks, uint32_t copies);
 void pool_set_limits(struct pool *pool);
 /* Closes its devices too; nothing may be under way. */
 void pool_free(struct pool *pool);

@@ -147,6 +147,7 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 	report->uuid = pool->uuid;
 	report->state = state_name(pool);
 	snprintf(report->state_reason, sizeof(report->state_reason), "%s", pool->state_reason);
+	report->copies = pool->space.copies;
 	report->size_bytes = pool->space.slab_count * slab_bytes;
 	report->allocated_bytes = (pool->space.slab_count - free_slabs) * slab_bytes;
 	report->live_bytes = pool->space.live_blocks * FORMAT_BLOCK_BYTES;
@@ -178,6 +179,7 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 		out->slab_count = pool->space.devices[i].slab_count;
 		out->slabs_free = pool->space.devices[i].free_count;
 		out->errors = device->errors;
+		out->healed = device->healed;
 	}
 	report_images(pool, report);
 }

@@ -44,7 +44,7 @@ pool_sync_create(const struct pool_config *config, const char *name, struct devi
     uint32_t device_count, uint32_t slab_blocks, struct pool_start *start)
 {
 	start->done = started;
-	pool_create(config, name, devices, device_count, slab_blocks, start);
+	pool_create(config, name, devices, device_count, slab_blocks, 1, start);
 	pool_sync_run(config->reactor, start_ended, start);
 	return start->error.code ? NULL : start->pool;
 }

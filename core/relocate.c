@@ -13,8 +13,9 @@
  *     ever.  Of the best ones those are packed together whose rates are most alike: so hot and
  *     cold stay apart.
  *  2. A victim is read as far as it is live, and each block compared with the checksum that lies
- *     beside it: in the batch headers, or in the directory of a packed slab.  If one does not
- * match, the slab is left alone from then on, and named: what can be read of it can be read there.
+ *     beside it: in the batch headers, or in the directory of a packed slab.  What does not match
+ *     is read from the next copy, and healed.  If there is none, the slab is left alone from then
+ *     on, and named: what can be read of it can be read there.
  *  3. The blocks, in the order of their addresses, are written behind a directory (packed.h).
  *  4. The switch is one step, never between a checkpoint's cut and its table: a table shows all of
  *     it or nothing.  What died meanwhile is not live in the new slab either.
@@ -40,6 +41,7 @@
 struct relocation_victim {
 	struct slab *slab;
 	uint32_t end_slot; /* behind the last block that is moved */
+	struct places places;
 };
 
 /* A block that is moved. */
@@ -47,6 +49,8 @@ struct relocation_move {
 	struct packed_block block;
 	uint32_t slot; /* of the victim */
 	uint32_t victim;
+	bool taken;
+	uint8_t bad; /* a bitmap of the victim's places */
 };
 
 struct candidate {
@@ -206,7 +210,7 @@ static struct candidate *
 find_candidates(const struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
 {
 	const struct space *space = &pool->space;
-	struct candidate *all = xcalloc(space->slab_count + 1, sizeof(*all));
+	struct candidate *all = xcalloc(space->place_count + 1, sizeof(*all));
 	uint32_t n = 0;
 
 	*dead_blocks = 0;
@@ -368,13 +372,24 @@ choose_victims(struct pool *pool)
 static void
 io_done(struct device_io *io)
 {
-	struct pool *pool = container_of(io, struct pool, relocation.io);
+	struct relocation_io *one = container_of(io, struct relocation_io, io);
+	struct pool *pool = one->pool;
 	struct relocation *r = &pool->relocation;
+	struct pool_device *device = &pool->devices[one->slab->device];
 	double share = urgency(pool);
 	uint64_t took_ns = pool->reactor->now_ns - r->io_began_ns;
 
 	if (io->op == DEVICE_WRITE)
-		pool->devices[r->slab->device].dirty = true;
+		device->dirty = true;
+	if (io->error)
+		device->errors++;
+	if (io->error && io->op == DEVICE_WRITE)
+		pool_fail(pool, "writing to %s at byte %llu failed: %s", io->device->name,
+		    (unsigned long long)io->offset_bytes, strerror(-io->error));
+	else if (io->error)
+		r->error = io->error;
+	if (--r->ios_left > 0)
+		return;
 	if (share >= 1 || pool->state != POOL_ONLINE) {
 		relocation_step(pool);
 		return;
@@ -385,23 +400,40 @@ io_done(struct device_io *io)
 	    min_u64((uint64_t)((double)took_ns * (1 - share) / share), PAUSE_NS_MAX));
 }
 
+/* The same at all of @places. */
 static void
-submit(struct pool *pool, enum device_op op, struct slab *slab, uint32_t slot, uint32_t blocks,
-    uint8_t *buffer)
+submit(struct pool *pool, enum device_op op, struct slab **places, unsigned count, uint32_t slot,
+    uint32_t blocks, uint8_t *buffer)
 {
 	struct relocation *r = &pool->relocation;
 
-	memset(&r->io, 0, sizeof(r->io));
 	r->iov.iov_base = buffer;
 	r->iov.iov_len = (size_t)blocks * BLOCK_BYTES;
-	r->io.op = op;
-	r->io.offset_bytes = space_offset_bytes(&pool->space, slab, slot);
-	r->io.len_bytes = r->iov.iov_len;
-	r->io.iov = &r->iov;
-	r->io.iov_count = 1;
-	r->io.done = io_done;
 	r->io_began_ns = pool->reactor->now_ns;
-	device_submit(pool_device(pool, slab->device), &r->io);
+	r->ios_left = count;
+	for (unsigned i = 0; i < count; i++) {
+		struct device_io *io = &r->ios[i].io;
+
+		memset(io, 0, sizeof(*io));
+		r->ios[i].pool = pool;
+		r->ios[i].slab = places[i];
+		io->op = op;
+		io->offset_bytes = space_offset_bytes(&pool->space, places[i], slot);
+		io->len_bytes = r->iov.iov_len;
+		io->iov = &r->iov;
+		io->iov_count = 1;
+		io->done = io_done;
+		device_submit(pool_device(pool, places[i]->device), io);
+	}
+}
+
+static void
+submit_write(struct pool *pool, uint32_t slot, uint32_t blocks, uint8_t *buffer)
+{
+	struct slab *places[COPIES_MAX];
+	unsigned count = space_places(&pool->space, pool->relocation.slab, places);
+
+	submit(pool, DEVICE_WRITE, places, count, slot, blocks, buffer);
 }
 
 /* The checksums that lie beside the blocks of a slab that the log wrote. */
@@ -459,23 +491,29 @@ static void
 leave_alone(struct pool *pool, struct slab *slab, uint32_t slot, const char *why)
 {
 	slab->stuck = !MUTANT(STUCK_TRIED_AGAIN);
-	pool->devices[slab->device].errors++;
 	diag_error("pool %s: at byte %llu of %s: %s; the slab is left as it is", pool->name,
 	    (unsigned long long)space_offset_bytes(&pool->space, slab, slot),
 	    pool_device(pool, slab->device)->name, why);
 }
 
-/* All of the victim that is moved was read: copies its blocks to their new places; false: some are
- * not as they should be. */
+/*
+ * All of the victim that is moved was read, or could not be (@error): copies its blocks to their
+ * new places; false: some are not as they should be, and there is no other copy to be read.
+ */
 static bool
-take_victim(struct pool *pool)
+take_victim(struct pool *pool, int error, bool *again)
 {
 	struct relocation *r = &pool->relocation;
 	const struct relocation_victim *victim = &r->victims[r->victim];
+	struct slab *place = victim->places.slabs[r->place];
 	uint32_t crcs[SLAB_BLOCKS_MAX];
 	uint64_t known[SLAB_BLOCKS_MAX / 64] = { 0 };
+	bool last = r->place + 1 == victim->places.count;
 
-	if (victim->slab->state == SLAB_PACKED)
+	*again = false;
+	if (error)
+		;
+	else if (victim->slab->state == SLAB_PACKED)
 		find_crcs_in_directory(pool, victim, r->from, crcs, known);
 	else
 		find_crcs_in_headers(pool, victim, r->from, crcs, known);
@@ -483,19 +521,33 @@ take_victim(struct pool *pool)
 		struct relocation_move *move = &r->moves[i];
 		const uint8_t *block = r->from + (size_t)move->slot * BLOCK_BYTES;
 
-		if (move->victim != r->victim || !space_is_live(&pool->space, move->block.addr))
+		if (move->victim != r->victim || move->taken ||
+		    !space_is_live(&pool->space, move->block.addr))
 			continue;
 		if (!bitmap_test(known, move->slot) ||
 		    (baddr_block_crc(move->block.addr, block) != crcs[move->slot] &&
 			!MUTANT(VICTIM_UNCHECKED))) {
-			pool->checksum_errors++;
-			leave_alone(pool, victim->slab, move->slot,
-			    bitmap_test(known, move->slot) ? "a block has a wrong checksum"
-							   : "the checksum of a block is lost");
+			if (!error) {
+				pool->checksum_errors++;
+				pool->devices[place->device].errors++;
+			}
+			move->bad |= (uint8_t)(1u << r->place);
+			*again = !last;
+			if (!last)
+				continue;
+			leave_alone(pool, place, move->slot,
+			    error                            ? strerror(-error)
+			    : bitmap_test(known, move->slot) ? "a block has a wrong checksum"
+							     : "the checksum of a block is lost");
+			victim->slab->stuck = !MUTANT(STUCK_TRIED_AGAIN);
 			return false;
 		}
+		move->taken = true;
 		move->block.crc = crcs[move->slot];
 		memcpy(r->to + (size_t)(r->directory_blocks + i) * BLOCK_BYTES, block, BLOCK_BYTES);
+		for (unsigned k = 0; move->bad >> k; k++)
+			if (move->bad >> k & 1)
+				place_heal(pool, victim->places.slabs[k], move->slot, block);
 	}
 	return true;
 }
@@ -506,8 +558,7 @@ let_victims_go(struct pool *pool)
 	struct relocation *r = &pool->relocation;
 
 	for (uint32_t i = 0; i < r->victim_count; i++) {
-		r->victims[i].slab->readers--;
-		log_slab_unread(pool, r->victims[i].slab);
+		places_let_go(pool, &r->victims[i].places);
 	}
 	r->victim_count = 0;
 }
@@ -547,11 +598,11 @@ read_victim(struct pool *pool)
 	struct relocation *r = &pool->relocation;
 	const struct relocation_victim *victim = &r->victims[r->victim];
 	uint32_t n = (uint32_t)min_u64(victim->end_slot - r->block, IO_BLOCKS);
+	struct slab *place = victim->places.slabs[r->place];
 
 	if (n == 0)
 		return false;
-	submit(
-	    pool, DEVICE_READ, victim->slab, r->block, n, r->from + (size_t)r->block * BLOCK_BYTES);
+	submit(pool, DEVICE_READ, &place, 1, r->block, n, r->from + (size_t)r->block * BLOCK_BYTES);
 	r->block += n;
 	return true;
 }
@@ -565,8 +616,7 @@ write_slab(struct pool *pool)
 	uint32_t n = (uint32_t)min_u64(end - min_u64(r->block, end), IO_BLOCKS);
 
 	if (n > 0) {
-		submit(pool, DEVICE_WRITE, r->slab, r->block, n,
-		    r->to + (size_t)r->block * BLOCK_BYTES);
+		submit_write(pool, r->block, n, r->to + (size_t)r->block * BLOCK_BYTES);
 		r->block += n;
 		r->blocks_written += n;
 		return true;
@@ -575,8 +625,8 @@ write_slab(struct pool *pool)
 		return false;
 	r->block = end + 1;
 	r->blocks_written += r->directory_blocks;
-	submit(pool, DEVICE_WRITE, r->slab, pool->space.slab_blocks - r->directory_blocks,
-	    r->directory_blocks, r->to);
+	submit_write(
+	    pool, pool->space.slab_blocks - r->directory_blocks, r->directory_blocks, r->to);
 	return true;
 }
 
@@ -616,12 +666,13 @@ begin_pass(struct pool *pool)
 	bool room = may_take_slab(pool);
 
 	if (chosen && room)
-		r->slab = space_pick(&pool->space, r->victims[0].slab->device, 0);
+		r->slab = space_take(&pool->space, r->victims[0].slab->device);
 	if (chosen && r->slab) {
-		space_reserve(&pool->space, r->slab);
 		for (uint32_t i = 0; i < r->victim_count; i++)
-			r->victims[i].slab->readers++;
+			places_hold(pool, r->victims[i].slab, &r->victims[i].places);
 		r->victim = 0;
+		r->place = 0;
+		r->error = 0;
 		r->block = 0;
 		r->phase = RELOCATION_READ;
 		return true;
@@ -648,6 +699,8 @@ static void
 relocation_step(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
+	bool again;
+	int error;
 
 	for (;;) {
 		if (pool->state != POOL_ONLINE && r->phase != RELOCATION_IDLE &&
@@ -670,21 +723,17 @@ relocation_step(struct pool *pool)
 				return;
 			continue;
 		case RELOCATION_READ:
-			if (r->io.error) {
-				leave_alone(
-				    pool, r->victims[r->victim].slab, 0, strerror(-r->io.error));
-				r->io.error = 0;
-				give_up_pass(pool);
-				continue;
-			}
-			if (r->victim < r->victim_count && read_victim(pool))
+			if (!r->error && read_victim(pool))
 				return;
-			if (r->victim < r->victim_count && !take_victim(pool)) {
+			error = r->error;
+			r->error = 0;
+			if (!take_victim(pool, error, &again)) {
 				give_up_pass(pool);
 				continue;
 			}
 			r->block = 0;
-			if (++r->victim < r->victim_count)
+			r->place = again ? r->place + 1 : 0;
+			if (again || ++r->victim < r->victim_count)
 				continue;
 			/* All is in memory.  Who died and is free by now may be all that the log
 			 * has. */
@@ -693,14 +742,6 @@ relocation_step(struct pool *pool)
 			r->phase = RELOCATION_WRITE;
 			continue;
 		case RELOCATION_WRITE:
-			if (r->io.error) {
-				pool->devices[r->slab->device].errors++;
-				pool_fail(pool, "writing to %s at byte %llu failed: %s",
-				    r->io.device->name, (unsigned long long)r->io.offset_bytes,
-				    strerror(-r->io.error));
-				r->io.error = 0;
-				continue;
-			}
 			if (write_slab(pool))
 				return;
 			r->phase = RELOCATION_SWITCH;

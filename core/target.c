@@ -417,7 +417,8 @@ create(struct opening *o)
 	configure(o, &config);
 	o->start.done = pool_started;
 	o->phase = OPENING_DONE;
-	pool_create(&config, o->request->name.pool, devices, count, 0, &o->start);
+	pool_create(&config, o->request->name.pool, devices, count, 0,
+	    o->request->copies ? o->request->copies : 1, &o->start);
 }
 
 static void

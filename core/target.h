@@ -48,7 +48,7 @@ void target_names(struct target *target, struct target_names *op);
 /* --- administration --- */
 
 enum admin_verb {
-	ADMIN_POOL_CREATE,   /* name.pool, devices[], new_file_bytes, preallocate, force */
+	ADMIN_POOL_CREATE,   /* name.pool, devices[], new_file_bytes, preallocate, copies, force */
 	ADMIN_POOL_IMPORT,   /* devices[] (every device of one or several pools), force */
 	ADMIN_POOL_EXPORT,   /* name.pool, force: even with clients connected */
 	ADMIN_POOL_DESTROY,  /* name.pool, force: even with volumes or clients */
@@ -88,6 +88,7 @@ struct admin_device_report {
 	uint64_t slabs_free;
 	bool missing;    /* then path is the last known one, or empty */
 	uint64_t errors; /* I/O and checksum errors since import */
+	uint64_t healed; /* blocks that were written again from a copy since import */
 };
 
 enum admin_image_kind {
@@ -119,7 +120,8 @@ struct admin_pool_report {
 	struct uuid uuid;
 	const char *state; /* "online", "readonly", "failed", "incomplete" */
 	char state_reason[256];
-	uint64_t size_bytes;        /* of all slabs */
+	uint32_t copies;            /* of each block, on as many devices */
+	uint64_t size_bytes;        /* of all slabs; of as many as hold a copy each */
 	uint64_t allocated_bytes;   /* in slabs that are not free */
 	uint64_t live_bytes;        /* live blocks, data and maps */
 	uint64_t available_bytes;   /* what volumes may still write */
@@ -159,6 +161,7 @@ struct admin_request {
 	uint32_t full_timeout_s;
 	bool reserved;    /* VOLUME_CREATE, VOLUME_SET */
 	bool preallocate; /* POOL_CREATE, DEVICE_ADD */
+	uint32_t copies;  /* POOL_CREATE; 0: one */
 	bool force;
 	void (*done)(struct admin_request *request);
 	/* result */

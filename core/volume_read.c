@@ -6,7 +6,8 @@
  *
  * A chunk is looked up in one step, so it shows one state; its blocks are then read where they lie,
  * one device read per contiguous run, and every block's checksum is verified.  A slab that is read
- * counts its readers: it is not opened again before they are through.
+ * counts its readers: it is not opened again before they are through.  What is bad, and lies on
+ * other devices too, is read there, block by block.
  */
 #include "core/pool_internal.h"
 
@@ -19,9 +20,12 @@ struct read_run {
 	struct paced_read read; /* its link is also for what is unused */
 	struct iovec iov;
 	struct volume_request *request;
-	struct slab *slab;
+	struct places places; /* [0] is read */
+	uint32_t slot;
 	uint32_t first; /* index into request->entries */
 	uint32_t count;
+	uint32_t next; /* block of the run that is to be verified */
+	struct block_fetch fetch;
 };
 
 static struct read_run *
@@ -40,7 +44,7 @@ report(struct volume_request *request, const struct read_run *run, uint32_t bloc
 {
 	struct pool *pool = request->pool;
 
-	pool->devices[run->slab->device].errors++;
+	pool->devices[run->places.slabs[0]->device].errors++;
 	diag_error("pool %s: %s: block %llu of image %llu, at byte %llu of %s", pool->name, what,
 	    (unsigned long long)(request->lba + request->done_blocks + run->first + block),
 	    (unsigned long long)request->image->id,
@@ -49,44 +53,70 @@ report(struct volume_request *request, const struct read_run *run, uint32_t bloc
 }
 
 static void
-verify(struct volume_request *request, const struct read_run *run)
+run_end(struct read_run *run)
 {
-	const uint8_t *data = run->iov.iov_base;
+	struct volume_request *request = run->request;
+	struct pool *pool = request->pool;
+	struct places places = run->places;
 
-	for (uint32_t i = 0; i < run->count; i++, data += BLOCK_BYTES) {
+	list_push_front(&pool->unused_runs, &run->read.link);
+	if (--request->runs_left == 0)
+		request->step(request);
+	places_let_go(pool, &places);
+}
+
+static void verify(struct read_run *run);
+
+static void
+fetched(struct block_fetch *fetch)
+{
+	struct read_run *run = container_of(fetch, struct read_run, fetch);
+
+	if (fetch->error)
+		request_fail(run->request, -EIO);
+	verify(run);
+}
+
+static void
+verify(struct read_run *run)
+{
+	struct volume_request *request = run->request;
+
+	while (run->next < run->count && !request->error) {
+		uint32_t i = run->next++;
+		uint8_t *block = (uint8_t *)run->iov.iov_base + (size_t)i * BLOCK_BYTES;
 		const struct map_entry *entry = &request->entries[run->first + i];
-		uint32_t crc = baddr_block_crc((struct baddr){ entry->addr }, data);
+		bool failed = run->read.io.error != 0;
 
-		if (likely(crc == entry->crc) || MUTANT(READ_CRC_UNCHECKED))
+		if (!failed &&
+		    (likely(baddr_block_crc((struct baddr){ entry->addr }, block) == entry->crc) ||
+			MUTANT(READ_CRC_UNCHECKED)))
 			continue;
-		request->pool->checksum_errors++;
-		report(request, run, i, "wrong checksum");
-		request_fail(request, -EIO);
-		return;
+		request->pool->checksum_errors += !failed;
+		if (!failed || i == 0)
+			report(request, run, i,
+			    failed ? strerror(-run->read.io.error) : "wrong checksum");
+		if (run->places.count == 1) {
+			request_fail(request, -EIO);
+			break;
+		}
+		run->fetch.what = "a block";
+		run->fetch.block = block;
+		run->fetch.done = fetched;
+		return block_fetch_start(
+		    &run->fetch, request->pool, *entry, &run->places, 1, run->slot + i);
 	}
+	run_end(run);
 }
 
 static void
 run_done(struct device_io *io)
 {
 	struct read_run *run = container_of(io, struct read_run, read.io);
-	struct volume_request *request = run->request;
+	struct pool *pool = run->request->pool;
 
-	read_pace_done(&request->pool->read_pace, request->pool->reactor->now_ns);
-	run->slab->readers -= !MUTANT(READER_NOT_COUNTED);
-	if (io->error) {
-		report(request, run, 0, strerror(-io->error));
-		request_fail(request, -EIO);
-	} else if (!request->error) {
-		verify(request, run);
-	}
-	struct pool *pool = request->pool;
-	const struct slab *slab = run->slab;
-
-	list_push_front(&pool->unused_runs, &run->read.link);
-	if (--request->runs_left == 0)
-		request->step(request);
-	log_slab_unread(pool, slab);
+	read_pace_done(&pool->read_pace, pool->reactor->now_ns);
+	verify(run);
 }
 
 /* The length of the run of blocks that lie side by side from entry @first on. */
@@ -114,9 +144,13 @@ submit_run(struct volume_request *request, uint32_t first, uint32_t count, uint8
 	struct baddr addr = { request->entries[first].addr };
 	uint32_t slot;
 	struct slab *slab = space_place(&pool->space, addr, &slot);
-	struct read_run *run;
+	struct read_run *run = run_get(pool);
 
-	if (!slab || !pool_device(pool, slab->device)) {
+	run->places.count = 0;
+	if (slab)
+		places_hold(pool, slab, &run->places);
+	if (run->places.count == 0) {
+		list_push_front(&pool->unused_runs, &run->read.link);
 		diag_error(
 		    "pool %s: block %llu of image %llu lies at segment %llu, which does not exist",
 		    pool->name, (unsigned long long)(request->lba + request->done_blocks + first),
@@ -125,22 +159,22 @@ submit_run(struct volume_request *request, uint32_t first, uint32_t count, uint8
 		request_fail(request, -EIO);
 		return false;
 	}
-	run = run_get(pool);
 	run->request = request;
-	run->slab = slab;
+	run->slot = slot;
+	run->next = 0;
 	run->first = first;
 	run->count = count;
 	run->iov.iov_base = buffer;
 	run->iov.iov_len = (size_t)count * BLOCK_BYTES;
 	run->read.io.op = DEVICE_READ;
-	run->read.io.offset_bytes = space_offset_bytes(&pool->space, slab, slot);
+	run->read.io.offset_bytes = space_offset_bytes(&pool->space, run->places.slabs[0], slot);
 	run->read.io.len_bytes = run->iov.iov_len;
 	run->read.io.iov = &run->iov;
 	run->read.io.iov_count = 1;
 	run->read.io.done = run_done;
-	slab->readers += !MUTANT(READER_NOT_COUNTED);
 	request->runs_left++;
-	read_pace_submit(&pool->read_pace, pool_device(pool, slab->device), &run->read);
+	read_pace_submit(
+	    &pool->read_pace, pool_device(pool, run->places.slabs[0]->device), &run->read);
 	return true;
 }
 

@@ -78,8 +78,28 @@ batch_header_valid(const struct batch_header *header, const struct uuid *pool, u
 	return header->magic == BATCH_MAGIC && header->version == FORMAT_VERSION &&
 	       header->segment == segment && header->slot == slot && slot < slab_blocks &&
 	       header->block_count <= slab_blocks - slot - 1 &&
-	       header->entry_bytes <= BATCH_ENTRY_BYTES_MAX &&
-	       batch_crc(header, pool) == header->crc;
+	       header->entry_bytes <=
+		   BATCH_ENTRY_BYTES_MAX + (header->next_copies ? 0 : BATCH_COPIES_BYTES) &&
+	       header->next_copies < COPIES_MAX && batch_crc(header, pool) == header->crc;
+}
+
+void
+batch_name_copies(struct batch_header *header, const struct slab_place *copies)
+{
+	uint8_t *end = (uint8_t *)(header + 1);
+
+	CHECK(header->next_copies < COPIES_MAX && header->entry_bytes <= BATCH_ENTRY_BYTES_MAX);
+	memcpy(end - BATCH_COPIES_BYTES, copies, header->next_copies * sizeof(*copies));
+}
+
+void
+batch_read_copies(const struct batch_header *header, struct slab_place *copies)
+{
+	const uint8_t *end = (const uint8_t *)(header + 1);
+
+	for (unsigned i = 0; i < COPIES_MAX - 1; i++)
+		copies[i] = (struct slab_place){ BATCH_NO_SLAB, BATCH_NO_SLAB };
+	memcpy(copies, end - BATCH_COPIES_BYTES, header->next_copies * sizeof(*copies));
 }
 
 void
@@ -143,7 +163,8 @@ batch_read_next(struct batch_reader *reader, struct batch_piece *piece)
 }
 
 bool
-batch_data_valid(const struct batch_header *header, const uint8_t *data)
+batch_data_complete(const struct batch_header *header, uint8_t *data, const uint8_t *const *copies,
+    unsigned copy_count)
 {
 	struct batch_reader reader;
 	struct batch_piece piece;
@@ -151,19 +172,29 @@ batch_data_valid(const struct batch_header *header, const uint8_t *data)
 
 	batch_read_begin(&reader, header);
 	while ((rc = batch_read_next(&reader, &piece)) == 1) {
-		if (piece.type == BATCH_ZERO)
-			continue;
-		for (uint32_t i = 0; i < piece.blocks; i++) {
-			const uint8_t *block =
-			    data + (size_t)(piece.block_index + i) * FORMAT_BLOCK_BYTES;
+		for (uint32_t i = 0; piece.type != BATCH_ZERO && i < piece.blocks; i++) {
+			size_t at = (size_t)(piece.block_index + i) * FORMAT_BLOCK_BYTES;
+			struct baddr addr = { piece.addr.n + i };
+			unsigned copy = 0;
 			uint32_t crc;
 
 			memcpy(&crc, piece.crcs + 4 * i, sizeof(crc));
-			if (baddr_block_crc((struct baddr){ piece.addr.n + i }, block) != crc)
+			if (baddr_block_crc(addr, data + at) == crc)
+				continue;
+			while (copy < copy_count && baddr_block_crc(addr, copies[copy] + at) != crc)
+				copy++;
+			if (copy == copy_count)
 				return false;
+			memcpy(data + at, copies[copy] + at, FORMAT_BLOCK_BYTES);
 		}
 	}
 	return rc == 0;
+}
+
+bool
+batch_data_valid(const struct batch_header *header, const uint8_t *data)
+{
+	return batch_data_complete(header, (uint8_t *)(uintptr_t)data, NULL, 0);
 }
 
 enum map_result

@@ -12,8 +12,9 @@
 #include "metadata/catalog.h"
 #include "metadata/map.h"
 
+/* There is always room for the names of copies behind the entries. */
 #define BATCH_ENTRY_BYTES_MAX \
-	(FORMAT_BLOCK_BYTES - (unsigned)offsetof(struct batch_header, entries))
+	(FORMAT_BLOCK_BYTES - (unsigned)offsetof(struct batch_header, entries) - BATCH_COPIES_BYTES)
 
 /* Begins a batch at @segment, @slot. */
 void batch_begin(struct batch_header *header, uint64_t segment, uint32_t slot);
@@ -46,6 +47,11 @@ uint32_t batch_crc(const struct batch_header *header, const struct uuid *pool);
 bool batch_header_valid(const struct batch_header *header, const struct uuid *pool,
     uint64_t segment, uint32_t slot, uint32_t slab_blocks);
 
+/* Where the further copies of the next segment lie, header->next_copies of them. */
+void batch_name_copies(struct batch_header *header, const struct slab_place *copies);
+/* As above; those that are not there are BATCH_NO_SLAB. */
+void batch_read_copies(const struct batch_header *header, struct slab_place *copies);
+
 /* One entry, taken apart. */
 struct batch_piece {
 	uint8_t type;
@@ -69,6 +75,9 @@ int batch_read_next(struct batch_reader *reader, struct batch_piece *piece) must
 
 /* Whether the CRCs of all data blocks are right; @data: block_count blocks, one after another. */
 bool batch_data_valid(const struct batch_header *header, const uint8_t *data);
+/* As above; blocks that are not right are taken from @copies where one has them. */
+bool batch_data_complete(const struct batch_header *header, uint8_t *data,
+    const uint8_t *const *copies, unsigned copy_count);
 
 /* Faults in what applying @piece will walk. */
 enum map_result batch_prepare(

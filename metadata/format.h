@@ -6,6 +6,10 @@
  * itself (computed with its crc field zero) that is begun with the place where it belongs, so that
  * a stale or misdirected copy fails too.
  *
+ * A segment, or a packed slab, lies on one slab, or with LABEL_COPIES on one slab each of up to
+ * three devices.  Its copies are the same in every byte that counts, and each device's table has a
+ * record of its own copy: a device says for itself what lies on it.
+ *
  * A device, in blocks of 4096 bytes:
  *
  *      0                    zeroes, so that no older signature is found there
@@ -106,6 +110,17 @@ static_assert(sizeof(struct map_entry) * MAP_FANOUT == FORMAT_BLOCK_BYTES, "a no
 /* features_compat: the space of the file is the pool's to keep; it is written once, in advance, and
  * never given back. */
 #define LABEL_PREALLOCATED 1u
+/* features_incompat: segments lie on more than one device (superblock.copies). */
+#define LABEL_COPIES 1u
+
+/* Where a copy of a segment lies; BATCH_NO_SLAB twice: nowhere. */
+struct slab_place {
+	uint32_t device;
+	uint32_t slab;
+};
+#define COPIES_MAX 3u
+/* Pools with more than one copy have at most so many devices. */
+#define COPIES_DEVICES_MAX 64u
 
 struct label {
 	char magic[8];
@@ -160,7 +175,13 @@ struct superblock {
 	uint64_t written_s;
 	uint32_t flags;
 	uint32_t device_count;
-	uint8_t reserved[512 - 168];
+	/* More than one: the pool has LABEL_COPIES, and what follows counts. */
+	uint32_t copies;
+	uint32_t reserved2;
+	struct slab_place log_copies[COPIES_MAX - 1]; /* beside log_device, log_slab */
+	struct slab_place log_next_copies[COPIES_MAX - 1];
+	uint32_t device_digests[COPIES_DEVICES_MAX]; /* of each device's pages of the table */
+	uint8_t reserved[512 - 464];
 };
 static_assert(sizeof(struct superblock) == 512, "a superblock cannot tear");
 
@@ -170,6 +191,7 @@ static_assert(sizeof(struct superblock) == 512, "a superblock cannot tear");
 
 enum device_state {
 	DEVICE_STATE_ONLINE = 1,
+	DEVICE_STATE_OUT = 2, /* left out: what it holds is older than the others */
 };
 
 struct device_set_entry {
@@ -186,9 +208,12 @@ struct device_set {
 	struct uuid pool_uuid;
 	uint64_t generation;
 	uint32_t count;
-	uint32_t reserved;
+	uint32_t copies_min; /* of each live block, on devices that are ONLINE; 0: one */
 	struct device_set_entry devices[POOL_DEVICES_MAX];
-	uint8_t reserved2[FORMAT_BLOCK_BYTES - 48 - POOL_DEVICES_MAX * 32];
+	/* The pool's when this was written: the newer set is that of the later generation, and of
+	 * one generation that with the higher number. */
+	uint64_t pool_generation;
+	uint8_t reserved2[FORMAT_BLOCK_BYTES - 56 - POOL_DEVICES_MAX * 32];
 };
 static_assert(sizeof(struct device_set) == FORMAT_BLOCK_BYTES, "a device set is a block");
 
@@ -202,6 +227,7 @@ enum slab_state {
 	SLAB_SEALED = 2,
 	SLAB_PACKED = 3,
 	SLAB_BAD = 4,
+	SLAB_COPY = 255, /* never on disk: its content is another slab's, see space.h */
 };
 
 #define SLAB_WRITTEN 1u /* flags: written to since it was last given back (see device.h) */
@@ -250,6 +276,9 @@ table_records_per_page(uint32_t slab_blocks)
  *
  *   WRITE, NODE, CATALOG   uint32_t crc[count]: count blocks follow
  *   ZERO                   uint64_t blocks
+ *
+ * If `next_copies` is not 0, the header ends with as many struct slab_place: where the further
+ * copies of the next segment lie.
  */
 struct batch_header {
 	uint32_t magic;
@@ -263,7 +292,7 @@ struct batch_header {
 	uint32_t slot;
 	uint32_t block_count; /* data blocks that follow */
 	uint32_t entry_bytes; /* of all entries */
-	uint32_t reserved;
+	uint32_t next_copies;
 	/* Where the next segment lies, as far as it is known. */
 	uint64_t next_segment;
 	uint32_t next_device;
@@ -271,6 +300,7 @@ struct batch_header {
 	uint8_t entries[FORMAT_BLOCK_BYTES - 80];
 };
 static_assert(sizeof(struct batch_header) == FORMAT_BLOCK_BYTES, "a batch header is a block");
+#define BATCH_COPIES_BYTES ((unsigned)((COPIES_MAX - 1) * sizeof(struct slab_place)))
 
 enum batch_entry_type {
 	BATCH_WRITE = 1,

@@ -75,7 +75,7 @@ label_decode(struct label *label, const void *block, uint64_t device_bytes, stru
 		return error_set(error, -ENODATA, "no Quarry label");
 	if (CRC_OF(label, FORMAT_LABEL_BLOCK) != label->crc)
 		return error_set(error, -EUCLEAN, "the label is damaged (checksum)");
-	if (label->version != FORMAT_VERSION || label->features_incompat)
+	if (label->version != FORMAT_VERSION || label->features_incompat & ~(uint64_t)LABEL_COPIES)
 		return error_set(error, -ENOTSUP,
 		    "the label has format version %u, features %llx: this program knows version %u",
 		    label->version, (unsigned long long)label->features_incompat, FORMAT_VERSION);
@@ -121,6 +121,8 @@ superblock_decode(struct superblock *superblock, const void *block, struct error
 		    superblock->version, FORMAT_VERSION);
 	if (superblock->catalog_levels > MAP_LEVELS_MAX || superblock->epoch == 0 ||
 	    superblock->device_count == 0 || superblock->device_count > POOL_DEVICES_MAX ||
+	    superblock->copies > COPIES_MAX ||
+	    (superblock->copies > 1 && superblock->device_count > COPIES_DEVICES_MAX) ||
 	    superblock->next_segment == 0 || superblock->next_segment >> 47 ||
 	    superblock->next_id == 0 || superblock->next_id >> IMAGE_ID_BITS ||
 	    superblock->catalog_root.addr >> 63 ||

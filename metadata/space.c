@@ -7,9 +7,12 @@
 #include "core/base/mutant.h"
 
 void
-space_init(struct space *space, uint32_t slab_blocks)
+space_init(struct space *space, uint32_t slab_blocks, uint32_t copies)
 {
 	memset(space, 0, sizeof(*space));
+	CHECK(copies >= 1 && copies <= COPIES_MAX);
+	space->copies = copies;
+	table_init(&space->numbers);
 	CHECK(slab_blocks >= SLAB_BLOCKS_MIN && slab_blocks <= SLAB_BLOCKS_MAX);
 	CHECK(slab_blocks % 64 == 0);
 	space->slab_blocks = slab_blocks;
@@ -33,6 +36,120 @@ space_fini(struct space *space)
 		free(device->page_dirty);
 	}
 	table_fini(&space->segments);
+	table_fini(&space->numbers);
+}
+
+/* --- copies --- */
+
+uint32_t
+space_copies_now(const struct space *space)
+{
+	uint32_t devices = 0;
+
+	if (space->copies == 1)
+		return 1;
+	for (uint32_t i = 0; i < space->device_count; i++)
+		devices += space->devices[i].present && !space->devices[i].out;
+	return (uint32_t)max_u64(1, min_u64(devices, space->copies));
+}
+
+/* How many times @copies of them can be had, each from another device, if there are @counts. */
+static uint64_t
+count_groups(const uint64_t *counts, uint32_t device_count, uint32_t copies)
+{
+	uint64_t largest[COPIES_MAX] = { 0 }; /* in falling order */
+	uint64_t sum = 0, groups;
+
+	for (uint32_t i = 0; i < device_count; i++) {
+		uint64_t count = counts[i];
+
+		sum += count;
+		for (uint32_t k = 0; k < copies; k++) {
+			uint64_t smaller = min_u64(count, largest[k]);
+
+			largest[k] = max_u64(count, largest[k]);
+			count = smaller;
+		}
+	}
+	/* Each group takes at most one from a device: however many of the largest are left aside,
+	 * the others must have the rest. */
+	groups = sum / copies;
+	for (uint32_t k = 0; k + 1 < copies; k++) {
+		sum -= largest[k];
+		groups = min_u64(groups, sum / (copies - 1 - k));
+	}
+	return groups;
+}
+
+static void
+count_free(struct space *space)
+{
+	uint64_t counts[POOL_DEVICES_MAX], all[POOL_DEVICES_MAX];
+
+	for (uint32_t i = 0; i < space->device_count; i++) {
+		const struct space_device *device = &space->devices[i];
+
+		counts[i] = device->out ? 0 : device->free_count;
+		all[i] = device->out ? 0 : device->slab_count;
+	}
+	space->free_count = count_groups(counts, space->device_count, space_copies_now(space));
+	space->slab_count = count_groups(all, space->device_count, space_copies_now(space));
+}
+
+/* Goes once round the ring, from @leader on. */
+#define for_each_place(place, leader)                                    \
+	for (struct slab *place = (leader), *end_ = NULL; place != end_; \
+	     end_ = (leader), place = place->twin ? place->twin : (leader))
+
+static void
+link_twin(struct slab *leader, struct slab *copy)
+{
+	CHECK(!copy->twin && copy != leader);
+	copy->twin = leader->twin ? leader->twin : leader;
+	leader->twin = copy;
+}
+
+static void
+unlink_twin(struct slab *slab)
+{
+	struct slab *before = slab->twin;
+
+	if (!before)
+		return;
+	while (before->twin != slab)
+		before = before->twin;
+	before->twin = slab->twin == before ? NULL : slab->twin;
+	slab->twin = NULL;
+}
+
+unsigned
+space_places(const struct space *space, struct slab *leader, struct slab **places)
+{
+	unsigned n = 0;
+
+	for_each_place(place, leader)
+	{
+		if (space_place_counts(space, place) && n < COPIES_MAX)
+			places[n++] = place;
+	}
+	return n;
+}
+
+unsigned
+space_name_places(const struct space *space, struct slab *leader, uint32_t *device, uint32_t *slab,
+    struct slab_place *others)
+{
+	struct slab *places[COPIES_MAX];
+	unsigned count = space_places(space, leader, places);
+
+	CHECK(count > 0);
+	*device = places[0]->device;
+	*slab = places[0]->index;
+	for (unsigned i = 1; i < COPIES_MAX; i++)
+		others[i - 1] = i < count
+				    ? (struct slab_place){ places[i]->device, places[i]->index }
+				    : (struct slab_place){ BATCH_NO_SLAB, BATCH_NO_SLAB };
+	return count - 1;
 }
 
 static uint64_t
@@ -73,19 +190,44 @@ space_add_device(struct space *space, uint32_t index, const struct uuid *uuid, u
 	device->page_dirty = xcalloc(BITMAP_WORDS(device->page_count), sizeof(uint64_t));
 	for (uint32_t page = 0; page < device->page_count; page++) {
 		bitmap_set(device->page_dirty, page);
-		space->table_digest += page_digest(index, page, 0);
+		device->digest += page_digest(index, page, 0);
+	}
+	space->table_digest += device->digest;
+	space->place_count += slab_count;
+	if (index >= space->device_count)
+		space->device_count = index + 1;
+	if (space->copies > 1) {
+		count_free(space);
+		return;
 	}
 	space->slab_count += slab_count;
 	space->free_count += slab_count;
-	if (index >= space->device_count)
-		space->device_count = index + 1;
 }
 
 static void
-mark_dirty(struct space *space, const struct slab *slab)
+set_page_version(struct space *space, uint32_t index, uint32_t page, uint64_t checkpoint)
+{
+	struct space_device *device = &space->devices[index];
+	uint64_t change = page_digest(index, page, checkpoint) -
+			  page_digest(index, page, device->page_checkpoint[page]);
+
+	device->digest += change;
+	space->table_digest += change;
+	device->page_checkpoint[page] = checkpoint;
+}
+
+/* Of this slab alone; of a leader whose twins' records stay as they are. */
+static void
+mark_place_dirty(struct space *space, const struct slab *slab)
 {
 	bitmap_set(space->devices[slab->device].page_dirty,
 	    slab->index / table_records_per_page(space->slab_blocks));
+}
+
+static void
+mark_dirty(struct space *space, struct slab *slab)
+{
+	for_each_place(place, slab) mark_place_dirty(space, place);
 }
 
 static void
@@ -96,7 +238,10 @@ leave_free(struct space *space, struct slab *slab)
 	list_remove(&slab->link);
 	device->free_count--;
 	device->written_free_count -= slab->flags & SLAB_WRITTEN;
-	space->free_count--;
+	if (space->copies > 1)
+		count_free(space);
+	else
+		space->free_count--;
 }
 
 static void
@@ -104,13 +249,18 @@ enter_free(struct space *space, struct slab *slab)
 {
 	struct space_device *device = &space->devices[slab->device];
 
+	if (device->out)
+		return;
 	if (slab->flags & SLAB_WRITTEN)
 		list_push_front(&device->free, &slab->link);
 	else
 		list_push_back(&device->free, &slab->link);
 	device->free_count++;
 	device->written_free_count += slab->flags & SLAB_WRITTEN;
-	space->free_count++;
+	if (space->copies > 1)
+		count_free(space);
+	else
+		space->free_count++;
 }
 
 static void
@@ -307,8 +457,15 @@ void
 space_open_slab(struct space *space, struct slab *slab, uint64_t segment)
 {
 	CHECK(segment != 0);
-	if (slab->state == SLAB_FREE && !list_empty(&slab->link))
-		leave_free(space, slab);
+	for_each_place(place, slab)
+	{
+		if (place->state == SLAB_FREE && !list_empty(&place->link))
+			leave_free(space, place);
+		if (place == slab)
+			continue;
+		place->state = SLAB_COPY;
+		place->segment = segment;
+	}
 	if (slab->pieces == &slab->own && slab->segment == segment) {
 		/* A replay: what the table says of it is of the cut or newer, and stays. */
 		leave_empty(space, slab);
@@ -318,6 +475,55 @@ space_open_slab(struct space *space, struct slab *slab, uint64_t segment)
 	}
 	slab->state = SLAB_OPEN;
 	mark_dirty(space, slab);
+}
+
+/* Takes @slab out of whatever it is a place of. */
+static void
+detach(struct space *space, struct slab *slab)
+{
+	struct slab *leader = space_leader(slab);
+
+	if (slab == leader) {
+		while (slab->twin)
+			detach(space, slab->twin);
+		return;
+	}
+	unlink_twin(slab);
+	slab->state = SLAB_FREE;
+	slab->segment = 0;
+	slab->stale = false;
+	mark_place_dirty(space, slab);
+	enter_free(space, slab);
+}
+
+struct slab *
+space_open_places(struct space *space, struct slab **places, unsigned count, uint64_t segment)
+{
+	struct slab *leader = space_find(space, segment);
+
+	if (!leader || space->copies == 1) {
+		leader = places[0];
+		detach(space, leader);
+		count = space->copies == 1 ? 1 : count;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		struct slab *place = places[i];
+
+		if (place == leader || (place->state == SLAB_COPY && space_leader(place) == leader))
+			continue;
+		if (place->state != SLAB_FREE) {
+			detach(space, place);
+			if (place->state != SLAB_FREE) {
+				forget(space, place);
+				place->state = SLAB_FREE;
+			}
+		}
+		if (!list_empty(&place->link))
+			leave_free(space, place);
+		link_twin(leader, place);
+	}
+	space_open_slab(space, leader, segment);
+	return leader;
 }
 
 static void
@@ -338,7 +544,7 @@ space_seal_slab(struct space *space, struct slab *slab, uint32_t age)
 {
 	CHECK(slab->state == SLAB_OPEN);
 	slab->state = SLAB_SEALED;
-	slab->flags |= SLAB_WRITTEN;
+	for_each_place(place, slab) place->flags |= SLAB_WRITTEN;
 	slab->age = age;
 	slab->live_first = slab->live;
 	slab->sealed_cut = space->cut;
@@ -452,9 +658,12 @@ space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t dir
 	uint16_t list[SLAB_BLOCKS_MAX];
 
 	CHECK(slab->state == SLAB_FREE && list_empty(&slab->link) && slab->live == 0);
-	slab->segment = number;
-	slab->state = SLAB_PACKED;
-	slab->flags |= SLAB_WRITTEN;
+	for_each_place(place, slab)
+	{
+		place->segment = number;
+		place->state = place == slab ? SLAB_PACKED : SLAB_COPY;
+		place->flags |= SLAB_WRITTEN;
+	}
 	slab->age = age;
 	slab->directory_blocks = (uint16_t)directory_blocks;
 	mark_dirty(space, slab);
@@ -580,9 +789,17 @@ space_release(
 			continue;
 		CHECK(is_empty(slab) && slab->live == 0);
 		forget(space, slab);
+		while (slab->twin) {
+			struct slab *copy = slab->twin;
+
+			detach(space, copy);
+			if (released && !space->devices[copy->device].out)
+				released(context, copy);
+		}
 		slab->state = SLAB_FREE;
+		slab->stale = false;
 		enter_free(space, slab);
-		if (released)
+		if (released && !space->devices[slab->device].out)
 			released(context, slab);
 	}
 }
@@ -612,7 +829,7 @@ space_pick(struct space *space, uint32_t after_device, uint64_t reserve)
 		struct space_device *device =
 		    &space->devices[(after_device + i) % space->device_count];
 
-		if (!device->present || device->free_count == 0)
+		if (!device->present || device->out || device->free_count == 0)
 			continue;
 		uint64_t share = (uint64_t)device->free_count * 64 / device->slab_count;
 
@@ -626,6 +843,73 @@ space_pick(struct space *space, uint32_t after_device, uint64_t reserve)
 		}
 	}
 	return best;
+}
+
+/* The slabs for @copies copies, of the devices with most free ones; @spread: nearly most, so that
+ * each device shares segments with each other one.  False: some is being read. */
+static bool
+choose_places(
+    struct space *space, uint32_t after_device, uint32_t copies, bool spread, struct slab **places)
+{
+	for (uint32_t n = 0; n < copies; n++) {
+		uint64_t best_rank = 0;
+
+		places[n] = NULL;
+		for (uint32_t i = 1; i <= space->device_count; i++) {
+			uint32_t d = (after_device + i) % space->device_count;
+			struct space_device *device = &space->devices[d];
+			uint64_t rank = 16ull * device->free_count;
+			bool has_one = false;
+
+			for (uint32_t k = 0; k < n; k++)
+				has_one |= places[k]->device == d;
+			if (has_one || !device->present || device->out || device->free_count == 0)
+				continue;
+			if (spread)
+				rank += mix64(space->taken * COPIES_DEVICES_MAX + d) %
+					(64 + device->slab_count);
+			struct slab *slab = first_unread(device);
+
+			if (slab && (!places[n] || rank > best_rank)) {
+				places[n] = slab;
+				best_rank = rank;
+			}
+		}
+		if (!places[n])
+			return false;
+	}
+	return true;
+}
+
+struct slab *
+space_take(struct space *space, uint32_t after_device)
+{
+	uint32_t copies = space_copies_now(space);
+	struct slab *places[COPIES_MAX];
+	uint64_t before = space->free_count;
+
+	if (space->copies == 1) {
+		places[0] = space_pick(space, after_device, 0);
+		if (places[0])
+			space_reserve(space, places[0]);
+		return places[0];
+	}
+	/* What is spread must not leave slabs behind that find no partner. */
+	for (unsigned attempt = 0; attempt < 2; attempt++) {
+		if (before == 0 ||
+		    !choose_places(space, after_device, copies, attempt == 0, places))
+			return NULL;
+		for (uint32_t i = 0; i < copies; i++)
+			leave_free(space, places[i]);
+		if (space->free_count + 1 >= before || attempt == 1)
+			break;
+		for (uint32_t i = 0; i < copies; i++)
+			enter_free(space, places[i]);
+	}
+	for (uint32_t i = 1; i < copies; i++)
+		link_twin(places[0], places[i]);
+	space->taken++;
+	return places[0];
 }
 
 struct slab *
@@ -656,7 +940,7 @@ space_hold_device(struct space *space, uint32_t index)
 {
 	struct space_device *device = &space->devices[index];
 
-	CHECK(device->free_count == device->slab_count);
+	CHECK(device->out || device->free_count == device->slab_count);
 	for (uint32_t i = 0; i < device->slab_count; i++)
 		space_reserve(space, &device->slabs[i]);
 }
@@ -687,6 +971,14 @@ void
 space_unreserve(struct space *space, struct slab *slab)
 {
 	CHECK(slab->state == SLAB_FREE && list_empty(&slab->link));
+	while (slab->twin) {
+		struct slab *copy = slab->twin;
+
+		unlink_twin(copy);
+		copy->stale = false;
+		enter_free(space, copy);
+	}
+	slab->stale = false;
 	enter_free(space, slab);
 }
 
@@ -730,23 +1022,24 @@ space_encode_page(
 	header->index = page;
 	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->slab_count;
 	     i++) {
-		const struct slab *slab = &device->slabs[i];
+		const struct slab *slab = space_leader(&device->slabs[i]);
+		bool stale = device->slabs[i].stale;
+		bool free = slab->releasing || stale;
 		struct slab_record record = {
-			.segment = slab->releasing ? 0 : slab->segment,
-			.state = slab->releasing ? SLAB_FREE : slab->state,
-			.flags = slab->flags,
-			.directory_blocks = slab->releasing ? 0 : slab->directory_blocks,
+			.segment = free ? 0 : slab->segment,
+			.state = free ? SLAB_FREE : slab->state,
+			.flags = device->slabs[i].flags,
+			.directory_blocks = free ? 0 : slab->directory_blocks,
 			.age = slab->age,
 		};
 
 		memcpy(at, &record, sizeof(record));
-		memcpy(at + sizeof(record), slab->live_bits, space->slab_blocks / 8);
+		if (!stale)
+			memcpy(at + sizeof(record), slab->live_bits, space->slab_blocks / 8);
 		at += slab_record_bytes(space->slab_blocks);
 	}
 	header->crc = page_crc(device, page, block);
-	space->table_digest -= page_digest(device_index, page, device->page_checkpoint[page]);
-	device->page_checkpoint[page] = checkpoint;
-	space->table_digest += page_digest(device_index, page, checkpoint);
+	set_page_version(space, device_index, page, checkpoint);
 	device->page_place[page] = !device->page_place[page];
 	bitmap_clear(device->page_dirty, page);
 }
@@ -762,6 +1055,37 @@ page_valid(const struct space_device *device, uint32_t page, const void *block)
 		return false;
 	memcpy(copy, block, sizeof(copy));
 	return page_crc(device, page, copy) == header.crc;
+}
+
+/*
+ * @slab is a further copy of what lies at @leader: what its table says of it is as true as what the
+ * leader's says, but may be of another moment of the same checkpoint; the next table has both
+ * alike.
+ */
+static int
+take_copy(struct space *space, struct slab *leader, struct slab *slab,
+    const struct slab_record *record, const uint8_t *bits, struct error *error)
+{
+	unsigned copies = 1;
+
+	for_each_place(place, leader)
+	{
+		copies++;
+		if (place->device == slab->device)
+			copies = COPIES_MAX + 1;
+	}
+	if (copies > space->copies ||
+	    (leader->state == SLAB_PACKED) != (record->state == SLAB_PACKED) ||
+	    leader->directory_blocks != record->directory_blocks)
+		return error_set(error, -EUCLEAN, "segment %llu lies on two slabs",
+		    (unsigned long long)record->segment);
+	link_twin(leader, slab);
+	slab->state = SLAB_COPY;
+	slab->segment = record->segment;
+	if (leader->state != record->state || leader->age != record->age ||
+	    memcmp(leader->live_bits, bits, space->slab_blocks / 8) != 0)
+		mark_place_dirty(space, slab);
+	return 0;
 }
 
 static int
@@ -788,14 +1112,19 @@ take_record(struct space *space, struct slab *slab, const uint8_t *at, struct er
 		enter_free(space, slab);
 		return 0;
 	}
+	struct slab *leader = record.state == SLAB_PACKED
+				  ? table_get(&space->numbers, record.segment)
+				  : space_find(space, record.segment);
+
+	if (leader)
+		return take_copy(space, leader, slab, &record, at + sizeof(record), error);
 	slab->state = record.state;
 	slab->directory_blocks = record.directory_blocks;
 	if (record.state == SLAB_PACKED) {
 		slab->segment = record.segment; /* space_load_pieces() is still to come */
+		if (space->copies > 1)
+			table_set(&space->numbers, record.segment, slab);
 	} else {
-		if (space_find(space, record.segment))
-			return error_set(error, -EUCLEAN, "segment %llu lies on two slabs",
-			    (unsigned long long)record.segment);
 		set_own(space, slab, record.segment);
 	}
 	memcpy(slab->live_bits, at + sizeof(record), space->slab_blocks / 8);
@@ -837,9 +1166,7 @@ space_decode_page(struct space *space, uint32_t device_index, uint32_t page, uin
 		return error_set(error, -EUCLEAN,
 		    "slab table page %u of device %u is damaged in both places", page,
 		    device_index);
-	space->table_digest -= page_digest(device_index, page, device->page_checkpoint[page]);
-	device->page_checkpoint[page] = best_checkpoint;
-	space->table_digest += page_digest(device_index, page, best_checkpoint);
+	set_page_version(space, device_index, page, best_checkpoint);
 	/* A version that no superblock ever named must not be taken for a good one later. */
 	if (newer_seen)
 		bitmap_set(device->page_dirty, page);
@@ -875,6 +1202,18 @@ pieces_invariant(const struct space *space, const struct slab *slab)
 	return true;
 }
 
+/* A copy has one leader, and nothing of its own. */
+static bool
+twins_invariant(const struct slab *copy)
+{
+	const struct slab *at = copy->twin;
+
+	while (at && at != copy && at->state == SLAB_COPY)
+		at = at->twin;
+	return at && at != copy && at->segment == copy->segment && copy->live == 0 &&
+	       !copy->pieces && list_empty(&copy->link);
+}
+
 bool
 space_invariant(const struct space *space)
 {
@@ -891,6 +1230,11 @@ space_invariant(const struct space *space)
 				return false;
 			if ((slab->state == SLAB_FREE) != (slab->segment == 0))
 				return false;
+			if (slab->state == SLAB_COPY) {
+				if (!twins_invariant(slab))
+					return false;
+				continue;
+			}
 			if (slab->state != SLAB_PACKED && slab->segment &&
 			    space_find(space, slab->segment) != slab)
 				return false;
@@ -908,6 +1252,7 @@ space_invariant(const struct space *space)
 			return false;
 		free_slabs += device_free;
 	}
-	return live == space->live_blocks && free_slabs == space->free_count &&
-	       empty == space->empty_count;
+	if (space->copies == 1 && free_slabs != space->free_count)
+		return false;
+	return live == space->live_blocks && empty == space->empty_count;
 }

@@ -15,6 +15,12 @@
  *     checkpoint whose cut saw it there is durable (space_collect_empty, space_release);
  *   - table pages whose records changed since they were last encoded are marked dirty.
  *
+ * Copies: with space.copies > 1 a segment, or a packed slab, lies on several slabs of different
+ * devices, a ring of `twin`.  One of them, the leader, has its state, pieces and live bits, and is
+ * the slab that everybody means; the others are in state SLAB_COPY.  A place of the ring counts
+ * unless it is stale or its device is out.  In the table every slab has a record of its own.
+ * `free_count` and `slab_count` count how many times there is room for all copies.
+ *
  * Marking dead is idempotent, and marking an address dead whose segment is gone does nothing:
  * addresses are never used again.
  */
@@ -40,7 +46,8 @@ struct space_piece {
 };
 
 struct slab {
-	uint64_t segment; /* 0: none; PACKED: its number, which is no address's */
+	uint64_t segment;  /* 0: none; PACKED: its number, which is no address's */
+	struct slab *twin; /* the next one of the ring; NULL: there is no copy */
 	uint64_t *live_bits;
 	struct space_piece own;     /* of a segment that the log writes or wrote here */
 	struct space_piece *pieces; /* what lies here: `own`, or what a directory says; NULL */
@@ -58,11 +65,13 @@ struct slab {
 	uint8_t flags;
 	bool releasing; /* waits for a checkpoint to be durable */
 	bool stuck;     /* something on it is unreadable: it is not moved */
+	bool stale;     /* a place that lacks some of what its twins have */
 	uint16_t directory_blocks;
 };
 
 struct space_device {
 	bool present;
+	bool out; /* left out: nothing on it counts */
 	struct uuid uuid;
 	uint64_t slabs_block;
 	uint32_t slab_count;
@@ -75,11 +84,15 @@ struct space_device {
 	uint8_t *page_place;       /* which of its two places holds the current version */
 	uint64_t *page_checkpoint; /* the version of the current one */
 	uint64_t *page_dirty;      /* bitmap */
+	uint64_t digest;           /* sum over its pages */
 };
 
 struct space {
 	uint32_t slab_blocks;
 	uint32_t device_count;
+	uint32_t copies;
+	uint64_t taken;       /* how often space_take() gave something */
+	struct table numbers; /* of PACKED slabs as the table has them, to find copies */
 	struct space_device devices[POOL_DEVICES_MAX];
 	struct table segments; /* segment number -> struct space_piece */
 	struct list empty;
@@ -87,11 +100,12 @@ struct space {
 	uint32_t cut; /* number of the last cut, since the pool was opened */
 	uint64_t slab_count;
 	uint64_t free_count;
+	uint64_t place_count; /* all slabs of all devices, copies too */
 	uint64_t live_blocks;
 	uint64_t table_digest; /* sum over pages of a hash of (device, page, version) */
 };
 
-void space_init(struct space *space, uint32_t slab_blocks);
+void space_init(struct space *space, uint32_t slab_blocks, uint32_t copies);
 void space_fini(struct space *space);
 
 /* All slabs FREE and all pages dirty with version 0 (as a new pool has it). */
@@ -107,6 +121,31 @@ struct slab *space_place(const struct space *space, struct baddr addr, uint32_t 
 /* How many of the @count addresses from @addr on lie side by side (at least 1), if it does. */
 uint32_t space_run(const struct space *space, struct baddr addr, uint32_t count);
 
+/* Whether what lies on this very slab, leader or copy, can be used. */
+static inline bool
+space_place_counts(const struct space *space, const struct slab *slab)
+{
+	return !slab->stale && !space->devices[slab->device].out;
+}
+
+/* The slab that has state, pieces and live bits of what lies on @slab. */
+static inline struct slab *
+space_leader(struct slab *slab)
+{
+	while (slab->state == SLAB_COPY)
+		slab = slab->twin;
+	return slab;
+}
+
+/* How many copies a segment that is opened now gets. */
+uint32_t space_copies_now(const struct space *space);
+/* The places of @leader that count; at most COPIES_MAX. */
+unsigned space_places(const struct space *space, struct slab *leader, struct slab **places);
+/* As @places, for the disk: the first into @device and @slab, the others, or BATCH_NO_SLAB, behind
+ * it.  Returns how many others there are. */
+unsigned space_name_places(const struct space *space, struct slab *leader, uint32_t *device,
+    uint32_t *slab, struct slab_place *others);
+
 /* Byte offset of slot @slot of @slab on its device. */
 static inline uint64_t
 space_offset_bytes(const struct space *space, const struct slab *slab, uint32_t slot)
@@ -119,6 +158,9 @@ space_offset_bytes(const struct space *space, const struct slab *slab, uint32_t 
 /* Opens @slab for @segment: all slots dead.  In a replay a slab may be another segment's, which is
  * forgotten, or this one's already: then what the table says of its slots stays. */
 void space_open_slab(struct space *space, struct slab *slab, uint64_t segment);
+/* In a replay: opens @segment on @places, as a header names them, and returns the leader. */
+struct slab *space_open_places(
+    struct space *space, struct slab **places, unsigned count, uint64_t segment);
 void space_seal_slab(struct space *space, struct slab *slab, uint32_t age);
 
 /* Of what the log just wrote; what relocation has moved already stays as it is. */
@@ -138,7 +180,7 @@ void space_collect_empty(struct space *space);
  * table that is written now is durable. */
 uint64_t space_count_needless(const struct space *space);
 void space_collect_needless(struct space *space);
-/* Calls @released for each such slab after it became FREE. */
+/* Calls @released for each such slab, copies too, after it became FREE. */
 void space_release(
     struct space *space, void (*released)(void *context, struct slab *slab), void *context);
 
@@ -160,6 +202,10 @@ int space_load_pieces(struct space *space, struct slab *slab, struct packed_read
 /* The next slab to open: on the device after @after_device that has most of its share free; NULL if
  * fewer than @reserve slabs would be left.  It stays FREE until it is opened. */
 struct slab *space_pick(struct space *space, uint32_t after_device, uint64_t reserve);
+/* As space_pick(), with copies on other devices, and all of them off the free lists, until they are
+ * opened, packed, or given back (space_unreserve).  NULL: there is no room, or what is free is
+ * being read. */
+struct slab *space_take(struct space *space, uint32_t after_device);
 /* A free slab of @device that was not written to since it was given back; NULL: none. */
 struct slab *space_pick_unwritten(struct space *space, uint32_t device);
 /* Takes @slab off the free list (somebody has plans for it) / puts it back, perhaps written now. */
@@ -169,6 +215,13 @@ void space_unreserve(struct space *space, struct slab *slab);
 void space_slab_given_back(struct space *space, struct slab *slab);
 
 /* --- table pages --- */
+
+/* Of the versions of a device's pages, as a superblock with copies has it. */
+static inline uint32_t
+space_device_digest(const struct space *space, uint32_t device)
+{
+	return (uint32_t)mix64(space->devices[device].digest);
+}
 
 /* Block number of the place to which dirty page @page goes next. */
 uint64_t space_page_block(const struct space_device *device, uint32_t page);

@@ -42,6 +42,7 @@ enum {
 	OPTION_REPAIR = 1 << 15,
 	OPTION_WHAT = 1 << 16,
 	OPTION_RESERVE = 1 << 17,
+	OPTION_COPIES = 1 << 18,
 
 	OPTIONS_COMMON = OPTION_SOCKET | OPTION_JSON | OPTION_HELP | OPTION_VERSION,
 	OPTIONS_LIST =
@@ -92,6 +93,7 @@ struct cli {
 	const char *columns;
 	const char *sort;
 	const char *reserve; /* --reserve */
+	unsigned copies;
 	const char *what;    /* to dump; NULL: what is short */
 	uint64_t size_bytes; /* of --size */
 	const char *cwd;     /* device paths are relative to it */

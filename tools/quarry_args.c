@@ -30,6 +30,7 @@ static const struct option {
 	{ 0, "preallocate", OPTION_PREALLOCATE, NULL,
 	    "allocate all space of files now, and keep it" },
 	{ 0, "reserve", OPTION_RESERVE, "full|none", "hold back room for all of the volume" },
+	{ 0, "copies", OPTION_COPIES, "N", "keep everything on N devices: 1, 2 or 3" },
 	{ 0, "data", OPTION_DATA, NULL, "verify the checksums of all data, too" },
 	{ 0, "repair", OPTION_REPAIR, NULL, "make again what can be derived from the rest" },
 	{ 0, "what", OPTION_WHAT, "WHAT", "print this only" },
@@ -65,6 +66,12 @@ take_option(struct cli *cli, const struct option *option, const char *value, str
 		return 0;
 	case OPTION_RESERVE:
 		cli->reserve = value;
+		return 0;
+	case OPTION_COPIES:
+		if (value[0] < '1' || value[0] > '3' || value[1])
+			return error_set(
+			    error, -EINVAL, "--copies must be 1, 2 or 3, not \"%.60s\"", value);
+		cli->copies = (unsigned)(value[0] - '0');
 		return 0;
 	case OPTION_WHAT:
 		cli->what = value;

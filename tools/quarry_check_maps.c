@@ -110,6 +110,41 @@ name_claimant(struct check *check, const struct map_entry *entry, uint64_t lba, 
 	check_tell(check, "%s: this is where it is in use elsewhere", place);
 }
 
+/* Reads all copies of a block, and tells of those that are bad while another one serves.  0;
+ * -EUCLEAN: all are damaged; or the error of the last. */
+static int
+read_copies(struct check *check, struct slab *leader, uint32_t slot, const struct map_entry *entry,
+    uint8_t *block)
+{
+	const struct space *space = &check->pool->space;
+	uint8_t copy[BLOCK_BYTES] __attribute__((aligned(8)));
+	struct slab *places[COPIES_MAX];
+	int errors[COPIES_MAX];
+	unsigned count = space_places(space, leader, places);
+	int rc = -ENODEV;
+	bool good = false;
+
+	for (unsigned i = 0; i < count; i++) {
+		errors[i] = overlay_read(pool_device(check->pool, places[i]->device),
+		    space_offset_bytes(space, places[i], slot), copy);
+		if (!errors[i] &&
+		    baddr_block_crc((struct baddr){ entry->addr }, copy) != entry->crc)
+			errors[i] = -EUCLEAN;
+		rc = errors[i] && !good ? errors[i] : 0;
+		if (errors[i])
+			continue;
+		good = true;
+		memcpy(block, copy, BLOCK_BYTES);
+	}
+	for (unsigned i = 0; good && i < count; i++)
+		if (errors[i] && !check->naming && !check->mend)
+			check_tell(check, "%s, byte %llu: a copy is %s; another one serves",
+			    pool_device(check->pool, places[i]->device)->name,
+			    (unsigned long long)space_offset_bytes(space, places[i], slot),
+			    errors[i] == -EUCLEAN ? "damaged" : "unreadable");
+	return rc;
+}
+
 /* Notes that @entry is reached; reads the block it points to if @block is not NULL. */
 static enum visit
 visit(struct check *check, const struct map_entry *entry, uint64_t lba, uint64_t blocks, bool data,
@@ -118,7 +153,7 @@ visit(struct check *check, const struct map_entry *entry, uint64_t lba, uint64_t
 	struct pool *pool = check->pool;
 	struct baddr addr = { entry->addr };
 	uint32_t slot;
-	const struct slab *slab = space_place(&pool->space, addr, &slot);
+	struct slab *slab = space_place(&pool->space, addr, &slot);
 	const char *kind = data ? "data" : "map node";
 	uint16_t tag = tag_of(check, lba, blocks, data);
 	uint16_t *seen;
@@ -157,12 +192,11 @@ visit(struct check *check, const struct map_entry *entry, uint64_t lba, uint64_t
 	}
 	if (!block)
 		return VISIT_NEW;
-	rc = overlay_read(
-	    pool_device(pool, slab->device), space_offset_bytes(&pool->space, slab, slot), block);
-	if (rc || baddr_block_crc(addr, block) != entry->crc) {
+	rc = read_copies(check, slab, slot, entry, block);
+	if (rc) {
 		snprintf(what, sizeof(what), "its %s %s%s", kind,
-		    rc ? "is unreadable: " : "is damaged (wrong checksum)",
-		    rc ? strerror(-rc) : "");
+		    rc != -EUCLEAN ? "is unreadable: " : "is damaged (wrong checksum)",
+		    rc != -EUCLEAN ? strerror(-rc) : "");
 		fault(check, entry, lba, blocks, what);
 		return VISIT_BAD;
 	}

@@ -76,7 +76,7 @@ find_pool(struct rebuild *r)
 static void
 make_space(struct rebuild *r)
 {
-	space_init(&r->space, r->labels[0].slab_blocks);
+	space_init(&r->space, r->labels[0].slab_blocks, 1);
 	for (uint32_t i = 0; i < r->superblock.device_count; i++)
 		space_add_device(&r->space, i, &r->labels[i].device_uuid, r->labels[i].slabs_block,
 		    (uint32_t)r->labels[i].slab_count);
@@ -111,7 +111,7 @@ is_suspect(struct rebuild *r, uint32_t device, uint32_t page)
 		struct space space;
 		struct error error;
 
-		space_init(&space, r->labels[0].slab_blocks);
+		space_init(&space, r->labels[0].slab_blocks, 1);
 		space_add_device(&space, device, &r->labels[device].device_uuid,
 		    r->labels[device].slabs_block, (uint32_t)r->labels[device].slab_count);
 		valid = space_decode_page(&space, device, page, UINT64_MAX, r->places[i],
@@ -303,6 +303,12 @@ check_mend_table(struct check *check, struct offline *offline)
 	if (!find_pool(r)) {
 		free(r);
 		return; /* the import says why */
+	}
+	if (r->superblock.copies > 1) {
+		/* What a lost page said stands on other devices too, but nothing here knows how to
+		 * take it from there: the import refuses, and says which page it is. */
+		free(r);
+		return;
 	}
 	make_space(r);
 	find_lost_pages(r);

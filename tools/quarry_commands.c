@@ -178,6 +178,8 @@ build_pool_create(struct cli *cli, struct error *error)
 	request_start(cli, "pool.create");
 	if (take_new_devices(cli, error))
 		return -EINVAL;
+	if (cli->options & OPTION_COPIES)
+		must_put(cli->request, "copies", json_integer(cli->copies));
 	cli->done_text = text_new(
 	    "pool %s created; next: quarry volume create %s/NAME SIZE", cli->args[0], cli->args[0]);
 	done_one(cli, "pools", cli->args[0]);
@@ -541,11 +543,13 @@ const struct cli_command cli_commands[] = {
 	    "Files that do not exist are made with --size SIZE, each that large.\n"
 	    "Files are sparse, and get their space as it is needed, which is slow; with "
 	    "--preallocate\n"
-	    "they keep all of it from the beginning, and it is written once, in the background.\n\n"
+	    "they keep all of it from the beginning, and it is written once, in the background.\n"
+	    "With --copies 2 or 3 everything lies on so many devices, of whatever sizes.\n\n"
 	    "  quarry pool create tank /dev/sdb /dev/sdc\n"
+	    "  quarry pool create safe --copies 2 /dev/sdb /dev/sdc /dev/sdd\n"
 	    "  quarry pool create demo disk0.img disk1.img --size 20G\n",
-	    OPTION_SIZE | OPTION_PREALLOCATE | OPTION_FORCE, 2, 1 + ADMIN_DEVICES_MAX, SHOW_DONE,
-	    build_pool_create },
+	    OPTION_SIZE | OPTION_PREALLOCATE | OPTION_COPIES | OPTION_FORCE, 2,
+	    1 + ADMIN_DEVICES_MAX, SHOW_DONE, build_pool_create },
 	{ "pool", "import", "DEVICE…", "Take pools into service that were made before.",
 	    "Name every device of each pool.  --force imports a pool that seems to be in use "
 	    "elsewhere.\n",

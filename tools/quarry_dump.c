@@ -211,6 +211,25 @@ label_json(json_t *object, const struct label *label)
 	put_number(object, "created_s", label->created_s);
 }
 
+static json_t *
+places_json(const struct slab_place *places, unsigned count)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < count; i++) {
+		json_t *place = json_object();
+
+		if (places[i].device == BATCH_NO_SLAB) {
+			json_decref(place);
+			continue;
+		}
+		put_number(place, "device", places[i].device);
+		put_number(place, "slab", places[i].slab);
+		json_array_append_new(list, place);
+	}
+	return list;
+}
+
 static void
 superblock_json(json_t *object, const struct superblock *s)
 {
@@ -231,6 +250,11 @@ superblock_json(json_t *object, const struct superblock *s)
 	put_number(object, "log_next_segment", s->log_next_segment);
 	put_number(object, "log_next_device", s->log_next_device);
 	put_number(object, "log_next_slab", s->log_next_slab);
+	if (s->copies > 1) {
+		put_number(object, "copies", s->copies);
+		put(object, "log_copies", places_json(s->log_copies, COPIES_MAX - 1));
+		put(object, "log_next_copies", places_json(s->log_next_copies, COPIES_MAX - 1));
+	}
 	put_number(object, "durable_sequence", s->durable_sequence);
 	put_number(object, "table_digest", s->table_digest & INT64_MAX);
 	put_number(object, "written_s", s->written_s);
@@ -362,7 +386,7 @@ dump_page(struct dump *dump, uint32_t page, uint64_t block_number)
 	struct space space;
 	int rc = overlay_read(dump->device, block_number * BLOCK_BYTES, block);
 
-	space_init(&space, dump->label.slab_blocks);
+	space_init(&space, dump->label.slab_blocks, 1);
 	space_add_device(&space, index, &dump->label.device_uuid, dump->label.slabs_block,
 	    (uint32_t)dump->label.slab_count);
 	put_number(object, "page", page);
@@ -444,6 +468,12 @@ dump_batch(struct dump *dump, const struct batch_header *header, uint64_t block_
 		put_number(object, "next_segment", header->next_segment);
 		put_number(object, "next_device", header->next_device);
 		put_number(object, "next_slab", header->next_slab);
+		if (header->next_copies > 0) {
+			struct slab_place copies[COPIES_MAX - 1];
+
+			batch_read_copies(header, copies);
+			put(object, "next_copies", places_json(copies, header->next_copies));
+		}
 	}
 	put(object, "entries", pieces_json(header));
 	emit(dump, object);

@@ -86,6 +86,7 @@ static const struct column pool_device_columns[] = {
 	{ "slabs", "slabs", COLUMN_NUMBER, true },
 	{ "free", "slabs_free", COLUMN_NUMBER, true },
 	{ "errors", "errors", COLUMN_NUMBER, true },
+	{ "healed", "healed", COLUMN_NUMBER, true },
 	{ "uuid", "uuid", COLUMN_TEXT, false },
 };
 static const struct table table_devices_of_pools = { pool_device_columns,

@@ -23,6 +23,7 @@ enum {
 	FIELD_ON_FULL = 1 << 9,
 	FIELD_ON_FULL_TIMEOUT = 1 << 10,
 	FIELD_RESERVE = 1 << 11,
+	FIELD_COPIES = 1 << 12,
 };
 
 enum name_kind {
@@ -45,7 +46,8 @@ struct verb {
 
 static const struct verb verbs[] = {
 	{ "pool.create", ADMIN_MESSAGE_TARGET, ADMIN_POOL_CREATE, FIELD_NAME | FIELD_DEVICES,
-	    FIELD_NEW_FILE_BYTES | FIELD_PREALLOCATE | FIELD_FORCE, NAME_POOL, NAME_NONE },
+	    FIELD_NEW_FILE_BYTES | FIELD_PREALLOCATE | FIELD_COPIES | FIELD_FORCE, NAME_POOL,
+	    NAME_NONE },
 	{ "device.add", ADMIN_MESSAGE_TARGET, ADMIN_DEVICE_ADD, FIELD_NAME | FIELD_DEVICES,
 	    FIELD_NEW_FILE_BYTES | FIELD_PREALLOCATE | FIELD_FORCE, NAME_POOL, NAME_NONE },
 	{ "pool.import", ADMIN_MESSAGE_TARGET, ADMIN_POOL_IMPORT, FIELD_DEVICES, FIELD_FORCE,
@@ -327,6 +329,21 @@ decode_preallocate(const struct verb *verb, const json_t *value, struct admin_re
 	return decode_bool("preallocate", value, &request->preallocate, error);
 }
 
+static int
+decode_copies(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	uint64_t copies = 0;
+	int rc = decode_bytes("copies", value, &copies, error);
+
+	if (rc)
+		return rc;
+	if (copies < 1 || copies > 3)
+		return error_set(error, -EINVAL, "\"copies\" must be 1, 2 or 3");
+	request->copies = (uint32_t)copies;
+	return 0;
+}
+
 static const struct field {
 	const char *key;
 	unsigned bit;
@@ -345,6 +362,7 @@ static const struct field {
 	{ "on_full", FIELD_ON_FULL, decode_on_full },
 	{ "reserve", FIELD_RESERVE, decode_reserve },
 	{ "on_full_timeout_seconds", FIELD_ON_FULL_TIMEOUT, decode_on_full_timeout },
+	{ "copies", FIELD_COPIES, decode_copies },
 };
 
 static const struct field *

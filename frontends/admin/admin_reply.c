@@ -91,6 +91,7 @@ device_json(const struct admin_device_report *device)
 	must_put(object, "slabs", bytes_json(device->slab_count));
 	must_put(object, "slabs_free", bytes_json(device->slabs_free));
 	must_put(object, "errors", bytes_json(device->errors));
+	must_put(object, "healed", bytes_json(device->healed));
 	return object;
 }
 
@@ -137,6 +138,7 @@ pool_json(const struct admin_pool_report *pool)
 	must_put(object, "uuid", uuid_json(&pool->uuid));
 	must_put(object, "state", text_or_null_json(pool->state));
 	must_put(object, "state_reason", text_or_null_json(pool->state_reason));
+	must_put(object, "copies", bytes_json(pool->copies));
 	must_put(object, "size_bytes", bytes_json(pool->size_bytes));
 	must_put(object, "allocated_bytes", bytes_json(pool->allocated_bytes));
 	must_put(object, "live_bytes", bytes_json(pool->live_bytes));

@@ -199,7 +199,7 @@ measure(uint64_t slabs, uint32_t slab_blocks, unsigned percent, bool skewed)
 	aged->submit = ops.submit;
 	ops.submit = counted_submit;
 	device->ops = &ops;
-	pool_create(&config, "p", &device, 1, slab_blocks, &opening.start);
+	pool_create(&config, "p", &device, 1, slab_blocks, 1, &opening.start);
 	run(aged, &opening.done);
 	aged->pool = opening.start.pool;
 	pool_blocks = aged->pool->space.slab_count * slab_blocks;

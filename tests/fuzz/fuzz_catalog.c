@@ -57,7 +57,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < BLOCKS; i++)
 		for (unsigned j = 0; j < CATALOG_RECORDS_PER_BLOCK; j++)
 			take_record(&input, &records[i][j], i * CATALOG_RECORDS_PER_BLOCK + j);
-	space_init(&space, 64);
+	space_init(&space, 64, 1);
 	nodes_init(&nodes, &space, 1 * MIB);
 	catalog_init(&catalog, &nodes);
 	if (decode(&catalog)) {

@@ -41,7 +41,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (kind & 1u << i)
 			seal(places[i]);
 	}
-	space_init(&space, SLAB_BLOCKS);
+	space_init(&space, SLAB_BLOCKS, 1);
 	space_add_device(&space, 0, &device_uuid, 512, SLABS);
 	if (space_decode_page(&space, 0, 0, 1000, places[0], places[1], &error) == 0) {
 		uint64_t live = space.live_blocks, free_count = space.free_count;
@@ -49,7 +49,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		CHECK(space_invariant(&space));
 		space_encode_page(&space, 0, 0, 1001, places[0]);
 		space_fini(&space);
-		space_init(&space, SLAB_BLOCKS);
+		space_init(&space, SLAB_BLOCKS, 1);
 		space_add_device(&space, 0, &device_uuid, 512, SLABS);
 		CHECK(space_decode_page(&space, 0, 0, 1001, places[0], places[0], &error) == 0);
 		CHECK(space.live_blocks == live && space.free_count == free_count);

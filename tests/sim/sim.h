@@ -242,6 +242,7 @@ struct weather {
 	uint32_t devices_at_first; /* the pool is made of these; the others may join */
 	uint64_t device_bytes[SIM_DEVICES_MAX];
 	uint32_t slab_blocks;
+	uint32_t copies;
 	uint64_t node_cache_bytes;
 	uint64_t delay_ns_max;
 	bool prepare_space;
@@ -289,6 +290,7 @@ struct sim_cut {
 	unsigned lives;                     /* at most; 0: as the seed draws, */
 	unsigned devices;                   /* ... */
 	unsigned depth;                     /* ... */
+	unsigned copies;                    /* 0: as the seed draws; else so many, if it can be */
 	uint64_t without[SIM_CUT_OPS / 64]; /* operations, counted by life */
 };
 
@@ -405,7 +407,6 @@ void devices_added(struct sim *sim);
 /* The disks hold a checkpoint and nothing happened since: everything is compared. */
 void walk_pool(struct sim *sim, const char *when);
 /* Some data block of a head that lies on a disk; false: there is none. */
-bool walk_find_block(struct sim *sim, struct random *random, uint64_t *volume_id, uint64_t *lba,
-    unsigned *disk, uint64_t *offset_bytes);
+bool walk_find_block(struct sim *sim, uint64_t *volume_id, uint64_t *lba, struct baddr *addr);
 
 #endif

@@ -32,7 +32,8 @@ static const char usage_text[] =
     "       quarry-sim [--seeds N | --seconds T] [--start S] [--jobs N] [--keep-going]\n"
     "       quarry-sim --minimise N\n"
     "       quarry-sim --mutants [--mutant NAME] [--seeds N] [--start S] [--jobs N]\n"
-    "CUT, as --minimise prints it: --lives N, --devices N, --depth N, --without A-B,C-D…\n"
+    "CUT, as --minimise prints it: --lives N, --devices N, --depth N, --copies N, --without "
+    "A-B,C-D…\n"
     "--mutant NAME without --mutants runs seeds with that bug.\n";
 
 /* A-B,C-D…: operations to leave out. */
@@ -106,6 +107,7 @@ parse(struct options *o, int argc, char **argv)
 		{ "lives", required_argument, NULL, 'l' },
 		{ "devices", required_argument, NULL, 'd' },
 		{ "depth", required_argument, NULL, 'q' },
+		{ "copies", required_argument, NULL, 'C' },
 		{ "without", required_argument, NULL, 'w' },
 		{ 0 },
 	};
@@ -151,6 +153,11 @@ parse(struct options *o, int argc, char **argv)
 			break;
 		case 'q':
 			o->cut.depth = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'C':
+			o->cut.copies = (unsigned)strtoul(optarg, NULL, 0);
+			if (o->cut.copies > COPIES_MAX)
+				return false;
 			break;
 		case 'w':
 			if (!parse_without(&o->cut, optarg))

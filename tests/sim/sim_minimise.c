@@ -76,6 +76,8 @@ print_command(const struct seeds *seeds, uint64_t seed, const struct sim_cut *cu
 	printf("%s --seed %llu --trace", seeds->program, (unsigned long long)seed);
 	if (cut->lives)
 		printf(" --lives %u", cut->lives);
+	if (cut->copies)
+		printf(" --copies %u", cut->copies);
 	if (cut->devices)
 		printf(" --devices %u", cut->devices);
 	if (cut->depth)

@@ -284,7 +284,7 @@ open_pool(struct sim *sim, bool create)
 		sim->history.unfinished_create = true;
 		sim->joined = sim->weather.devices_at_first;
 		pool_create(&config, "p", sim->devices, sim->joined, sim->weather.slab_blocks,
-		    &opening->start);
+		    sim->weather.copies, &opening->start);
 	} else {
 		struct device *devices[SIM_DEVICES_MAX];
 		sim->joined = devices_on_disks(sim);
@@ -465,28 +465,42 @@ check_quiet(struct sim *sim, const char *when)
 		walk_pool(sim, when);
 }
 
-/* A bit rots under a block that is in use: EIO, and the right bytes once it is mended. */
+/* A bit rots under a block that is in use: EIO, and the right bytes once it is mended; but if it
+ * lies elsewhere too, it is read from there. */
 static void
 rot(struct sim *sim)
 {
-	uint64_t volume_id, lba, offset_bytes;
-	unsigned disk;
-	unsigned bit = (unsigned)random_below(&sim->random, 8);
+	uint64_t volume_id, lba, offset_bytes[COPIES_MAX];
+	struct memory_disk *disks[COPIES_MAX];
+	uint8_t block[BLOCK_BYTES];
+	struct slab *places[COPIES_MAX];
+	struct space *space = &sim->pool->space;
+	struct baddr addr;
+	uint32_t slot;
+	unsigned count, rotten;
 
-	if (!walk_find_block(sim, &sim->random, &volume_id, &lba, &disk, &offset_bytes))
+	if (!walk_find_block(sim, &volume_id, &lba, &addr))
 		return;
-	offset_bytes += random_below(&sim->random, BLOCK_BYTES);
-	struct memory_disk *on =
-	    memory_device_disk(fault_device_inner(pool_device(sim->pool, disk)));
-
-	memory_disk_flip_bit(on, offset_bytes, bit);
-	diag_set_level((enum diag_level)0);
-	work_read_block(sim, volume_id, lba, true);
-	be_loud(sim);
-	if (sim->crashed) {
-		sim_fail(sim, "a crash while a bit is flipped");
+	count = space_places(space, space_place(space, addr, &slot), places);
+	rotten =
+	    random_one_in(&sim->random, 2) ? count : (unsigned)random_below(&sim->random, count);
+	for (unsigned i = 0; i < count; i++) {
+		disks[i] = memory_device_disk(
+		    fault_device_inner(pool_device(sim->pool, places[i]->device)));
+		offset_bytes[i] = space_offset_bytes(space, places[i], slot);
+		memory_disk_read(disks[i], offset_bytes[i], block, BLOCK_BYTES);
 	}
-	memory_disk_flip_bit(on, offset_bytes, bit);
+	for (unsigned i = 0; i < rotten; i++)
+		memory_disk_flip_bit(disks[i],
+		    offset_bytes[i] + random_below(&sim->random, BLOCK_BYTES),
+		    (unsigned)random_below(&sim->random, 8));
+	diag_set_level((enum diag_level)0);
+	work_read_block(sim, volume_id, lba, rotten == count);
+	be_loud(sim);
+	if (sim->crashed)
+		sim_fail(sim, "a crash while a bit is flipped");
+	for (unsigned i = 0; i < count; i++)
+		memory_disk_write(disks[i], offset_bytes[i], block, BLOCK_BYTES);
 	work_read_block(sim, volume_id, lba, false);
 }
 

@@ -36,22 +36,8 @@ static struct {
 	uint64_t seen;
 	uint64_t volume_id;
 	uint64_t lba;
-	unsigned disk;
-	uint64_t offset_bytes;
+	struct baddr addr;
 } sample;
-
-static bool
-place_of(const struct walk *walk, struct baddr addr, unsigned *disk, uint64_t *offset_bytes)
-{
-	uint32_t slot;
-	const struct slab *slab = space_place(walk->space, addr, &slot);
-
-	if (!slab)
-		return false;
-	*disk = slab->device;
-	*offset_bytes = space_offset_bytes(walk->space, slab, slot);
-	return true;
-}
 
 /* Index of the disk that is device @device of the pool. */
 static struct memory_disk *
@@ -64,19 +50,27 @@ static void
 read_block(struct walk *walk, const struct map_entry *entry, uint64_t lba, uint8_t *block)
 {
 	struct baddr addr = { entry->addr };
-	uint64_t offset_bytes;
-	unsigned disk;
+	struct slab *places[COPIES_MAX];
+	uint32_t slot;
+	struct slab *leader =
+	    entry->addr & NODE_VIRTUAL ? NULL : space_place(walk->space, addr, &slot);
+	unsigned count = leader ? space_places(walk->space, leader, places) : 0;
 
-	if (entry->addr & NODE_VIRTUAL || !place_of(walk, addr, &disk, &offset_bytes))
-		sim_fail(walk->sim, "%s: block %llu of image %llu lies nowhere: %#llx", walk->when,
-		    (unsigned long long)lba, (unsigned long long)walk->image_id,
+	if (count != space_copies_now(walk->space))
+		sim_fail(walk->sim, "%s: block %llu of image %llu lies at %u places: %#llx",
+		    walk->when, (unsigned long long)lba, (unsigned long long)walk->image_id, count,
 		    (unsigned long long)entry->addr);
-	memory_disk_read(disk_of(walk, disk), offset_bytes, block, BLOCK_BYTES);
-	if ((crc32c(0, block, BLOCK_BYTES) ^ baddr_crc_mix(addr)) != entry->crc)
-		sim_fail(walk->sim,
-		    "%s: block or node %llu of image %llu at %llu.%u has a wrong checksum",
-		    walk->when, (unsigned long long)lba, (unsigned long long)walk->image_id,
-		    (unsigned long long)baddr_segment(addr), baddr_slot(addr));
+	for (unsigned i = 0; i < count; i++) {
+		memory_disk_read(disk_of(walk, places[i]->device),
+		    space_offset_bytes(walk->space, places[i], slot), block, BLOCK_BYTES);
+		if ((crc32c(0, block, BLOCK_BYTES) ^ baddr_crc_mix(addr)) != entry->crc)
+			sim_fail(walk->sim,
+			    "%s: block or node %llu of image %llu at %llu.%u has a wrong checksum "
+			    "on device %u",
+			    walk->when, (unsigned long long)lba, (unsigned long long)walk->image_id,
+			    (unsigned long long)baddr_segment(addr), baddr_slot(addr),
+			    places[i]->device);
+	}
 	if (entry->epoch > walk->superblock.epoch)
 		sim_fail(walk->sim, "%s: block %llu of image %llu is of epoch %u, the pool of %u",
 		    walk->when, (unsigned long long)lba, (unsigned long long)walk->image_id,
@@ -117,7 +111,7 @@ walk_data(struct walk *walk, uint64_t lba, const struct map_entry *entry)
 	if (walk->head_of && random_below(&walk->sim->crash_random, ++sample.seen) == 0) {
 		sample.volume_id = walk->head_of;
 		sample.lba = lba;
-		place_of(walk, (struct baddr){ entry->addr }, &sample.disk, &sample.offset_bytes);
+		sample.addr.n = entry->addr;
 	}
 }
 
@@ -354,16 +348,13 @@ walk_pool(struct sim *sim, const char *when)
 }
 
 bool
-walk_find_block(struct sim *sim, struct random *random, uint64_t *volume_id, uint64_t *lba,
-    unsigned *disk, uint64_t *offset_bytes)
+walk_find_block(struct sim *sim, uint64_t *volume_id, uint64_t *lba, struct baddr *addr)
 {
 	(void)sim;
-	(void)random;
 	if (sample.seen == 0)
 		return false;
 	*volume_id = sample.volume_id;
 	*lba = sample.lba;
-	*disk = sample.disk;
-	*offset_bytes = sample.offset_bytes;
+	*addr = sample.addr;
 	return true;
 }

@@ -106,11 +106,25 @@ work_draw(struct sim *sim)
 	w->devices_at_first = w->device_count;
 	if (one_in(sim, 2))
 		w->devices_at_first -= (uint32_t)draw(sim, w->device_count);
+	/* Some seeds keep copies; the others are as they always were. */
+	w->copies = sim->seed % 7 == 4 ? 2 + (uint32_t)(mix64(sim->seed) % 2) : 1;
+	if (sim->cut && sim->cut->copies)
+		w->copies = sim->cut->copies;
+	w->device_count = (uint32_t)max_u64(w->device_count, w->copies);
+	w->devices_at_first = (uint32_t)max_u64(w->devices_at_first, w->copies);
+	if (w->copies > 1)
+		w->device_bytes[0] =
+		    max_u64(w->device_bytes[0], 30ull * w->slab_blocks * BLOCK_BYTES + 4 * MIB);
+	for (uint32_t i = 0; i < w->device_count && w->copies > 1; i++)
+		w->device_bytes[i] = max_u64(w->device_bytes[i],
+		    round_down(
+			w->device_bytes[0] / 16 * (15 + mix64(sim->seed + i) % 2), BLOCK_BYTES));
 	sim_trace(sim,
-	    "%u devices, %u at first, slabs of %u, cache %llu KiB, delay %llu ns, depth %u, up to "
+	    "%u copies, %u devices, %u at first, slabs of %u, cache %llu KiB, delay %llu ns, depth "
+	    "%u, up to "
 	    "%u volumes, "
 	    "%u lives of %u ops, writes of %llu, spread %llu%s%s",
-	    w->device_count, w->devices_at_first, w->slab_blocks,
+	    w->copies, w->device_count, w->devices_at_first, w->slab_blocks,
 	    (unsigned long long)w->node_cache_bytes / 1024, (unsigned long long)w->delay_ns_max,
 	    w->depth, w->volumes_max, w->lives, w->ops, (unsigned long long)w->blocks_max,
 	    (unsigned long long)w->spread, w->prepare_space ? ", prepares" : "",

@@ -638,7 +638,7 @@ drop_memory(struct world *w)
 static void
 init_memory(struct world *w)
 {
-	space_init(&w->space, WORLD_SLAB_BLOCKS);
+	space_init(&w->space, WORLD_SLAB_BLOCKS, 1);
 	space_add_device(&w->space, 0, &w->uuid, 1024, WORLD_SLABS);
 	nodes_init(&w->nodes, &w->space, w->budget_bytes);
 	catalog_init(&w->catalog, &w->nodes);

@@ -457,8 +457,8 @@ test_status(void **state)
 	    "  deleting    2 in the background, 45.5% done\n"
 	    "  relocating  at 30.5% of its speed, 8KiB moved since the import\n"
 	    "\n"
-	    "PATH  STATE    SIZE  SLABS  FREE  ERRORS\n"
-	    "/d0   online  10GiB    640   600       0\n");
+	    "PATH  STATE    SIZE  SLABS  FREE  ERRORS  HEALED\n"
+	    "/d0   online  10GiB    640   600       0       -\n");
 	assert_shown((const char *[WORDS_MAX]){ "pool", "status" }, "{\"pools\":[]}",
 	    "no pools; make one: quarry pool create POOL DEVICE…\n");
 }

@@ -474,6 +474,7 @@ test_reply_list(void **state)
 		.name = "tank",
 		.state = "readonly",
 		.state_reason = "a flush failed",
+		.copies = 2,
 		.size_bytes = 100,
 		.allocated_bytes = 50,
 		.live_bytes = 40,
@@ -501,7 +502,8 @@ test_reply_list(void **state)
 	assert_next(&reply,
 	    "{\"quarry\":1,\"ok\":true,\"result\":{\"pools\":[{\"name\":\"tank\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"state\":\"readonly\","
-	    "\"state_reason\":\"a flush failed\",\"size_bytes\":100,\"allocated_bytes\":50,"
+	    "\"state_reason\":\"a flush "
+	    "failed\",\"copies\":2,\"size_bytes\":100,\"allocated_bytes\":50,"
 	    "\"live_bytes\":40,\"available_bytes\":9223372036854775807,\"usable_bytes\":30,"
 	    "\"provisioned_bytes\":60,\"reserved_bytes\":20,\"checkpoint\":7,"
 	    "\"checkpoint_running\":true,\"deleting\":1,\"deleting_done_permille\":500,"
@@ -509,10 +511,11 @@ test_reply_list(void **state)
 	    "\"unprepared_bytes\":4096,\"devices\":"
 	    "["
 	    "{\"path\":\"/dev/sdb\",\"uuid\":\"00000000-0000-0000-0000-000000000000\","
-	    "\"state\":\"online\",\"size_bytes\":1,\"slabs\":2,\"slabs_free\":3,\"errors\":4},"
+	    "\"state\":\"online\",\"size_bytes\":1,\"slabs\":2,\"slabs_free\":3,\"errors\":4,"
+	    "\"healed\":0},"
 	    "{\"path\":null,\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"state\":"
 	    "\"missing\","
-	    "\"size_bytes\":0,\"slabs\":0,\"slabs_free\":0,\"errors\":0}],\"images\":["
+	    "\"size_bytes\":0,\"slabs\":0,\"slabs_free\":0,\"errors\":0,\"healed\":0}],\"images\":["
 	    "{\"kind\":\"volume\",\"name\":\"tank/a\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":null,\"size_bytes\":10,"
 	    "\"used_bytes\":5,\"unique_bytes\":3,\"created\":\"2001-09-09T01:46:40Z\","

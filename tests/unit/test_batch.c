@@ -160,7 +160,7 @@ static void
 test_header_with_impossible_lengths_is_not_valid(void **state)
 {
 	build();
-	header.entry_bytes = BATCH_ENTRY_BYTES_MAX + 1;
+	header.entry_bytes = BATCH_ENTRY_BYTES_MAX + BATCH_COPIES_BYTES + 1;
 	seal();
 	assert_false(valid());
 	build();
@@ -345,7 +345,7 @@ apply(uint64_t replayed_checkpoint)
 static int
 setup(void **state)
 {
-	space_init(&space, SLAB_BLOCKS);
+	space_init(&space, SLAB_BLOCKS, 1);
 	space_add_device(&space, 0, &pool, 512, 16);
 	space_open_slab(&space, space_pick(&space, 0, 0), SEGMENT);
 	nodes_init(&nodes, &space, MIB);

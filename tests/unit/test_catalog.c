@@ -18,7 +18,7 @@ static struct catalog catalog;
 static int
 setup(void **state)
 {
-	space_init(&space, SLAB_BLOCKS_MIN);
+	space_init(&space, SLAB_BLOCKS_MIN, 1);
 	space_add_device(&space, 0, &uuid, 512, 4);
 	nodes_init(&nodes, &space, 0);
 	catalog_init(&catalog, &nodes);

@@ -18,7 +18,7 @@ static uint8_t block[FORMAT_BLOCK_BYTES];
 static int
 setup(void **state)
 {
-	space_init(&space, SLAB_BLOCKS_MAX);
+	space_init(&space, SLAB_BLOCKS_MAX, 1);
 	space_add_device(&space, 0, &uuid, 512, 4);
 	space_open_slab(&space, space_pick(&space, 0, 0), 1);
 	slot = 1;

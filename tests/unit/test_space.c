@@ -23,7 +23,7 @@ static struct disk disk;
 static void
 begin(void)
 {
-	space_init(&space, SLAB_BLOCKS);
+	space_init(&space, SLAB_BLOCKS, 1);
 	space_add_device(&space, 0, &device_uuid, 512, SLABS);
 }
 
@@ -514,7 +514,7 @@ test_page_of_another_place_or_device_is_not_taken(void **state)
 	assert_int_equal(read_pages(1, &error), -EUCLEAN);
 	assert_non_null(strstr(error.text, "page 1 of device 0"));
 	space_fini(&space);
-	space_init(&space, SLAB_BLOCKS);
+	space_init(&space, SLAB_BLOCKS, 1);
 	space_add_device(&space, 0, &other, 512, SLABS);
 	assert_int_equal(
 	    space_decode_page(&space, 0, 0, 1, disk.pages[0][0], disk.pages[0][1], &error),

@@ -1,0 +1,100 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 180
+#
+# Pools that keep copies: what one device has lost another one serves, it is healed, and counted.
+# shellcheck source=tests/integration/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# make_copies COPIES SIZE…: tank, of files of these sizes.
+make_copies() {
+    local copies=$1 size
+    shift
+    POOL_FILES=()
+    for size in "$@"; do
+        POOL_FILES+=("$T/disk${#POOL_FILES[@]}.img")
+        truncate -s "$size" "${POOL_FILES[-1]}"
+    done
+    quarry pool create tank --copies "$copies" "${POOL_FILES[@]}"
+}
+
+write_content() {
+    quarry volume create tank/v 48M
+    qemu-io -f raw -c 'write -P 17 0 16M' "$(uri v)" >/dev/null
+    quarry snapshot create tank/v@s
+    qemu-io -f raw -c 'write -P 18 8M 16M' -c 'flush' "$(uri v)" >/dev/null
+}
+
+content_is_right() {
+    qemu-io -r -f raw -c 'read -P 17 0 8M' -c 'read -P 18 8M 16M' -c 'read -P 0 24M 24M' "$(uri v)" >io.out
+    qemu-io -r -f raw -c 'read -P 17 0 16M' -c 'read -P 0 16M 32M' "$(uri v@s)" >>io.out
+    refuses grep -i -E 'failed|error' io.out
+}
+
+# rot FILE: a bit of each block of all slabs.
+rot() {
+    local first
+    first=$("$BUILD/quarry" dump --json --what label "$1" |
+        json "next(x for v in d.values() if isinstance(v, list) for x in v if 'slabs_block' in x)['slabs_block']")
+    $PYTHON - "$1" "$first" <<'PYTHON'
+import os, sys
+path, first = sys.argv[1], int(sys.argv[2])
+with open(path, "r+b") as file:
+    end = os.path.getsize(path) // 4096 - 256
+    at = first * 4096
+    while at < end * 4096:  # only what was ever written
+        try:
+            at = os.lseek(file.fileno(), at, os.SEEK_DATA) // 4096 * 4096
+        except OSError:
+            break
+        if at >= end * 4096:
+            break
+        file.seek(at + 2000)
+        byte = file.read(1)
+        file.seek(at + 2000)
+        file.write(bytes([byte[0] ^ 4]))
+        at += 4096
+PYTHON
+}
+
+sum_over_devices() {
+    quarry device list --json | json "sum(x['$1'] for x in d['devices'])"
+}
+
+test_what_one_device_has_lost_another_serves() {
+    start_daemon
+    make_copies 2 256M 200M 128M
+    write_content
+    stop_daemon
+    "$BUILD/quarry" check --data "${POOL_FILES[@]}" || fail "a pool as it was left does not check"
+    rot "${POOL_FILES[0]}"
+    refuses "$BUILD/quarry" check --data "${POOL_FILES[@]}"
+    grep -q 'disk0.img.*a copy is damaged; another one serves' refused.out || fail "check does not name the bad copy"
+    restart_with_pool
+    content_is_right
+    content_is_right
+    [ "$(sum_over_devices healed)" -gt 100 ] || fail "only $(sum_over_devices healed) blocks were healed"
+    [ "$(sum_over_devices errors)" -gt 100 ] || fail "errors are not counted"
+    grep -q "wrong checksum.*disk0.img" quarryd.log || fail "the log does not name the device"
+}
+
+test_after_kill_9_all_is_there() {
+    start_daemon
+    make_copies 3 128M 128M 128M
+    write_content
+    kill9_daemon
+    restart_with_pool
+    content_is_right
+    stop_daemon
+    "$BUILD/quarry" check --data "${POOL_FILES[@]}"
+}
+
+test_impossible_numbers_are_refused() {
+    start_daemon
+    truncate -s 64M a.img b.img
+    fails_with 2 '--copies must be 1, 2 or 3' quarry pool create tank --copies 4 "$T/a.img" "$T/b.img"
+    fails_with 1 '3 copies need as many devices: there are 2' quarry pool create tank --copies 3 "$T/a.img" "$T/b.img"
+    quarry pool create tank --copies 2 "$T/a.img" "$T/b.img"
+}
+
+run_tests
