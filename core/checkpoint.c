@@ -359,8 +359,7 @@ write_done(struct device_io *io)
 	pool->devices[write->device].dirty = true;
 	if (io->error) {
 		pool->devices[write->device].errors++;
-		pool_fail(pool, "writing to %s at byte %llu failed: %s", io->device->name,
-		    (unsigned long long)io->offset_bytes, strerror(-io->error));
+		device_lost(pool, io, write->device);
 	}
 	checkpoint_step(pool);
 }
@@ -403,7 +402,7 @@ begin_table(struct pool *pool)
 		size_t words = BITMAP_WORDS(device->page_count);
 
 		c->table_pages[i] = xcalloc(words, sizeof(uint64_t));
-		if (device->present)
+		if (device->present && !device->out)
 			memcpy(c->table_pages[i], device->page_dirty, words * sizeof(uint64_t));
 		if (MUTANT(TABLE_PAGE_LEFT_OUT))
 			bitmap_clear(c->table_pages[i], 0);
@@ -422,7 +421,8 @@ next_page(struct pool *pool)
 		const struct space_device *device = &pool->space.devices[c->table_device];
 
 		for (; c->table_page < device->page_count; c->table_page++)
-			if (bitmap_test(c->table_pages[c->table_device], c->table_page))
+			if (!device->out &&
+			    bitmap_test(c->table_pages[c->table_device], c->table_page))
 				return true;
 		c->table_page = 0;
 	}
@@ -463,6 +463,10 @@ write_superblock(struct pool *pool)
 		struct checkpoint_write *write = free_write(c);
 		struct geometry geometry;
 
+		if (pool->space.devices[device].out) {
+			c->table_device++;
+			continue;
+		}
 		if (!write)
 			return;
 		geometry_of(&geometry, label->size_bytes, label->slab_blocks);
@@ -546,12 +550,25 @@ end(struct pool *pool, int error)
 	relocation_checkpoint_ended(pool);
 }
 
+void
+checkpoint_settle(struct pool *pool)
+{
+	if (!pool->checkpoint.held)
+		return;
+	pool->checkpoint.held = false;
+	reactor_defer(pool->reactor, &pool->checkpoint.step);
+}
+
 static void
 checkpoint_step(struct pool *pool)
 {
 	struct checkpoint *c = &pool->checkpoint;
 
 	for (;;) {
+		if (pool->loss.active) {
+			c->held = true;
+			return;
+		}
 		if ((pool->state == POOL_FAILED || pool->state == POOL_READONLY) &&
 		    c->phase != CHECKPOINT_IDLE) {
 			/* What is under way comes home first. */

@@ -64,6 +64,7 @@ healed(struct device_io *io)
 		diag_warning("pool %s: the block at byte %llu of %s could not be healed: %s",
 		    pool->name, (unsigned long long)io->offset_bytes, io->device->name,
 		    strerror(-io->error));
+		device_lost(pool, io, place->device);
 	} else {
 		pool->devices[place->device].healed++;
 	}

@@ -56,6 +56,10 @@ lay_out(struct device_add *add)
 		return error_set(&add->error, -EINVAL,
 		    "pool %s has %u devices: at most %u are possible", pool->name,
 		    pool->device_count, POOL_DEVICES_MAX);
+	if (pool->space.copies > 1 && pool->device_count + add->count > COPIES_DEVICES_MAX)
+		return error_set(&add->error, -EINVAL,
+		    "pool %s keeps copies, and has %u devices: at most %u are possible", pool->name,
+		    pool->device_count, COPIES_DEVICES_MAX);
 	for (uint32_t i = 0; i < add->count; i++) {
 		int rc = pool_lay_out_device(pool, add->first + i, add->devices[i], &add->error);
 
@@ -72,6 +76,10 @@ write_heads(struct device_add *add, uint32_t first, bool erase)
 	struct pool *pool = add->pool;
 	uint32_t index = first + add->at;
 
+	while (index < pool->device_count && pool->space.devices[index].out) {
+		add->at++;
+		index++;
+	}
 	if (index == add->first + add->count)
 		return false;
 	pool_write_head(pool, index,

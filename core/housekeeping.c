@@ -69,7 +69,8 @@ housekeeping_idle(const struct pool *pool)
 static bool
 keeps_space(const struct pool *pool, uint32_t device)
 {
-	return pool->devices[device].label.features_compat & LABEL_PREALLOCATED &&
+	return !pool->space.devices[device].out &&
+	       pool->devices[device].label.features_compat & LABEL_PREALLOCATED &&
 	       pool_device(pool, device)->prepare_space;
 }
 
@@ -144,8 +145,8 @@ ahead_slabs(const struct pool *pool, uint32_t device)
 {
 	if (keeps_space(pool, device))
 		return UINT32_MAX;
-	if (!pool_device(pool, device)->prepare_space || !clients_flush(pool) ||
-	    pool->space.free_count < 2 * pool->reserve_slabs)
+	if (pool->space.devices[device].out || !pool_device(pool, device)->prepare_space ||
+	    !clients_flush(pool) || pool->space.free_count < 2 * pool->reserve_slabs)
 		return 0;
 	return AHEAD_SLABS;
 }
@@ -251,7 +252,8 @@ housekeeping_slab_released(void *context, struct slab *slab)
 
 	const struct space_device *device = &pool->space.devices[slab->device];
 
-	if (!pool_device(pool, slab->device)->gives_back || pool->state != POOL_ONLINE ||
+	if (device->out || !pool_device(pool, slab->device)->gives_back ||
+	    pool->state != POOL_ONLINE ||
 	    (slab->readers > 0 &&
 		!MUTANT(DISCARD_WHILE_READ)) || /* they look where it lay until now */
 	    device->written_free_count <= max_u64(AHEAD_SLABS, device->slab_count / 32))

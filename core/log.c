@@ -127,6 +127,17 @@ choose_next(struct pool *pool)
 	log->next_segment = log->next_segment_number++;
 }
 
+void
+log_forget_next(struct pool *pool)
+{
+	struct log *log = &pool->log;
+
+	if (!log->next_slab || log->next_named || log->open)
+		return;
+	space_unreserve(&pool->space, log->next_slab);
+	log->next_slab = NULL;
+}
+
 /* Whether a place of @slab was not written before, and the first write there is slow. */
 static bool
 is_new(struct pool *pool, struct slab *slab)
@@ -156,6 +167,14 @@ enter_segment(struct pool *pool)
 	housekeeping_segment_opened(pool);
 }
 
+static bool
+lacks_copies(struct pool *pool, struct slab *slab)
+{
+	struct slab *places[COPIES_MAX];
+
+	return space_places(&pool->space, slab, places) < space_copies_now(&pool->space);
+}
+
 /*
  * The open slab is new and clients flush, which is slow there, and a slab that was written before
  * is free: the rest of the open one is left.
@@ -167,6 +186,11 @@ should_leave_segment(struct pool *pool)
 	struct slab *places[COPIES_MAX];
 	unsigned count;
 
+	/* It lost a copy, and the next one has all. */
+	if (pool->space.copies > 1 && log_has_room(pool, LOG_CLIENT) &&
+	    lacks_copies(pool, log->slab) &&
+	    (!log->next_slab || !lacks_copies(pool, log->next_slab)))
+		return true;
 	if (!log->slab_is_new || log->flush_round < pool->housekeeping.flush_round + 4 ||
 	    !log_has_room(pool, LOG_CLIENT) || (log->next_slab && is_new(pool, log->next_slab)))
 		return false;
@@ -528,10 +552,9 @@ batch_write_done(struct device_io *io)
 	device->dirty = true;
 	if (io->error && !MUTANT(WRITE_ERROR_IGNORED)) {
 		device->errors++;
-		pool_fail(pool, "writing to %s at byte %llu failed: %s", io->device->name,
-		    (unsigned long long)io->offset_bytes, strerror(-io->error));
+		device_lost(pool, io, write->place->device);
 	}
-	if (--batch->writes_left == 0)
+	if (--batch->writes_left == 0 && !pool->loss.active)
 		batch_done(pool, batch);
 }
 
@@ -610,19 +633,56 @@ flush_finish(struct pool *pool)
 		flush_round(pool);
 }
 
+/* One device less; the last one ends the round, once no device is being left out. */
+static void
+flush_ended(struct pool *pool)
+{
+	struct log *log = &pool->log;
+
+	if (log->flushes_left == 1 && pool->loss.active) {
+		log->flush_held = true;
+		return;
+	}
+	if (--log->flushes_left == 0)
+		flush_finish(pool);
+}
+
+void
+log_settle(struct pool *pool)
+{
+	struct log *log = &pool->log;
+	struct batch *ready;
+
+	do {
+		ready = NULL;
+		list_for_each(node, &log->batches) {
+			struct batch *batch = container_of(node, struct batch, link);
+
+			if (batch->state == BATCH_IN_FLIGHT && batch->writes_left == 0 && !ready)
+				ready = batch;
+		}
+		if (ready)
+			batch_done(pool, ready);
+	} while (ready);
+	if (log->flush_held) {
+		log->flush_held = false;
+		flush_ended(pool);
+	}
+}
+
 static void
 flush_done(struct device_io *io)
 {
-	struct pool *pool = container_of(io, struct pool_io, io)->pool;
+	struct pool_io *one = container_of(io, struct pool_io, io);
+	struct pool *pool = one->pool;
 	struct log *log = &pool->log;
 
 	/* At once: other devices may take their time, and nothing is believed meanwhile. */
 	if (io->error && !MUTANT(FLUSH_ERROR_IGNORED)) {
-		log->flush_error = io->error;
-		pool_fail(pool, "flushing %s failed: %s", io->device->name, strerror(-io->error));
+		device_lost(pool, io, (uint32_t)(one - log->flush_ios));
+		log->flush_error = pool->state == POOL_FAILED ? io->error : 0;
 	}
-	if (--log->flushes_left == 0)
-		flush_finish(pool);
+	flush_ended(pool);
 }
 
 static void
@@ -637,7 +697,7 @@ flush_round(struct pool *pool)
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		struct device_io *io = &log->flush_ios[i].io;
 
-		if (!pool->devices[i].dirty || MUTANT(FLUSH_LEFT_OUT))
+		if (!pool->devices[i].dirty || pool->space.devices[i].out || MUTANT(FLUSH_LEFT_OUT))
 			continue;
 		if (MUTANT(FLUSH_ONE_DEVICE) && log->flushes_left > 1)
 			continue;
@@ -650,8 +710,7 @@ flush_round(struct pool *pool)
 		device_submit(pool_device(pool, i), io);
 	}
 	housekeeping_consider(pool);
-	if (--log->flushes_left == 0)
-		flush_finish(pool);
+	flush_ended(pool);
 }
 
 /*

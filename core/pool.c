@@ -79,6 +79,7 @@ pool_init_engine(struct pool *pool, uint32_t slab_blocks, uint32_t copies)
 	reaper_init(pool);
 	relocation_init(pool);
 	housekeeping_init(pool);
+	device_loss_init(pool);
 	pool->engine = true;
 }
 
@@ -212,7 +213,8 @@ is_quiet(const struct pool *pool)
 {
 	return pool->requests_in_flight == 0 && log_idle(pool) && !node_loads_pending(pool) &&
 	       !pool->reaper.waiting && housekeeping_idle(pool) && relocation_idle(pool) &&
-	       pool->heals == 0 && !pool->admin_busy && pool->checkpoint.phase == CHECKPOINT_IDLE;
+	       pool->heals == 0 && !pool->loss.active && !pool->admin_busy &&
+	       pool->checkpoint.phase == CHECKPOINT_IDLE;
 }
 
 /* Writes zeroes over the labels of one device. */
@@ -222,6 +224,11 @@ wipe(struct stopping *s)
 	const struct label *label = &s->pool->devices[s->device].label;
 	struct geometry geometry;
 
+	if (!s->pool->devices[s->device].device) {
+		s->device++;
+		reactor_defer(s->pool->reactor, &s->step);
+		return;
+	}
 	geometry_of(&geometry, label->size_bytes, label->slab_blocks);
 	s->writer.count = 0;
 	block_writer_add(&s->writer, FORMAT_LABEL_BLOCK, s->zeroes);

@@ -17,6 +17,8 @@ struct pool_config {
 	struct reactor *reactor;
 	uint64_t node_cache_bytes;
 	uint64_t (*clock_s)(void); /* seconds since 1970; may be NULL */
+	/* An import goes without devices that are missing, though they may know better. */
+	bool force;
 };
 
 /* An operation that makes, opens or closes a pool; done() from the reactor. */

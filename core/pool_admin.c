@@ -281,7 +281,6 @@ reserve_growth(const struct pool *pool, const struct catalog_op *op)
 	case CATALOG_OP_VOLUME_DELETE:
 	case CATALOG_OP_SNAPSHOT_DELETE:
 	case CATALOG_OP_CLONE:
-	case CATALOG_OP_NOTE:
 		return 0;
 	}
 	CHECK(false);

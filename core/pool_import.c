@@ -196,11 +196,22 @@ look_at_superblock(struct import *m, const uint8_t *block, unsigned slot)
 	if (superblock_decode(&superblock, block, &error) || superblock.checkpoint % 2 != slot ||
 	    !uuid_equal(&superblock.pool_uuid, &m->pool->uuid))
 		return 0;
-	if (!m->superblock_found || superblock.checkpoint > m->superblock.checkpoint) {
-		m->superblock = superblock;
-		m->superblock_found = true;
-	}
+	if (superblock.checkpoint > m->newest[m->device].checkpoint)
+		m->newest[m->device] = superblock;
 	return superblock.checkpoint;
+}
+
+static void
+look_at_device_set(struct import *m, const uint8_t *block)
+{
+	struct device_set set;
+	struct error error;
+
+	if (device_set_decode(&set, block, &error) || !uuid_equal(&set.pool_uuid, &m->pool->uuid))
+		return;
+	if (m->set.count == 0 || set.pool_generation > m->set.pool_generation ||
+	    (set.pool_generation == m->set.pool_generation && set.generation > m->set.generation))
+		m->set = set;
 }
 
 static const char *
@@ -219,7 +230,7 @@ compare_twins(struct import *m, const struct device *device)
 				diag_warning("%s: superblock %u %s is damaged; its twin %s serves",
 				    device->name, slot, place_name(place), place_name(!place));
 			if (m->checkpoints[place][slot] != 0)
-				m->slot_seen[slot] = true;
+				m->device_slots[m->device][slot] = true;
 		}
 	}
 }
@@ -249,6 +260,8 @@ superblocks_read(struct block_reader *reader)
 		m->checkpoints[m->place][slot] =
 		    reader->error ? 0 : look_at_superblock(m, block, slot);
 	}
+	for (unsigned i = 0; i < 2 && !reader->error; i++)
+		look_at_device_set(m, m->blocks + (3 + i) * (size_t)FORMAT_BLOCK_BYTES);
 	if (reader->error)
 		diag_warning("%s: label and superblocks %s are unreadable: %s", device->name,
 		    place_name(m->place), strerror(-reader->error));
@@ -263,7 +276,7 @@ superblocks_read(struct block_reader *reader)
 	import_step(m);
 }
 
-/* A label and the two superblocks behind it. */
+/* A label, the two superblocks and the two device sets behind it. */
 static void
 read_superblocks(struct import *m)
 {
@@ -273,11 +286,115 @@ read_superblocks(struct import *m)
 	    m->sizes_bytes[m->device] / FORMAT_BLOCK_BYTES - FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
 
 	static_assert(FORMAT_SUPERBLOCK_BLOCK == FORMAT_LABEL_BLOCK + 1 &&
-			  FORMAT_TAIL_SUPERBLOCK_BLOCK == FORMAT_TAIL_LABEL_BLOCK + 1,
-	    "superblocks lie behind the label");
+			  FORMAT_TAIL_SUPERBLOCK_BLOCK == FORMAT_TAIL_LABEL_BLOCK + 1 &&
+			  FORMAT_DEVICE_SET_BLOCK == FORMAT_LABEL_BLOCK + 3 &&
+			  FORMAT_TAIL_DEVICE_SET_BLOCK == FORMAT_TAIL_LABEL_BLOCK + 3,
+	    "superblocks and device sets lie behind the label");
 	m->reader.done = superblocks_read;
 	block_reader_start(&m->reader, device,
-	    m->place ? tail + FORMAT_TAIL_LABEL_BLOCK : FORMAT_LABEL_BLOCK, 3, m->blocks);
+	    m->place ? tail + FORMAT_TAIL_LABEL_BLOCK : FORMAT_LABEL_BLOCK, 5, m->blocks);
+}
+
+static bool
+is_out(const struct import *m, uint32_t index)
+{
+	return index < m->set.count && m->set.devices[index].state == DEVICE_STATE_OUT &&
+	       !MUTANT(STALE_BELIEVED);
+}
+
+/* The newest superblock, of devices that were not left out. */
+static void
+choose_superblock(struct import *m)
+{
+	for (uint32_t i = 0; i < m->device_count; i++) {
+		uint32_t index = 0;
+
+		while (m->pool->devices[index].device != m->devices[i])
+			index++;
+		if (is_out(m, index))
+			continue;
+		for (unsigned slot = 0; slot < 2; slot++)
+			m->slot_seen[slot] |= m->device_slots[i][slot];
+		if (m->newest[i].checkpoint > m->superblock.checkpoint) {
+			m->superblock = m->newest[i];
+			m->superblock_found = true;
+		}
+	}
+}
+
+/*
+ * Devices that the newest set has as ONLINE are missing: can the pool do without?  That everything
+ * lies elsewhere too is not enough: the devices that are here may be those that were left out,
+ * which only the missing ones know.  More than half of a set that is the newest of any of them
+ * cannot be (device_loss.c).
+ */
+static bool
+accept_devices(struct import *m)
+{
+	struct pool *pool = m->pool;
+	uint32_t copies_min = (uint32_t)max_u64(1, m->set.copies_min);
+	uint32_t online = 0, missing = 0, first = 0;
+
+	for (uint32_t i = pool->device_count; i-- > 0;) {
+		if (is_out(m, i))
+			continue;
+		online++;
+		if (pool->devices[i].device)
+			continue;
+		missing++;
+		first = i;
+	}
+	if (missing == 0)
+		return true;
+	if (m->superblock.copies > 1 && missing >= copies_min) {
+		IMPORT_FAIL(m, -ENODEV,
+		    "pool %s has %u devices, and device %u is missing: what lies on it may lie "
+		    "nowhere else; name all of them",
+		    pool->name, pool->device_count, first);
+		return false;
+	}
+	if (m->superblock.copies <= 1) {
+		IMPORT_FAIL(m, -ENODEV,
+		    "pool %s has %u devices, and device %u is missing: name all of them",
+		    pool->name, pool->device_count, first);
+		return false;
+	}
+	if (2 * (online - missing) <= online && !m->force) {
+		IMPORT_FAIL(m, -ENODEV,
+		    "pool %s has %u devices, and device %u is missing: it may have been in use "
+		    "when "
+		    "the others were not, and have newer data; if it is lost for good, --force "
+		    "imports the pool without it",
+		    pool->name, pool->device_count, first);
+		return false;
+	}
+	m->set_changed = true;
+	return true;
+}
+
+/* Nothing on devices that are missing, or were left out, counts. */
+static void
+leave_out(struct import *m)
+{
+	struct pool *pool = m->pool;
+
+	for (uint32_t i = 0; i < pool->device_count; i++) {
+		struct pool_device *device = &pool->devices[i];
+
+		if (!is_out(m, i) && device->device)
+			continue;
+		pool->space.devices[i].out = true;
+		pool->space.device_count = (uint32_t)max_u64(pool->space.device_count, i + 1);
+		if (device->device) {
+			diag_warning(
+			    "pool %s is DEGRADED: %s was left out, and what it holds is old",
+			    pool->name, device->device->name);
+			continue;
+		}
+		device->label.device_uuid = m->set.devices[i].uuid;
+		device->label.size_bytes = m->set.devices[i].size_bytes;
+		diag_warning("pool %s is DEGRADED: device %u is missing", pool->name, i);
+	}
 }
 
 /* All labels and superblocks are known: is the pool complete? */
@@ -287,6 +404,7 @@ accept_superblock(struct import *m)
 	struct pool *pool = m->pool;
 	const struct label *first = NULL;
 
+	choose_superblock(m);
 	if (!m->superblock_found) {
 		IMPORT_FAIL(m, -EUCLEAN,
 		    "pool %s: no valid superblock is left (all copies on all devices are damaged)",
@@ -294,13 +412,12 @@ accept_superblock(struct import *m)
 		return;
 	}
 	pool->device_count = m->superblock.device_count;
+	pool->device_set_generation = m->set.generation;
+	if (!accept_devices(m))
+		return;
 	for (uint32_t i = 0; i < pool->device_count; i++) {
-		if (!pool->devices[i].device) {
-			IMPORT_FAIL(m, -ENODEV,
-			    "pool %s has %u devices, and device %u is missing: name all of them",
-			    pool->name, pool->device_count, i);
-			return;
-		}
+		if (!pool->devices[i].device || is_out(m, i))
+			continue;
 		first = first ? first : &pool->devices[i].label;
 		if (pool->devices[i].label.slab_blocks != first->slab_blocks) {
 			IMPORT_FAIL(m, -EUCLEAN,
@@ -325,9 +442,12 @@ accept_superblock(struct import *m)
 		return;
 	}
 	pool_init_engine(pool, first->slab_blocks, (uint32_t)max_u64(1, m->superblock.copies));
+	leave_out(m);
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		const struct label *label = &pool->devices[i].label;
 
+		if (pool->space.devices[i].out)
+			continue;
 		space_add_device(&pool->space, i, &label->device_uuid, label->slabs_block,
 		    (uint32_t)label->slab_count);
 	}
@@ -539,6 +659,7 @@ begin_generation(struct import *m)
 
 	m->phase = IMPORT_MEND;
 	m->device = 0;
+	m->set_at = 0;
 	if (m->pinned) {
 		node_pin_end(&pool->nodes, &m->pin);
 		m->pinned = false;
@@ -558,12 +679,57 @@ begin_generation(struct import *m)
 	}
 	diag_info("pool %s: checkpoint %llu, %llu batches replayed", pool->name,
 	    (unsigned long long)m->superblock.checkpoint, (unsigned long long)m->batches);
+	m->phase = IMPORT_DEVICES;
+	return false;
+}
+
+static void
+set_written(struct block_writer *writer)
+{
+	struct import *m = container_of(writer, struct import, writer);
+
+	if (writer->error) {
+		import_open_readonly(
+		    m, "a device is missing, and another one cannot be written to");
+		m->phase = IMPORT_MEND;
+	}
+	m->set_at++;
+	import_step(m);
+}
+
+/* Devices that are missing are left out from now on, and the others know that before anything is
+ * written without them.  True: a wait began. */
+static bool
+write_device_sets(struct import *m)
+{
+	struct pool *pool = m->pool;
+
+	if (m->set_changed && m->set_at == 0) {
+		pool->device_set_generation++;
+		pool_encode_device_set(pool, m->blocks);
+	}
+	for (; m->set_changed && m->set_at < pool->device_count; m->set_at++) {
+		if (pool->space.devices[m->set_at].out)
+			continue;
+		m->writer.done = set_written;
+		pool_write_device_set(pool, m->set_at, &m->writer, m->blocks);
+		return true;
+	}
+	m->phase = IMPORT_CHECKPOINT;
+	return false;
+}
+
+/* True: a wait began. */
+static bool
+begin_checkpoint(struct import *m)
+{
+	m->phase = IMPORT_MEND;
 	waiter_init(&m->wait, checkpoint_done);
 	if (MUTANT(CUT_NOT_DURABLE)) {
-		checkpoint_start(pool, NULL);
+		checkpoint_start(m->pool, NULL);
 		return false;
 	}
-	checkpoint_start(pool, &m->wait);
+	checkpoint_start(m->pool, &m->wait);
 	return true;
 }
 
@@ -594,6 +760,8 @@ mend_labels(struct import *m)
 			continue;
 		while (pool->devices[index].device != device)
 			index++;
+		if (pool->space.devices[index].out)
+			continue;
 		label_encode(&pool->devices[index].label, m->blocks);
 		geometry_of(
 		    &geometry, pool->devices[index].label.size_bytes, pool->space.slab_blocks);
@@ -619,6 +787,8 @@ finish(struct import *m)
 			free(m->reads[i].fetch.block);
 	free(m->reads);
 	free(m->label_read.block);
+	free(m->newest);
+	free(m->device_slots);
 	free(m->blocks);
 	for (unsigned i = 0; i < COPIES_MAX; i++)
 		free(m->copies[i]);
@@ -668,6 +838,9 @@ import_step(struct import *m)
 			accept_superblock(m);
 			continue;
 		case IMPORT_TABLE:
+			while (m->device < m->pool->device_count &&
+			       m->pool->space.devices[m->device].out)
+				m->device++;
 			if (m->device < m->pool->device_count)
 				return read_table(m);
 			m->phase = IMPORT_PACKED;
@@ -703,6 +876,14 @@ import_step(struct import *m)
 			if (begin_generation(m))
 				return;
 			continue;
+		case IMPORT_DEVICES:
+			if (write_device_sets(m))
+				return;
+			continue;
+		case IMPORT_CHECKPOINT:
+			if (begin_checkpoint(m))
+				return;
+			continue;
 		case IMPORT_MEND:
 			if (mend_labels(m))
 				return;
@@ -731,8 +912,11 @@ pool_import(const struct pool_config *config, struct device **devices, uint32_t 
 	m->pool = pool_new(config);
 	m->device_count = device_count;
 	memcpy(m->given, devices, device_count * sizeof(struct device *));
+	m->newest = xcalloc(device_count, sizeof(*m->newest));
+	m->device_slots = xcalloc(device_count, sizeof(*m->device_slots));
+	m->force = config->force;
 	m->label_read.block = xalloc_pages(FORMAT_BLOCK_BYTES);
-	m->blocks = xalloc_pages(3 * (size_t)FORMAT_BLOCK_BYTES);
+	m->blocks = xalloc_pages(5 * (size_t)FORMAT_BLOCK_BYTES);
 	m->reads = xcalloc(CATALOG_READS, sizeof(*m->reads));
 	for (unsigned i = 0; i < CATALOG_READS; i++)
 		m->reads[i].fetch.block = xalloc_pages(FORMAT_BLOCK_BYTES);

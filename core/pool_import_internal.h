@@ -20,6 +20,8 @@ enum import_phase {
 	IMPORT_BATCH,
 	IMPORT_LEVEL,
 	IMPORT_BEGIN,
+	IMPORT_DEVICES,
+	IMPORT_CHECKPOINT,
 	IMPORT_MEND,
 	IMPORT_DONE,
 };
@@ -49,11 +51,17 @@ struct import {
 	uint32_t device;
 	uint8_t *blocks; /* TABLE_CHUNK_BLOCKS, or a slab if that is more */
 
-	struct superblock superblock;
+	struct superblock superblock; /* the newest of the devices that count */
 	bool superblock_found;
+	struct superblock *newest; /* of each device that was given; .checkpoint 0: none */
+	struct device_set set;     /* the newest; .count 0: none was found */
+	bool force;
+	uint32_t set_at;
+	bool set_changed;           /* devices are missing that it has ONLINE */
 	unsigned place;             /* of the twins: 0 head, 1 tail */
 	uint64_t checkpoints[2][2]; /* of the present device, by place and slot; 0: not valid */
-	bool slot_seen[2];          /* a valid superblock was found there, on some device */
+	bool (*device_slots)[2];    /* a valid superblock was found there, by device */
+	bool slot_seen[2];          /* ... on some device that counts */
 	bool label_damaged[POOL_DEVICES_MAX]; /* one of the two copies */
 	struct block_writer writer;
 	uint32_t page;

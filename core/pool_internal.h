@@ -163,6 +163,7 @@ struct log {
 	struct list waiters;     /* for a batch to be free */
 	struct list flush_waiters;
 	uint32_t flushes_left; /* devices not done yet; 0: no flush is running */
+	bool flush_held;       /* it is done, but a device is being left out */
 	uint64_t flush_round;  /* number of the last one begun */
 	uint64_t flush_target;
 	int flush_error;
@@ -207,6 +208,7 @@ struct checkpoint {
 	enum checkpoint_phase phase;
 	bool again; /* asked for while one was running */
 	bool mark_clean;
+	bool held; /* until a device is left out */
 	struct task step;
 	struct timer timer;
 	struct superblock superblock;
@@ -303,6 +305,32 @@ struct housekeeping {
 	struct list discards; /* struct slab_discard; the first is under way if `discarding` */
 	bool discarding;
 	struct device_io discard_io;
+};
+
+/* Writes single blocks of one device in turn, then flushes it. */
+struct block_writer {
+	struct {
+		uint64_t block;
+		void *data;
+	} blocks[8];
+	unsigned count;
+	void (*done)(struct block_writer *writer);
+	int error;
+	/* private */
+	struct device *device;
+	struct device_io io;
+	struct iovec iov;
+	unsigned next;
+};
+
+/* See device_loss.c. */
+struct device_loss {
+	bool active; /* a device is being left out: nothing is answered meanwhile */
+	uint32_t device;
+	uint32_t at; /* whose device set is written */
+	uint8_t *block;
+	struct block_writer writer;
+	struct task step;
 };
 
 struct pool_device {
@@ -453,6 +481,7 @@ struct pool {
 	uint64_t (*clock_s)(void);     /* the time of day, for records */
 	uint64_t checksum_errors;
 	unsigned heals; /* under way */
+	struct device_loss loss;
 };
 
 struct device *pool_device(const struct pool *pool, uint32_t index);
@@ -508,6 +537,16 @@ bool log_has_room(const struct pool *pool, enum log_class class);
 /* node_load.c */
 void node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waiter);
 bool node_loads_pending(const struct pool *pool);
+
+/* device_loss.c */
+void device_loss_init(struct pool *pool);
+/* A write or a flush of the pool failed: its device is left out, or the pool fails. */
+void device_lost(struct pool *pool, struct device_io *io, uint32_t index);
+/* No device is being left out any more: what was held goes on. */
+void log_settle(struct pool *pool);
+void checkpoint_settle(struct pool *pool);
+/* The next segment was meant for slabs that do not count any more: another one, if it can be. */
+void log_forget_next(struct pool *pool);
 
 /* checkpoint.c */
 void checkpoint_init(struct pool *pool);

@@ -112,22 +112,39 @@ pool_lay_out_device(struct pool *pool, uint32_t index, struct device *device, st
 	return 0;
 }
 
-static void
-encode_device_set(const struct pool *pool, void *block)
+void
+pool_encode_device_set(const struct pool *pool, void *block)
 {
 	struct device_set set = {
 		.pool_uuid = pool->uuid,
 		.generation = pool->device_set_generation,
 		.count = pool->device_count,
+		.copies_min = pool->space.copies > 1 ? space_copies_min(&pool->space) : 0,
+		.pool_generation = pool->generation,
 	};
 
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		set.devices[i].uuid = pool->devices[i].label.device_uuid;
 		set.devices[i].index = i;
-		set.devices[i].state = DEVICE_STATE_ONLINE;
+		set.devices[i].state =
+		    pool->space.devices[i].out ? DEVICE_STATE_OUT : DEVICE_STATE_ONLINE;
 		set.devices[i].size_bytes = pool->devices[i].label.size_bytes;
 	}
 	device_set_encode(&set, block);
+}
+
+void
+pool_write_device_set(struct pool *pool, uint32_t index, struct block_writer *writer, void *block)
+{
+	const struct label *label = &pool->devices[index].label;
+	uint64_t place = ((struct device_set *)block)->generation % 2;
+	struct geometry geometry;
+
+	geometry_of(&geometry, label->size_bytes, label->slab_blocks);
+	writer->count = 0;
+	block_writer_add(writer, FORMAT_DEVICE_SET_BLOCK + place, block);
+	block_writer_add(writer, geometry.tail_block + FORMAT_TAIL_DEVICE_SET_BLOCK + place, block);
+	block_writer_start(writer, pool->devices[index].device);
 }
 
 void
@@ -143,7 +160,7 @@ pool_write_head(struct pool *pool, uint32_t index, struct device *device,
 	geometry_of(&geometry, head->size_bytes, head->slab_blocks);
 	memset(blocks, 0, 2 * (size_t)FORMAT_BLOCK_BYTES);
 	if (!erase) {
-		encode_device_set(pool, set);
+		pool_encode_device_set(pool, set);
 		label_encode(head, label);
 	}
 	writer->count = 0;

@@ -14,21 +14,6 @@ void pool_set_limits(struct pool *pool);
 /* Closes its devices too; nothing may be under way. */
 void pool_free(struct pool *pool);
 
-/* Writes single blocks of one device in turn, then flushes it. */
-struct block_writer {
-	struct {
-		uint64_t block;
-		void *data;
-	} blocks[8];
-	unsigned count;
-	void (*done)(struct block_writer *writer);
-	int error;
-	/* private */
-	struct device *device;
-	struct device_io io;
-	struct iovec iov;
-	unsigned next;
-};
 void block_writer_add(struct block_writer *writer, uint64_t block, void *data);
 void block_writer_start(struct block_writer *writer, struct device *device);
 
@@ -42,6 +27,11 @@ int pool_lay_out_device(
  */
 void pool_write_head(struct pool *pool, uint32_t index, struct device *device,
     struct block_writer *writer, void *blocks, bool erase);
+
+/* The device set as it is now, into one block; and its way to device @index. */
+void pool_encode_device_set(const struct pool *pool, void *block);
+void pool_write_device_set(
+    struct pool *pool, uint32_t index, struct block_writer *writer, void *block);
 
 /* Reads a range of blocks into @data. */
 struct block_reader {

@@ -5,12 +5,46 @@
 
 #include "core/pool_admin.h"
 
+static bool
+pool_is_degraded(const struct pool *pool)
+{
+	for (uint32_t i = 0; i < pool->device_count; i++)
+		if (pool->space.devices[i].out)
+			return true;
+	return space_count_degraded(&pool->space) > 0;
+}
+
+/* Which devices are left out, and what lacks copies for it. */
+static void
+tell_degraded(const struct pool *pool, char *text, size_t size)
+{
+	uint64_t slabs = space_count_degraded(&pool->space);
+	size_t at = 0;
+
+	for (uint32_t i = 0; i < pool->device_count && at + 60 < size; i++) {
+		const struct device *device = pool->devices[i].device;
+
+		if (!pool->space.devices[i].out)
+			continue;
+		if (device)
+			at += (size_t)snprintf(
+			    text + at, size - at, "%.100s is left out; ", device->name);
+		else
+			at += (size_t)snprintf(text + at, size - at, "device %u is missing; ", i);
+		at = (size_t)min_u64(at, size);
+	}
+	if (at < size)
+		snprintf(text + at, size - at, "%llu MiB lack a copy",
+		    (unsigned long long)(slabs * pool->space.slab_blocks * FORMAT_BLOCK_BYTES /
+					 MIB));
+}
+
 static const char *
 state_name(const struct pool *pool)
 {
 	switch (pool->state) {
 	case POOL_ONLINE:
-		return "online";
+		return pool_is_degraded(pool) ? "degraded" : "online";
 	case POOL_READONLY:
 		return "readonly";
 	case POOL_FAILED:
@@ -147,6 +181,8 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 	report->uuid = pool->uuid;
 	report->state = state_name(pool);
 	snprintf(report->state_reason, sizeof(report->state_reason), "%s", pool->state_reason);
+	if (pool->state == POOL_ONLINE && pool_is_degraded(pool))
+		tell_degraded(pool, report->state_reason, sizeof(report->state_reason));
 	report->copies = pool->space.copies;
 	report->size_bytes = pool->space.slab_count * slab_bytes;
 	report->allocated_bytes = (pool->space.slab_count - free_slabs) * slab_bytes;
@@ -173,7 +209,9 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 		struct admin_device_report *out = &report->devices[i];
 		const struct pool_device *device = &pool->devices[i];
 
-		out->path = xstrdup(device->device->name);
+		out->path = device->device ? xstrdup(device->device->name) : NULL;
+		out->missing = !device->device;
+		out->left_out = pool->space.devices[i].out;
 		out->uuid = device->label.device_uuid;
 		out->size_bytes = device->label.size_bytes;
 		out->slab_count = pool->space.devices[i].slab_count;

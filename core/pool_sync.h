@@ -18,7 +18,8 @@ void pool_sync_run(struct reactor *reactor, bool (*ended)(const void *what), con
 /* What is ready now, and what that leads to at once: a handle that was closed is gone then. */
 void pool_sync_settle(struct reactor *reactor);
 
-/* As pool_create() (without copies), pool_import() and pool_stop(); done() is theirs.  The pool, or NULL. */
+/* As pool_create() (without copies), pool_import() and pool_stop(); done() is theirs.  The pool, or
+ * NULL. */
 struct pool *pool_sync_create(const struct pool_config *config, const char *name,
     struct device **devices, uint32_t device_count, uint32_t slab_blocks, struct pool_start *start);
 struct pool *pool_sync_import(const struct pool_config *config, struct device **devices,

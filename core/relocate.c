@@ -384,8 +384,7 @@ io_done(struct device_io *io)
 	if (io->error)
 		device->errors++;
 	if (io->error && io->op == DEVICE_WRITE)
-		pool_fail(pool, "writing to %s at byte %llu failed: %s", io->device->name,
-		    (unsigned long long)io->offset_bytes, strerror(-io->error));
+		device_lost(pool, io, one->slab->device);
 	else if (io->error)
 		r->error = io->error;
 	if (--r->ios_left > 0)

@@ -324,6 +324,7 @@ configure(const struct opening *o, struct pool_config *config)
 	config->reactor = o->reactor;
 	config->node_cache_bytes = o->target->config.node_cache_bytes;
 	config->clock_s = clock_s;
+	config->force = o->request->force;
 }
 
 static void

@@ -87,6 +87,7 @@ struct admin_device_report {
 	uint64_t slab_count;
 	uint64_t slabs_free;
 	bool missing;    /* then path is the last known one, or empty */
+	bool left_out;   /* it failed, and what it holds is old */
 	uint64_t errors; /* I/O and checksum errors since import */
 	uint64_t healed; /* blocks that were written again from a copy since import */
 };
@@ -118,7 +119,7 @@ struct admin_image_report {
 struct admin_pool_report {
 	char name[NAME_SIZE];
 	struct uuid uuid;
-	const char *state; /* "online", "readonly", "failed", "incomplete" */
+	const char *state; /* "online", "degraded", "readonly", "failed", "incomplete" */
 	char state_reason[256];
 	uint32_t copies;            /* of each block, on as many devices */
 	uint64_t size_bytes;        /* of all slabs; of as many as hold a copy each */

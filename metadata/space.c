@@ -982,6 +982,87 @@ space_unreserve(struct space *space, struct slab *slab)
 	enter_free(space, slab);
 }
 
+/* --- devices that are left out --- */
+
+static unsigned
+count_places(const struct space *space, struct slab *leader, uint32_t but_of)
+{
+	struct slab *places[COPIES_MAX];
+	unsigned count = space_places(space, leader, places), n = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		n += places[i]->device != but_of;
+	return n;
+}
+
+bool
+space_can_leave_out(const struct space *space, uint32_t index)
+{
+	const struct space_device *device = &space->devices[index];
+	bool others = false;
+
+	for (uint32_t i = 0; i < space->device_count; i++)
+		others |= i != index && space->devices[i].present && !space->devices[i].out;
+	for (uint32_t i = 0; others && i < device->slab_count; i++) {
+		struct slab *slab = &device->slabs[i];
+
+		if ((slab->state != SLAB_FREE || slab->twin) && !slab->stale &&
+		    count_places(space, space_leader(slab), index) == 0)
+			return false;
+	}
+	return others && space->copies > 1;
+}
+
+void
+space_leave_out(struct space *space, uint32_t index)
+{
+	struct space_device *device = &space->devices[index];
+
+	for (uint32_t i = 0; i < device->slab_count; i++) {
+		struct slab *slab = &device->slabs[i];
+
+		if (slab->state == SLAB_FREE && !list_empty(&slab->link))
+			leave_free(space, slab);
+		slab->stale = slab->twin != NULL;
+	}
+	device->out = true;
+	count_free(space);
+}
+
+uint32_t
+space_copies_min(const struct space *space)
+{
+	uint32_t least = space_copies_now(space);
+
+	for (uint32_t d = 0; least > 1 && d < space->device_count; d++) {
+		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
+			struct slab *slab = &space->devices[d].slabs[i];
+
+			if (slab->state != SLAB_FREE && slab->state != SLAB_COPY)
+				least =
+				    (uint32_t)min_u64(least, count_places(space, slab, UINT32_MAX));
+		}
+	}
+	return least;
+}
+
+uint64_t
+space_count_degraded(const struct space *space)
+{
+	uint64_t n = 0;
+
+	for (uint32_t d = 0; space->copies > 1 && d < space->device_count; d++) {
+		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
+			struct slab *slab = &space->devices[d].slabs[i];
+
+			n += slab->state != SLAB_FREE && slab->state != SLAB_COPY &&
+			     slab->live > 0 &&
+			     count_places(space, slab, UINT32_MAX) < space->copies;
+		}
+	}
+	return n;
+}
+
 /* --- table pages --- */
 
 uint64_t

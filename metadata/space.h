@@ -214,6 +214,17 @@ void space_unreserve(struct space *space, struct slab *slab);
 /* Space of @slab was given back to the device: a first write to it is one again. */
 void space_slab_given_back(struct space *space, struct slab *slab);
 
+/* --- devices that are left out --- */
+
+/* Whether everything that lies on the device lies on another one too, that is not out. */
+bool space_can_leave_out(const struct space *space, uint32_t index);
+/* Nothing on the device counts any more, and nothing is free there. */
+void space_leave_out(struct space *space, uint32_t index);
+/* How many copies there are of everything, at least. */
+uint32_t space_copies_min(const struct space *space);
+/* How many segments and packed slabs have fewer copies than the pool is to keep. */
+uint64_t space_count_degraded(const struct space *space);
+
 /* --- table pages --- */
 
 /* Of the versions of a device's pages, as a superblock with copies has it. */

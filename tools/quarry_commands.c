@@ -551,8 +551,10 @@ const struct cli_command cli_commands[] = {
 	    OPTION_SIZE | OPTION_PREALLOCATE | OPTION_COPIES | OPTION_FORCE, 2,
 	    1 + ADMIN_DEVICES_MAX, SHOW_DONE, build_pool_create },
 	{ "pool", "import", "DEVICE…", "Take pools into service that were made before.",
-	    "Name every device of each pool.  --force imports a pool that seems to be in use "
-	    "elsewhere.\n",
+	    "Name every device of each pool.  Of a pool that keeps copies some may be missing: if "
+	    "the "
+	    "others\ncannot know whether they have the newest data, --force imports it all the "
+	    "same.\n",
 	    OPTION_FORCE, 1, ADMIN_DEVICES_MAX, SHOW_DONE, build_pool_import },
 	{ "pool", "export", "POOL", "Take a pool out of service; it can be imported again.",
 	    "Refused while clients are connected, unless by --force.\n", OPTION_FORCE, 1, 1,

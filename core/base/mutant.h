@@ -90,6 +90,8 @@
 	X(END_READ_ONCE, "import: what seems to be the log's end is not read twice")              \
 	X(BEYOND_NOT_SEEN, "import: later headers of the log's last segment are not looked at")   \
 	X(TABLE_DIGEST_UNCHECKED, "import: an older page of the slab table passes")               \
+	X(LOSS_NOT_DURABLE, "device loss: it is not made durable before the pool goes on")        \
+	X(STALE_BELIEVED, "import: a device that was left out is one among equals")               \
 	X(COPIES_NOT_LEVELLED,                                                                    \
 	    "import: what one copy of the log's end lacks is not written there")                  \
 	X(DURABLE_MARK_EARLY, "log: headers say that what was applied is durable")

@@ -86,7 +86,10 @@ device_json(const struct admin_device_report *device)
 
 	must_put(object, "path", text_or_null_json(device->path));
 	must_put(object, "uuid", uuid_json(&device->uuid));
-	must_put(object, "state", text_json(device->missing ? "missing" : "online"));
+	must_put(object, "state",
+	    text_json(device->missing    ? "missing"
+		      : device->left_out ? "left out"
+					 : "online"));
 	must_put(object, "size_bytes", bytes_json(device->size_bytes));
 	must_put(object, "slabs", bytes_json(device->slab_count));
 	must_put(object, "slabs_free", bytes_json(device->slabs_free));

@@ -89,6 +89,60 @@ test_after_kill_9_all_is_there() {
     "$BUILD/quarry" check --data "${POOL_FILES[@]}"
 }
 
+pool_state() {
+    quarry pool list --json | json "d['pools'][0]['state']"
+}
+
+device_state() {
+    quarry device list --json | json "[x['state'] for x in d['devices']][$1]"
+}
+
+# Two of three devices know that nobody went on without them; and what they then write makes the third
+# one old, whatever it says.
+test_without_one_of_three_devices() {
+    start_daemon
+    make_copies 2 128M 128M 128M
+    write_content
+    kill9_daemon
+    start_daemon --import "${POOL_FILES[0]}" --import "${POOL_FILES[2]}"
+    expect degraded "$(pool_state)" "the pool's state"
+    expect missing "$(device_state 1)" "the device's state"
+    content_is_right
+    qemu-io -f raw -c 'write -P 19 30M 4M' "$(uri v)" >/dev/null
+    stop_daemon
+    restart_with_pool
+    expect degraded "$(pool_state)" "the pool's state"
+    expect "left out" "$(device_state 1)" "the device's state"
+    qemu-io -r -f raw -c 'read -P 19 30M 4M' "$(uri v)" >io.out
+    refuses grep -i -E 'failed|error' io.out
+    stop_daemon
+    # The old one and one that knows: not all has a copy there.  The old one alone: the same.
+    start_daemon
+    fails_with 1 'device 0 is missing: what lies on it may lie nowhere else' \
+        quarry pool import --force "${POOL_FILES[1]}" "${POOL_FILES[2]}"
+    fails_with 1 'is missing' quarry pool import --force "${POOL_FILES[1]}"
+}
+
+test_half_of_a_pool_needs_force() {
+    start_daemon
+    make_copies 2 128M 128M
+    write_content
+    stop_daemon
+    start_daemon
+    fails_with 1 'device 0 is missing.*--force' quarry pool import "${POOL_FILES[1]}"
+    quarry pool import --force "${POOL_FILES[1]}"
+    content_is_right
+    stop_daemon
+    # From now on it is known that the other one is old.
+    start_daemon
+    quarry pool import "${POOL_FILES[1]}"
+    content_is_right
+    quarry pool export tank
+    quarry pool import "${POOL_FILES[@]}"
+    expect "left out" "$(device_state 0)" "the device's state"
+    content_is_right
+}
+
 test_impossible_numbers_are_refused() {
     start_daemon
     truncate -s 64M a.img b.img

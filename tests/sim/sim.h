@@ -303,6 +303,8 @@ struct sim_stats {
 	uint64_t readonly;   /* damaged pools that were opened read-only, */
 	uint64_t unopened;   /* or refused */
 	uint64_t unreadable; /* reads that damaged ones refused */
+	uint64_t left_out;   /* devices that pools with copies went on without */
+	uint64_t degraded;   /* pools that were opened without some device */
 };
 
 struct sim {
@@ -322,6 +324,8 @@ struct sim {
 	bool adding;            /* the next one */
 	bool crash_at_join;     /* a crash comes soon after that */
 	struct device *joining; /* ... until the pool has it */
+	bool may_omit;
+	bool omitted; /* the import was not given all devices */
 	struct reactor *reactor;
 	uint64_t now_ns;
 	uint64_t progress_ns;              /* when something last completed */
@@ -363,7 +367,8 @@ void sim_run(struct sim *sim);
 
 /* sim_faults.c */
 void faults_draw(struct sim *sim);
-bool faults_last(const struct sim *sim); /* this seed may damage contents for good */
+void faults_draw_copies(struct sim *sim); /* of a pool that keeps copies */
+bool faults_last(const struct sim *sim);  /* this seed may damage contents for good */
 struct device *faults_wrap(struct sim *sim, struct device *inner);
 void faults_strike(struct sim *sim);
 /* Each event: lets go what was held for long enough. */
@@ -402,6 +407,9 @@ uint32_t devices_on_disks(const struct sim *sim);
 void devices_add(struct sim *sim, struct admin_request *request);
 void devices_step(struct sim *sim);
 void devices_added(struct sim *sim);
+/* Whether the pool is as it was without @missing, for all that the disks say: the other devices
+ * know the newest device set that there is. */
+bool devices_know(const struct sim *sim, uint32_t missing);
 
 /* sim_walk.c */
 /* The disks hold a checkpoint and nothing happened since: everything is compared. */

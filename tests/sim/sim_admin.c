@@ -20,7 +20,6 @@ work_op_applied(struct sim *sim, uint64_t sequence, const struct record_op *op)
 		[CATALOG_OP_SNAPSHOT_DELETE] = ADMIN_SNAPSHOT_DELETE,
 		[CATALOG_OP_CLONE] = ADMIN_CLONE,
 		[CATALOG_OP_ROLLBACK] = ADMIN_ROLLBACK,
-		[CATALOG_OP_NOTE] = ADMIN_NOTE_SET,
 	};
 	bool found = false;
 

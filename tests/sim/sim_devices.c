@@ -38,6 +38,49 @@ devices_on_disks(const struct sim *sim)
 	return count;
 }
 
+/* The newest device set on a disk, of all its places. */
+static bool
+newest_set(const struct sim *sim, uint32_t d, struct device_set *newest)
+{
+	static uint8_t block[FORMAT_BLOCK_BYTES];
+	struct geometry geometry;
+	bool found = false;
+
+	geometry_of(&geometry, memory_disk_size_bytes(sim->disks[d]), SLAB_BLOCKS_MIN);
+	for (unsigned i = 0; i < 4; i++) {
+		struct device_set set;
+		struct error error;
+		uint64_t at = i < 2 ? FORMAT_DEVICE_SET_BLOCK + i
+				    : geometry.tail_block + FORMAT_TAIL_DEVICE_SET_BLOCK + i - 2;
+
+		memory_disk_read(sim->disks[d], at * BLOCK_BYTES, block, BLOCK_BYTES);
+		if (device_set_decode(&set, block, &error))
+			continue;
+		if (!found || set.pool_generation > newest->pool_generation ||
+		    (set.pool_generation == newest->pool_generation &&
+			set.generation > newest->generation))
+			*newest = set;
+		found = true;
+	}
+	return found;
+}
+
+bool
+devices_know(const struct sim *sim, uint32_t missing)
+{
+	struct device_set its, other;
+
+	if (!newest_set(sim, missing, &its))
+		return true;
+	for (uint32_t d = 0; d < sim->joined; d++)
+		if (d != missing && newest_set(sim, d, &other) &&
+		    (other.pool_generation > its.pool_generation ||
+			(other.pool_generation == its.pool_generation &&
+			    other.generation >= its.generation)))
+			return true;
+	return false;
+}
+
 void
 devices_add(struct sim *sim, struct admin_request *request)
 {

@@ -62,6 +62,15 @@ faults_draw(struct sim *sim)
 	}
 }
 
+void
+faults_draw_copies(struct sim *sim)
+{
+	/* Devices that fail are what copies are for. */
+	if (mix64(sim->seed + 77) % 2)
+		sim->weather.faults |=
+		    1u << KIND_WRITE_ERROR | 1u << KIND_FLUSH_ERROR | 1u << KIND_VANISHED;
+}
+
 bool
 faults_last(const struct sim *sim)
 {
@@ -124,7 +133,7 @@ relocation_reads(const struct sim *sim)
 {
 	for (uint32_t d = 0; sim->online && d < sim->weather.device_count; d++)
 		if (sim->pool->relocation.phase == RELOCATION_READ &&
-		    sim->pool->relocation.io.device == sim->devices[d])
+		    sim->pool->relocation.ios[0].io.device == sim->devices[d])
 			return sim->devices[d];
 	return NULL;
 }
@@ -159,7 +168,8 @@ interesting_place(struct sim *sim, uint32_t d)
 	const struct space_device *device = NULL;
 
 	for (uint32_t i = 0; sim->pool && i < sim->pool->device_count; i++)
-		if (pool_device(sim->pool, i) == sim->devices[d])
+		if (pool_device(sim->pool, i) == sim->devices[d] &&
+		    sim->pool->space.devices[i].slab_count > 0)
 			device = &sim->pool->space.devices[i];
 	if (device && !draw(sim, 3) && sim->pool->log.slab && sim->pool->log.slot > 0 &&
 	    pool_device(sim->pool, sim->pool->log.slab->device) == sim->devices[d]) {

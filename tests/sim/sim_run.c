@@ -27,6 +27,19 @@ no_crash(struct sim *sim)
 	sim->crash_phase = CHECKPOINT_IDLE;
 }
 
+/* --- devices that are left out are counted --- */
+
+void __real_space_leave_out(struct space *space, uint32_t index);
+void __wrap_space_leave_out(struct space *space, uint32_t index);
+
+void
+__wrap_space_leave_out(struct space *space, uint32_t index)
+{
+	the_sim->stats.left_out++;
+	sim_trace(the_sim, "  device %u is left out", index);
+	__real_space_leave_out(space, index);
+}
+
 static void
 crash(struct sim *sim)
 {
@@ -201,6 +214,8 @@ opened(struct pool_start *start)
 	if (sim->pool->state != POOL_ONLINE)
 		sim_fail(sim, "the pool opens, but is not online: %s", sim->pool->state_reason);
 	sim->online = true;
+	for (uint32_t d = 0; d < sim->pool->device_count; d++)
+		sim->stats.degraded += sim->pool->space.devices[d].out;
 	if (sim->history.recovering) {
 		sim->stats.imports++;
 		history_recovered(sim, sim->pool);
@@ -289,10 +304,21 @@ open_pool(struct sim *sim, bool create)
 		struct device *devices[SIM_DEVICES_MAX];
 		sim->joined = devices_on_disks(sim);
 		uint32_t first = (uint32_t)random_below(&sim->random, sim->joined);
+		uint32_t count = sim->joined;
 
 		for (uint32_t d = 0; d < sim->joined; d++)
 			devices[d] = sim->devices[(first + d) % sim->joined];
-		pool_import(&config, devices, sim->joined, &opening->start);
+		sim->omitted = sim->may_omit && sim->weather.copies > 1 &&
+			       !sim->history.unfinished_create && !sim->faults.damaged &&
+			       random_one_in(&sim->random, 4);
+		if (sim->omitted) {
+			uint32_t missing = (first + --count) % sim->joined;
+
+			config.force = devices_know(sim, missing);
+			sim_trace(
+			    sim, "without disk%u%s", missing, config.force ? ", by force" : "");
+		}
+		pool_import(&config, devices, count, &opening->start);
 	}
 	sim_run_until(sim, is_opened);
 	if (sim->crashed)
@@ -306,6 +332,10 @@ open_pool(struct sim *sim, bool create)
 		sim_trace(sim, "no pool: %s", opening->start.error.text);
 		sim->stats.unopened++;
 		sim->over = true;
+		return false;
+	}
+	if (opening->start.error.code && sim->omitted && opening->start.error.code == -ENODEV) {
+		sim_trace(sim, "not without: %s", opening->start.error.text);
 		return false;
 	}
 	if (opening->start.error.code && sim->faults.struck) {
@@ -330,11 +360,15 @@ reopen(struct sim *sim)
 		plan_crash(sim, 3, random_one_in(&sim->crash_random, 2) ? 60 : 300);
 		if (random_one_in(&sim->random, 5))
 			faults_strike(sim);
-		if (open_pool(sim, false))
+		sim->may_omit = true;
+		bool opens = open_pool(sim, false);
+
+		sim->may_omit = false;
+		if (opens)
 			break;
 		if (sim->over)
 			return;
-		if (sim->crashed || sim->faults.struck)
+		if (sim->crashed || sim->faults.struck || sim->omitted)
 			continue;
 		/* An unfinished create left no pool; its devices were closed. */
 		boot(sim);

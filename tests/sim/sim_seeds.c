@@ -173,5 +173,8 @@ seeds_print(const struct seeds *seeds)
 	    (unsigned long long)s->faults, (unsigned long long)s->refused,
 	    (unsigned long long)s->failed, (unsigned long long)s->readonly,
 	    (unsigned long long)s->unopened, (unsigned long long)s->unreadable);
+	printf("  copies: %llu devices were left out, %llu were out or missing when pools were "
+	       "opened\n",
+	    (unsigned long long)s->left_out, (unsigned long long)s->degraded);
 	printf("  digest %016llx\n", (unsigned long long)seeds->digest);
 }

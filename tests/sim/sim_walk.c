@@ -18,6 +18,7 @@ struct walk {
 	struct sim *sim;
 	const char *when;
 	const struct space *space;
+	bool degraded; /* a device is out, or was */
 	struct superblock superblock;
 	struct table reached; /* address -> content that it was compared with, or `walk` itself */
 	/* the image at hand */
@@ -56,7 +57,7 @@ read_block(struct walk *walk, const struct map_entry *entry, uint64_t lba, uint8
 	    entry->addr & NODE_VIRTUAL ? NULL : space_place(walk->space, addr, &slot);
 	unsigned count = leader ? space_places(walk->space, leader, places) : 0;
 
-	if (count != space_copies_now(walk->space))
+	if (count == 0 || (count < walk->space->copies && !walk->degraded))
 		sim_fail(walk->sim, "%s: block %llu of image %llu lies at %u places: %#llx",
 		    walk->when, (unsigned long long)lba, (unsigned long long)walk->image_id, count,
 		    (unsigned long long)entry->addr);
@@ -228,13 +229,16 @@ static void
 newest_superblock(struct walk *walk)
 {
 	bool found = false;
+	unsigned device = 0;
 
+	while (walk->space->devices[device].out)
+		device++;
 	for (unsigned place = 0; place < 2; place++) {
 		uint8_t block[BLOCK_BYTES];
 		struct superblock superblock;
 		struct error error;
 
-		memory_disk_read(disk_of(walk, 0),
+		memory_disk_read(disk_of(walk, device),
 		    (FORMAT_SUPERBLOCK_BLOCK + place) * (uint64_t)BLOCK_BYTES, block, BLOCK_BYTES);
 		if (superblock_decode(&superblock, block, &error))
 			continue;
@@ -296,6 +300,8 @@ walk_pool(struct sim *sim, const char *when)
 	size_t images = 0;
 
 	sim->stats.walks++;
+	for (uint32_t d = 0; d < walk.space->device_count; d++)
+		walk.degraded |= walk.space->devices[d].out;
 	memset(&sample, 0, sizeof(sample));
 	copied.records = NULL;
 	copied.count = 0;

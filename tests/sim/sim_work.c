@@ -110,6 +110,8 @@ work_draw(struct sim *sim)
 	w->copies = sim->seed % 7 == 4 ? 2 + (uint32_t)(mix64(sim->seed) % 2) : 1;
 	if (sim->cut && sim->cut->copies)
 		w->copies = sim->cut->copies;
+	if (w->copies > 1)
+		faults_draw_copies(sim);
 	w->device_count = (uint32_t)max_u64(w->device_count, w->copies);
 	w->devices_at_first = (uint32_t)max_u64(w->devices_at_first, w->copies);
 	if (w->copies > 1)
