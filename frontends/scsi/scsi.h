@@ -92,10 +92,11 @@ struct scsi_buffer {
 	uint32_t len_bytes;
 };
 
+/* NULL if there is none. */
 static inline uint8_t *
 scsi_payload(const struct scsi_buffer *buffer)
 {
-	return buffer->bytes + buffer->offset_bytes;
+	return buffer->bytes ? buffer->bytes + buffer->offset_bytes : NULL;
 }
 
 enum scsi_task_state {
