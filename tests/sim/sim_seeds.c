@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -55,7 +56,8 @@ job_start(const struct seeds *seeds, struct job *job, uint64_t seed)
 		return;
 	}
 	close(ends[0]);
-	alarm(seeds->seed_seconds);
+	/* Of processor time: how busy the machine is says nothing of the seed. */
+	setitimer(ITIMER_PROF, &(struct itimerval){ .it_value.tv_sec = seeds->seed_seconds }, NULL);
 	if (seeds->quiet &&
 	    (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)))
 		_exit(1);
@@ -84,7 +86,7 @@ job_failed(struct seeds *seeds, const struct job *job, int status)
 		return;
 	if (WIFSIGNALED(status))
 		printf("seed %llu: killed by signal %d%s\n", (unsigned long long)job->seed,
-		    WTERMSIG(status), WTERMSIG(status) == SIGALRM ? " (it took too long)" : "");
+		    WTERMSIG(status), WTERMSIG(status) == SIGPROF ? " (it took too long)" : "");
 	printf("replay: %s --seed %llu --trace\nshrink: %s --minimise %llu\n", seeds->program,
 	    (unsigned long long)job->seed, seeds->program, (unsigned long long)job->seed);
 	fflush(stdout);
