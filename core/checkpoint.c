@@ -645,6 +645,15 @@ checkpoint_step(struct pool *pool)
 
 /* --- when --- */
 
+uint64_t
+checkpoint_blocks_max(const struct pool *pool)
+{
+	uint64_t blocks = pool->nodes.dirty_count + pool->nodes.frozen_count +
+			  pool->nodes_promised + 4 * pool->catalog.dirty_blocks.count + 8;
+
+	return blocks + blocks / 8;
+}
+
 void
 checkpoint_start(struct pool *pool, struct waiter *waiter)
 {
@@ -710,8 +719,8 @@ slabs_wait(const struct pool *pool)
 
 	/* As late as may be: each checkpoint writes maps.  But before clients would wait for it. */
 	return pool->space.empty_count > 0 &&
-	       free_slabs <= pool->reserve_slabs +
-				 max_u64(1, (pool->relocate_slabs - pool->reserve_slabs) / 4);
+	       free_slabs <=
+		   log_held_slabs(pool, LOG_CLIENT) + max_u64(1, pool->relocate_slabs / 4);
 }
 
 void

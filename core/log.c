@@ -94,22 +94,33 @@ log_slab_unread(struct pool *pool, const struct slab *slab)
 		waiters_wake(&pool->log.waiters, 0);
 }
 
+uint64_t
+log_held_slabs(const struct pool *pool, enum log_class class)
+{
+	/* What a checkpoint from now needs, rounded up. */
+	uint64_t checkpoint = checkpoint_blocks_max(pool) / (pool->space.slab_blocks - 2) + 1;
+
+	switch (class) {
+	case LOG_CLIENT:
+		return min_u64(pool->reserve_slabs, checkpoint + 4);
+	case LOG_TRIM:
+		return min_u64(pool->reserve_slabs / 2, checkpoint + 2);
+	case LOG_DELETE:
+		return min_u64(pool->reserve_slabs / 6, checkpoint + 1);
+	case LOG_CHECKPOINT:
+		return 0;
+	}
+	CHECK(false);
+}
+
 bool
 log_has_room(const struct pool *pool, enum log_class class)
 {
 	uint64_t slabs = pool->space.free_count + (pool->log.next_slab != NULL);
 
-	switch (class) {
-	case LOG_CLIENT:
-		return slabs > pool->reserve_slabs || MUTANT(ENOSPC_FLOOR);
-	case LOG_TRIM:
-		return slabs > pool->reserve_slabs / 2;
-	case LOG_DELETE:
-		return slabs > pool->reserve_slabs / 6;
-	case LOG_CHECKPOINT:
+	if (class == LOG_CHECKPOINT || (class == LOG_CLIENT && MUTANT(ENOSPC_FLOOR)))
 		return true;
-	}
-	CHECK(false);
+	return slabs > log_held_slabs(pool, class);
 }
 
 /* --- segments --- */

@@ -92,7 +92,7 @@ pool_set_limits(struct pool *pool)
 	/* What a checkpoint may write at worst must fit into what is held back, with the log's own
 	 * open segments and room for deletes. */
 	pool->reserve_slabs = max_u64(6, min_u64(slabs / 64, 64));
-	pool->relocate_slabs = pool->reserve_slabs + max_u64(4, slabs / 100);
+	pool->relocate_slabs = max_u64(4, min_u64(slabs / 200, 64));
 	/* What is live beyond this could not be packed so that the rest stays free. */
 	pool->live_blocks_max = (slabs - pool->reserve_slabs - 1 - slabs / 32) *
 				(pool->space.slab_blocks - 2 - pool->space.slab_blocks / 256);

@@ -458,8 +458,8 @@ struct pool {
 	uint64_t node_cache_bytes;
 	uint64_t generation;
 	uint64_t checkpoint_number; /* of the last durable one */
-	uint64_t reserve_slabs;     /* held back for checkpoints, deletes and trims */
-	uint64_t relocate_slabs;    /* with fewer free, relocation begins */
+	uint64_t reserve_slabs;     /* most that is held back for checkpoints, deletes and trims */
+	uint64_t relocate_slabs;    /* over so many above those, relocation gathers speed */
 	unsigned fill_warned_percent;
 	uint64_t live_blocks_max; /* beyond, nobody gets more; overwriting goes on */
 	uint64_t dirty_nodes_max;
@@ -533,6 +533,8 @@ bool log_idle(const struct pool *pool);
 void log_slab_unread(struct pool *pool, const struct slab *slab);
 /* Whether enough slabs are left for @class to go on. */
 bool log_has_room(const struct pool *pool, enum log_class class);
+/* How many slabs @class leaves free, as much as a checkpoint would write now and some more. */
+uint64_t log_held_slabs(const struct pool *pool, enum log_class class);
 
 /* node_load.c */
 void node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waiter);
@@ -560,6 +562,8 @@ void checkpoint_start(struct pool *pool, struct waiter *waiter);
 void checkpoint_free_slabs(struct pool *pool, struct waiter *waiter);
 /* Starts one if the log, the dirty nodes or the lack of space ask for it. */
 void checkpoint_consider(struct pool *pool);
+/* Blocks that one from now may write at most. */
+uint64_t checkpoint_blocks_max(const struct pool *pool);
 
 /* reaper.c */
 void reaper_init(struct pool *pool);

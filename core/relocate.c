@@ -125,28 +125,19 @@ slabs_coming(const struct pool *pool)
 	return pool->space.free_count + pool->space.empty_count + (pool->log.next_slab != NULL);
 }
 
-/* 0 nothing to do … 1 all there is: as it goes from `relocate_slabs` down to what is held back. */
+/* 0 nothing to do … 1 all there is: over the last `relocate_slabs` above what is held back. */
 static double
 urgency(const struct pool *pool)
 {
-	uint64_t have = slabs_coming(pool);
-	uint64_t floor = pool->reserve_slabs + 1;
+	uint64_t floor = log_held_slabs(pool, LOG_CLIENT) + 1;
+	/* Of the open segment what is left of it, so that this changes smoothly. */
+	double have =
+	    (double)slabs_coming(pool) - (double)pool->log.slot / (double)pool->space.slab_blocks;
+	double share = ((double)floor - have) / (double)pool->relocate_slabs + 1;
 
-	if (!list_empty(&pool->relocation.waiters) || have <= floor)
+	if (!list_empty(&pool->relocation.waiters) || share >= 1)
 		return 1;
-	if (have >= pool->relocate_slabs)
-		return 0;
-	return (double)(pool->relocate_slabs - have) / (double)(pool->relocate_slabs - floor);
-}
-
-/* Blocks that a checkpoint from now may write at most. */
-static uint64_t
-checkpoint_blocks_max(const struct pool *pool)
-{
-	uint64_t blocks = pool->nodes.dirty_count + pool->nodes.frozen_count +
-			  pool->nodes_promised + 4 * pool->catalog.dirty_blocks.count + 8;
-
-	return blocks + blocks / 8;
+	return share > 0 ? share : 0;
 }
 
 /* Whether there is room for a checkpoint beside the slab that a pass takes. */

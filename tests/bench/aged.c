@@ -4,7 +4,7 @@
  * much of the pool, random 4 KiB overwrites (uniform, or 80 % of them in 20 % of the blocks) until
  * the pool was written five times over; then as much again is measured.
  *
- *   quarry-aged [--slabs N] [--slab-blocks N] [PERCENT …]
+ *   quarry-aged [--slabs N] [--slab-blocks N] [--uniform | --skewed] [PERCENT …]
  *
  * A line for each: bytes that relocation and clients wrote, and all bytes that the device got
  * (headers, maps and tables too), each per byte of the clients.  The clock is virtual, so the
@@ -41,6 +41,7 @@ struct aged {
 	bool done;
 	uint64_t now_ns;
 	uint64_t device_bytes;
+	uint64_t table_bytes; /* of those: before the slabs */
 	void (*submit)(struct device *device, struct device_io *io);
 };
 
@@ -135,6 +136,9 @@ counted_submit(struct device *device, struct device_io *io)
 {
 	if (io->op == DEVICE_WRITE)
 		the_aged->device_bytes += io->len_bytes;
+	if (io->op == DEVICE_WRITE && the_aged->pool &&
+	    io->offset_bytes < the_aged->pool->space.devices[0].slabs_block * BLOCK_BYTES)
+		the_aged->table_bytes += io->len_bytes;
 	the_aged->submit(device, io);
 }
 
@@ -183,7 +187,7 @@ measure(uint64_t slabs, uint32_t slab_blocks, unsigned percent, bool skewed)
 	struct opening opening = { .start.done = created };
 	struct change change = { 0 };
 	struct closing closing = { .stop.done = stopped };
-	uint64_t pool_blocks, moved, device_bytes;
+	uint64_t pool_blocks, moved, device_bytes, headers, table_bytes;
 	struct device_ops ops;
 	struct device *device;
 	struct error named = { 0 };
@@ -217,12 +221,20 @@ measure(uint64_t slabs, uint32_t slab_blocks, unsigned percent, bool skewed)
 	write_blocks(aged, 5 * pool_blocks);
 	moved = aged->pool->relocation.blocks_written;
 	device_bytes = aged->device_bytes;
+	table_bytes = aged->table_bytes;
+	headers = aged->pool->log.sequence;
 	write_blocks(aged, pool_blocks);
 	moved = aged->pool->relocation.blocks_written - moved;
 	device_bytes = aged->device_bytes - device_bytes;
-	printf("| %u %% | %s | %.2f | %.2f |\n", percent, skewed ? "80/20" : "uniform",
-	    1 + (double)moved / (double)pool_blocks,
-	    (double)device_bytes / (double)(pool_blocks * BLOCK_BYTES));
+	table_bytes = aged->table_bytes - table_bytes;
+	headers = aged->pool->log.sequence - headers;
+	double client = (double)pool_blocks;
+	double all = (double)device_bytes / BLOCK_BYTES / client;
+	double table = (double)table_bytes / BLOCK_BYTES / client;
+
+	printf("| %u %% | %s | %.2f | %.2f | %.3f | %.3f | %.3f |\n", percent,
+	    skewed ? "80/20" : "uniform", 1 + (double)moved / client, all, (double)headers / client,
+	    all - 1 - (double)(moved + headers) / client - table, table);
 	fflush(stdout);
 	volume_close(aged->volume);
 	pool_stop(aged->pool, &closing.stop);
@@ -237,18 +249,25 @@ int
 main(int argc, char **argv)
 {
 	static const struct option options[] = { { "slabs", required_argument, NULL, 's' },
-		{ "slab-blocks", required_argument, NULL, 'b' }, { 0 } };
+		{ "slab-blocks", required_argument, NULL, 'b' },
+		{ "uniform", no_argument, NULL, 'u' }, { "skewed", no_argument, NULL, 'k' },
+		{ 0 } };
 	static char *usual[] = { "50", "70", "80", "90" };
 	uint64_t slabs = 1024;
 	uint32_t slab_blocks = 256;
+	unsigned first = 0, last = 1;
 	char **percents = usual;
 	int count = (int)ARRAY_SIZE(usual), option;
 
-	while ((option = getopt_long(argc, argv, "s:b:", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "s:b:uk", options, NULL)) != -1) {
 		if (option == 's')
 			slabs = strtoull(optarg, NULL, 10);
 		else if (option == 'b')
 			slab_blocks = (uint32_t)strtoul(optarg, NULL, 10);
+		else if (option == 'u')
+			last = 0;
+		else if (option == 'k')
+			first = 1;
 		else
 			return 2;
 	}
@@ -257,10 +276,11 @@ main(int argc, char **argv)
 		count = argc - optind;
 	}
 	diag_set_level(DIAG_ERROR);
-	printf("%llu slabs of %u blocks\n\n| full | load | relocation and clients | the device |\n"
-	       "|---|---|---:|---:|\n",
+	printf("%llu slabs of %u blocks\n\n| full | load | relocation and clients | the device | "
+	       "headers | maps | table |\n"
+	       "|---|---|---:|---:|---:|---:|---:|\n",
 	    (unsigned long long)slabs, slab_blocks);
-	for (unsigned skewed = 0; skewed < 2; skewed++)
+	for (unsigned skewed = first; skewed <= last; skewed++)
 		for (int i = 0; i < count; i++)
 			measure(
 			    slabs, slab_blocks, (unsigned)strtoul(percents[i], NULL, 10), skewed);

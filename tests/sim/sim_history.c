@@ -336,9 +336,14 @@ int
 __wrap_log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t entry_bytes)
 {
 	uint64_t slabs = pool->space.free_count + (pool->log.next_slab != NULL);
+	/* A checkpoint of all that is dirty, and two slabs for trims and deletes beside it. */
+	uint64_t checkpoint = pool->nodes.dirty_count + pool->nodes.frozen_count +
+			      pool->nodes_promised + 2 * (uint64_t)pool->space.slab_blocks;
 	int rc = __real_log_reserve(pool, class, blocks, entry_bytes);
 
-	if (rc == 0 && class == LOG_CLIENT && slabs <= pool->reserve_slabs)
+	if (rc == 0 && class == LOG_CLIENT &&
+	    slabs * pool->space.slab_blocks <=
+		min_u64(checkpoint, pool->reserve_slabs * (uint64_t)pool->space.slab_blocks))
 		sim_fail(the_sim, "a client gets room, but only %llu slabs are free",
 		    (unsigned long long)slabs);
 	return rc;
