@@ -249,6 +249,7 @@ enum relocation_phase {
 	RELOCATION_IDLE,
 	RELOCATION_CHOOSE,
 	RELOCATION_READ,
+	RELOCATION_CHECK,
 	RELOCATION_WRITE,
 	RELOCATION_SWITCH,
 	RELOCATION_CHECKPOINT,
@@ -263,16 +264,22 @@ struct relocation {
 	bool exhausted;          /* nothing can be gained now ... */
 	uint64_t exhausted_live; /* ... with so many live blocks in the pool */
 	unsigned fruitless;      /* checkpoints in a row without a pass between them */
+	uint64_t look_at;        /* the slab looked at last, of all */
+	uint64_t looked;         /* at so many in a row without finding any that pay */
 	/* the present pass */
 	struct relocation_victim *victims;
 	uint32_t victim_count;
 	uint32_t victim; /* being read */
 	struct relocation_move *moves;
 	uint32_t move_count;
+	uint32_t move; /* next to check */
 	uint32_t directory_blocks;
 	uint64_t number;
 	struct slab *slab; /* where they go */
 	uint32_t block;    /* next to read or write */
+	uint32_t *crcs;    /* a victim's checksums; */
+	uint64_t *known;   /* those of these slots */
+	bool again;        /* some of its blocks are to be read from another copy */
 	uint8_t *from;     /* a victim as it lies */
 	uint8_t *to;       /* the new slab */
 	unsigned place;    /* of the victim's, that is read */

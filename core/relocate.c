@@ -3,15 +3,15 @@
  * Relocation: moves the live blocks of slabs that are partly dead, packed, into a fresh slab, so
  * that their slabs become free.  Addresses do not change, and nothing goes to the log.
  *
- *   IDLE ─► CHOOSE ─► READ (each victim) ─► WRITE ─► SWITCH ─► CHOOSE …
+ *   IDLE ─► CHOOSE ─► READ and CHECK (each victim) ─► WRITE ─► SWITCH ─► CHOOSE …
  *             └─► CHECKPOINT (frees what was emptied) ─► CHOOSE …
  *
  *  1. Victims are those whose cost falls slowest if they are left alone: of a share `dead` of which
  *     more dies at the rate r, that is (1 - dead) * r / dead^2.  Rates are counted by the log's own
  *     clock, the segment number.  If all rates are the same that means the emptiest; otherwise hot
  *     slabs, which soon will be emptier, wait, and cold ones do not keep their dead blocks for
- *     ever.  Of the best ones those are packed together whose rates are most alike: so hot and
- *     cold stay apart.
+ *     ever.  Of a large pool a part is looked at, each time another.  Of the best ones those are
+ * packed together whose rates are most alike: so hot and cold stay apart.
  *  2. A victim is read as far as it is live, and each block compared with the checksum that lies
  *     beside it: in the batch headers, or in the directory of a packed slab.  What does not match
  *     is read from the next copy, and healed.  If there is none, the slab is left alone from then
@@ -37,6 +37,10 @@
 #define PAUSE_NS_MAX (1000ull * 1000 * 1000)
 #define VICTIMS_MAX 256u
 #define IO_BLOCKS 256u
+/* Of a step, so that clients do not wait for it: slabs that are looked at, blocks that are checked.
+ */
+#define LOOK_SLABS 4096u
+#define CHECK_BLOCKS 128u
 
 struct relocation_victim {
 	struct slab *slab;
@@ -100,10 +104,14 @@ free_buffers(struct relocation *r)
 {
 	free(r->victims);
 	free(r->moves);
+	free(r->crcs);
+	free(r->known);
 	free(r->from);
 	free(r->to);
 	r->victims = NULL;
 	r->moves = NULL;
+	r->crcs = NULL;
+	r->known = NULL;
 	r->from = NULL;
 	r->to = NULL;
 }
@@ -196,25 +204,63 @@ judge(const struct pool *pool, struct slab *slab)
 	return (struct candidate){ slab, dead * dead / ((1 - dead) * rate), rate };
 }
 
-/* All slabs that could be moved, best first; the caller frees them. */
-static struct candidate *
-find_candidates(const struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
+/* Slab @n of all, counted over the devices. */
+static struct slab *
+nth_slab(const struct space *space, uint64_t n)
 {
+	uint32_t device = 0;
+
+	while (n >= space->devices[device].slab_count)
+		n -= space->devices[device++].slab_count;
+	return &space->devices[device].slabs[n];
+}
+
+/* A step through @count things that meets all of them, and soon some of everywhere. */
+static uint64_t
+stride(uint64_t count)
+{
+	uint64_t step = (uint64_t)((double)count * 0.618) + 1;
+
+	for (;; step++) {
+		uint64_t a = count, b = step;
+
+		while (b) {
+			uint64_t rest = a % b;
+
+			a = b;
+			b = rest;
+		}
+		if (a == 1)
+			return step;
+	}
+}
+
+/*
+ * Slabs that could be moved, best first; the caller frees them.  Of a large pool a part is looked
+ * at, each time another: the best of some thousands is hardly worse than the best of all.
+ */
+static struct candidate *
+find_candidates(struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
+{
+	struct relocation *r = &pool->relocation;
 	const struct space *space = &pool->space;
-	struct candidate *all = xcalloc(space->place_count + 1, sizeof(*all));
+	uint32_t looks = (uint32_t)min_u64(space->place_count, LOOK_SLABS);
+	uint64_t step = stride(space->place_count);
+	struct candidate *all = xcalloc(looks + 1, sizeof(*all));
 	uint32_t n = 0;
 
 	*dead_blocks = 0;
-	for (uint32_t d = 0; d < space->device_count; d++) {
-		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
-			struct slab *slab = &space->devices[d].slabs[i];
+	for (uint32_t i = 0; i < looks; i++) {
+		struct slab *slab;
 
-			if (!is_candidate(pool, slab))
-				continue;
-			*dead_blocks += space->slab_blocks - slab->live;
-			all[n++] = judge(pool, slab);
-		}
+		r->look_at = (r->look_at + step) % space->place_count;
+		slab = nth_slab(space, r->look_at);
+		if (!is_candidate(pool, slab))
+			continue;
+		*dead_blocks += space->slab_blocks - slab->live;
+		all[n++] = judge(pool, slab);
 	}
+	r->looked += looks;
 	qsort(all, n, sizeof(*all), by_score);
 	*count = n;
 	return all;
@@ -267,8 +313,8 @@ fit_moves(struct pool *pool)
 	/* Victims that were added last lose blocks first. */
 	if (r->move_count > slab_blocks)
 		r->move_count = slab_blocks;
+	qsort(r->moves, r->move_count, sizeof(*r->moves), by_address);
 	for (;;) {
-		qsort(r->moves, r->move_count, sizeof(*r->moves), by_address);
 		for (uint32_t i = 0; i < r->move_count; i++)
 			blocks[i] = r->moves[i].block;
 		fit = packed_fit(blocks, r->move_count, slab_blocks, &r->directory_blocks);
@@ -299,25 +345,18 @@ fit_moves(struct pool *pool)
 	}
 }
 
-static bool
-is_emptied(const struct relocation *r, uint32_t victim)
-{
-	uint32_t moved = 0;
-
-	for (uint32_t i = 0; i < r->move_count; i++)
-		moved += r->moves[i].victim == victim;
-	return moved == r->victims[victim].slab->live;
-}
-
 /* Whether the pass gains something: what is filled is full, or two slabs or more become one. */
 static bool
 pays(const struct pool *pool)
 {
 	const struct relocation *r = &pool->relocation;
+	uint32_t moved[VICTIMS_MAX] = { 0 };
 	uint32_t emptied = 0;
 
+	for (uint32_t i = 0; i < r->move_count; i++)
+		moved[r->moves[i].victim]++;
 	for (uint32_t i = 0; i < r->victim_count; i++)
-		emptied += is_emptied(r, i);
+		emptied += moved[i] == r->victims[i].slab->live;
 	return emptied >= 2 || (emptied == 1 && r->victim_count > 1);
 }
 
@@ -336,6 +375,8 @@ choose_victims(struct pool *pool)
 	if (!r->victims) {
 		r->victims = xcalloc(VICTIMS_MAX, sizeof(*r->victims));
 		r->moves = xcalloc(2ull * slab_blocks, sizeof(*r->moves));
+		r->crcs = xcalloc(slab_blocks, sizeof(*r->crcs));
+		r->known = xcalloc(BITMAP_WORDS(slab_blocks), sizeof(*r->known));
 		r->from = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
 		r->to = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
 	}
@@ -486,55 +527,65 @@ leave_alone(struct pool *pool, struct slab *slab, uint32_t slot, const char *why
 	    pool_device(pool, slab->device)->name, why);
 }
 
-/*
- * All of the victim that is moved was read, or could not be (@error): copies its blocks to their
- * new places; false: some are not as they should be, and there is no other copy to be read.
- */
+/* All of the victim that is moved was read, or could not be (r->error). */
+static void
+begin_check(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	const struct relocation_victim *victim = &r->victims[r->victim];
+
+	memset(r->known, 0, BITMAP_WORDS(pool->space.slab_blocks) * sizeof(*r->known));
+	if (r->error)
+		;
+	else if (victim->slab->state == SLAB_PACKED)
+		find_crcs_in_directory(pool, victim, r->from, r->crcs, r->known);
+	else
+		find_crcs_in_headers(pool, victim, r->from, r->crcs, r->known);
+	r->move = 0;
+	r->again = false;
+}
+
+/* Copies some of the victim's blocks to their new places, from r->move on; false: some are not as
+ * they should be, and there is no other copy to be read. */
 static bool
-take_victim(struct pool *pool, int error, bool *again)
+check_blocks(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
 	const struct relocation_victim *victim = &r->victims[r->victim];
 	struct slab *place = victim->places.slabs[r->place];
-	uint32_t crcs[SLAB_BLOCKS_MAX];
-	uint64_t known[SLAB_BLOCKS_MAX / 64] = { 0 };
 	bool last = r->place + 1 == victim->places.count;
 
-	*again = false;
-	if (error)
-		;
-	else if (victim->slab->state == SLAB_PACKED)
-		find_crcs_in_directory(pool, victim, r->from, crcs, known);
-	else
-		find_crcs_in_headers(pool, victim, r->from, crcs, known);
-	for (uint32_t i = 0; i < r->move_count; i++) {
-		struct relocation_move *move = &r->moves[i];
+	for (uint32_t checked = 0; r->move < r->move_count && checked < CHECK_BLOCKS; r->move++) {
+		struct relocation_move *move = &r->moves[r->move];
 		const uint8_t *block = r->from + (size_t)move->slot * BLOCK_BYTES;
 
 		if (move->victim != r->victim || move->taken ||
 		    !space_is_live(&pool->space, move->block.addr))
 			continue;
-		if (!bitmap_test(known, move->slot) ||
-		    (baddr_block_crc(move->block.addr, block) != crcs[move->slot] &&
+		checked++;
+		if (!bitmap_test(r->known, move->slot) ||
+		    (baddr_block_crc(move->block.addr, block) != r->crcs[move->slot] &&
 			!MUTANT(VICTIM_UNCHECKED))) {
-			if (!error) {
+			if (!r->error) {
 				pool->checksum_errors++;
 				pool->devices[place->device].errors++;
 			}
 			move->bad |= (uint8_t)(1u << r->place);
-			*again = !last;
+			r->again = !last;
 			if (!last)
 				continue;
 			leave_alone(pool, place, move->slot,
-			    error                            ? strerror(-error)
-			    : bitmap_test(known, move->slot) ? "a block has a wrong checksum"
-							     : "the checksum of a block is lost");
+			    r->error ? strerror(-r->error)
+			    : bitmap_test(r->known, move->slot)
+				? "a block has a wrong checksum"
+				: "the checksum of a block is lost");
 			victim->slab->stuck = !MUTANT(STUCK_TRIED_AGAIN);
 			return false;
 		}
 		move->taken = true;
-		move->block.crc = crcs[move->slot];
-		memcpy(r->to + (size_t)(r->directory_blocks + i) * BLOCK_BYTES, block, BLOCK_BYTES);
+		move->block.crc = r->crcs[move->slot];
+		memcpy(r->to + (size_t)(r->directory_blocks + r->move) * BLOCK_BYTES, block,
+		    BLOCK_BYTES);
 		for (unsigned k = 0; move->bad >> k; k++)
 			if (move->bad >> k & 1)
 				place_heal(pool, victim->places.slabs[k], move->slot, block);
@@ -665,9 +716,12 @@ begin_pass(struct pool *pool)
 		r->error = 0;
 		r->block = 0;
 		r->phase = RELOCATION_READ;
+		r->looked = 0;
 		return true;
 	}
 	r->victim_count = 0;
+	if (!chosen && r->looked < pool->space.place_count)
+		return true; /* the others may have something */
 	/* A checkpoint frees what is empty, and makes room for the next pass. */
 	if (r->fruitless < 3 && (pool->space.empty_count > 0 || chosen) &&
 	    (!list_empty(&r->waiters) || chosen)) {
@@ -676,6 +730,7 @@ begin_pass(struct pool *pool)
 		checkpoint_free_slabs(pool, &r->wait);
 		return false;
 	}
+	r->looked = 0;
 	r->exhausted = true;
 	r->exhausted_live = pool->space.live_blocks;
 	r->fruitless = 0;
@@ -689,8 +744,6 @@ static void
 relocation_step(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
-	bool again;
-	int error;
 
 	for (;;) {
 		if (pool->state != POOL_ONLINE && r->phase != RELOCATION_IDLE &&
@@ -711,19 +764,32 @@ relocation_step(struct pool *pool)
 				r->phase = RELOCATION_IDLE;
 			else if (!begin_pass(pool) && r->phase == RELOCATION_CHECKPOINT)
 				return;
+			if (r->phase == RELOCATION_CHOOSE) {
+				reactor_defer(pool->reactor, &r->step);
+				return;
+			}
 			continue;
 		case RELOCATION_READ:
 			if (!r->error && read_victim(pool))
 				return;
-			error = r->error;
-			r->error = 0;
-			if (!take_victim(pool, error, &again)) {
+			begin_check(pool);
+			r->phase = RELOCATION_CHECK;
+			continue;
+		case RELOCATION_CHECK:
+			if (!check_blocks(pool)) {
+				r->error = 0;
 				give_up_pass(pool);
 				continue;
 			}
+			if (r->move < r->move_count) {
+				reactor_defer(pool->reactor, &r->step);
+				return;
+			}
 			r->block = 0;
-			r->place = again ? r->place + 1 : 0;
-			if (again || ++r->victim < r->victim_count)
+			r->phase = RELOCATION_READ;
+			r->error = 0;
+			r->place = r->again ? r->place + 1 : 0;
+			if (r->again || ++r->victim < r->victim_count)
 				continue;
 			/* All is in memory.  Who died and is free by now may be all that the log
 			 * has. */
