@@ -87,6 +87,7 @@ help:
 	@echo 'make bench           compare with other servers on this machine (under 10 minutes)'
 	@echo 'make bench-aged      what overwriting a pool costs that is 50 to 90 % full (a minute or two)'
 	@echo 'make bench-full      the same with more jobs, peers and rounds'
+	@echo 'make bench-aged-latency  latency and throughput of a pool on a file that is 80 and 95 % full (minutes)'
 	@echo 'make install         to $$(DESTDIR)$$(prefix), by default $(prefix); also make uninstall'
 	@echo 'make deps            install the Debian packages that the build needs'
 	@echo 'make deps-test       ... and those that the tests need'
@@ -167,7 +168,10 @@ bench bench-full:
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench.py $(if $(filter bench-full,$@),--full) $(BENCHFLAGS)
 
-.PHONY: bench-aged
+.PHONY: bench-aged bench-aged-latency
+bench-aged-latency: $(BUILD)/quarryd $(BUILD)/quarry
+	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/aged_latency.py $(BENCHFLAGS)
+
 bench-aged: $(BUILD)/quarry-aged
 	$<
 
