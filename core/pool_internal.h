@@ -261,6 +261,7 @@ struct relocation {
 	struct timer pace;
 	struct waiter wait;
 	struct list waiters;     /* who needs space: woken when there is some, or none will come */
+	bool gentle;             /* nobody needs it: the pool rests */
 	bool exhausted;          /* nothing can be gained now ... */
 	uint64_t exhausted_live; /* ... with so many live blocks in the pool */
 	unsigned fruitless;      /* checkpoints in a row without a pass between them */

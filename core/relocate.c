@@ -21,6 +21,10 @@
  *     it or nothing.  What died meanwhile is not live in the new slab either.
  *  5. Victims that are all dead now are free when the next checkpoint is durable.
  *
+ * While nobody uses the pool, slabs are moved that are at least half dead, so that a burst finds
+ * free ones.  Of two or more such slabs a pass makes one that is not, so this comes to an end; it
+ * begins only with the end of a checkpoint, and so needs no timer.
+ *
  * A crash before a table that shows the switch is durable leaves the old slabs, which nobody has
  * touched, and the new one free; after it the new one, whose blocks the same flush made durable.
  * While they are read, victims count as being read, so nobody opens them.
@@ -34,6 +38,8 @@
 #include "core/base/mutant.h"
 
 /* A device that stalled once must not put relocation to sleep while the pool fills up. */
+/* Share of the time when nobody uses the pool, and what is moved then at most: half a slab live. */
+#define IDLE_SHARE 0.25
 #define PAUSE_NS_MAX (1000ull * 1000 * 1000)
 #define VICTIMS_MAX 256u
 #define IO_BLOCKS 256u
@@ -135,7 +141,7 @@ slabs_coming(const struct pool *pool)
 
 /* 0 nothing to do … 1 all there is: over the last `relocate_slabs` above what is held back. */
 static double
-urgency(const struct pool *pool)
+need(const struct pool *pool)
 {
 	uint64_t floor = log_held_slabs(pool, LOG_CLIENT) + 1;
 	/* Of the open segment what is left of it, so that this changes smoothly. */
@@ -146,6 +152,23 @@ urgency(const struct pool *pool)
 	if (!list_empty(&pool->relocation.waiters) || share >= 1)
 		return 1;
 	return share > 0 ? share : 0;
+}
+
+/* Nobody has used the pool since the cut of the last checkpoint, nor does now. */
+static bool
+pool_rests(const struct pool *pool)
+{
+	return pool->state == POOL_ONLINE && pool->requests_in_flight == 0 &&
+	       pool->nodes.dirty_count == 0 && pool->catalog.dirty_blocks.count == 0 &&
+	       pool->checkpoint.phase == CHECKPOINT_IDLE && reaper_idle(pool);
+}
+
+static double
+urgency(const struct pool *pool)
+{
+	double share = need(pool);
+
+	return share < IDLE_SHARE && pool_rests(pool) ? IDLE_SHARE : share;
 }
 
 /* Whether there is room for a checkpoint beside the slab that a pass takes. */
@@ -187,8 +210,11 @@ is_candidate(const struct pool *pool, const struct slab *slab)
 {
 	uint32_t slab_blocks = pool->space.slab_blocks;
 
+	uint32_t most =
+	    pool->relocation.gentle ? slab_blocks / 2 : slab_blocks - slab_blocks / 64 - 3;
+
 	return (slab->state == SLAB_SEALED || slab->state == SLAB_PACKED) && !slab->stuck &&
-	       slab->live > 0 && slab->live + slab_blocks / 64 + 3 <= slab_blocks;
+	       slab->live > 0 && slab->live <= most;
 }
 
 static struct candidate
@@ -703,8 +729,11 @@ static bool
 begin_pass(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
-	bool chosen = choose_victims(pool);
-	bool room = may_take_slab(pool);
+	bool chosen, room;
+
+	r->gentle = need(pool) == 0;
+	chosen = choose_victims(pool);
+	room = may_take_slab(pool);
 
 	if (chosen && room)
 		r->slab = space_take(&pool->space, r->victims[0].slab->device);
@@ -731,7 +760,7 @@ begin_pass(struct pool *pool)
 		return false;
 	}
 	r->looked = 0;
-	r->exhausted = true;
+	r->exhausted = !r->gentle; /* those with more live blocks may yet give something */
 	r->exhausted_live = pool->space.live_blocks;
 	r->fruitless = 0;
 	r->phase = RELOCATION_IDLE;
