@@ -7,8 +7,9 @@
  *   quarry-aged [--slabs N] [--slab-blocks N] [--uniform | --skewed] [PERCENT …]
  *
  * A line for each: bytes that relocation and clients wrote, and all bytes that the device got
- * (headers, maps and tables too), each per byte of the clients.  The clock is virtual, so the
- * figures are the same wherever it runs.
+ * (headers, maps and tables too), each per byte of the clients.  Then nobody uses the pool: what
+ * relocation moves until nothing will happen any more, and the slabs that are free by then.  The
+ * clock is virtual, so the figures are the same wherever it runs.
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -178,6 +179,33 @@ stopped(struct pool_stop *stop)
 	container_of(stop, struct closing, stop)->done = true;
 }
 
+/* Until nothing will ever happen again. */
+static void
+rest(struct aged *aged)
+{
+	uint64_t moved = aged->pool->relocation.blocks_written;
+	uint64_t slabs = aged->pool->space.free_count + aged->pool->space.empty_count;
+	uint64_t began_ns = aged->now_ns, deadline_ns;
+
+	for (;;) {
+		aged->now_ns += 1000;
+		if (reactor_run_turn(&aged->reactor, aged->now_ns))
+			continue;
+		deadline_ns = reactor_next_deadline_ns(&aged->reactor);
+		if (deadline_ns == UINT64_MAX)
+			break;
+		check(aged->now_ns - began_ns < 3600ull * 1000 * 1000 * 1000, "an idle pool",
+		    "it has worked for an hour, and has not come to an end");
+		aged->now_ns = max_u64(aged->now_ns, deadline_ns);
+	}
+	moved = aged->pool->relocation.blocks_written - moved;
+	printf(" %.1f %% | %llu → %llu |\n",
+	    100 * (double)moved /
+		(double)(aged->pool->space.slab_count * aged->pool->space.slab_blocks),
+	    (unsigned long long)slabs,
+	    (unsigned long long)(aged->pool->space.free_count + aged->pool->space.empty_count));
+}
+
 static void
 measure(uint64_t slabs, uint32_t slab_blocks, unsigned percent, bool skewed)
 {
@@ -232,9 +260,10 @@ measure(uint64_t slabs, uint32_t slab_blocks, unsigned percent, bool skewed)
 	double all = (double)device_bytes / BLOCK_BYTES / client;
 	double table = (double)table_bytes / BLOCK_BYTES / client;
 
-	printf("| %u %% | %s | %.2f | %.2f | %.3f | %.3f | %.3f |\n", percent,
+	printf("| %u %% | %s | %.2f | %.2f | %.3f | %.3f | %.3f |", percent,
 	    skewed ? "80/20" : "uniform", 1 + (double)moved / client, all, (double)headers / client,
 	    all - 1 - (double)(moved + headers) / client - table, table);
+	rest(aged);
 	fflush(stdout);
 	volume_close(aged->volume);
 	pool_stop(aged->pool, &closing.stop);
@@ -278,7 +307,7 @@ main(int argc, char **argv)
 	diag_set_level(DIAG_ERROR);
 	printf("%llu slabs of %u blocks\n\n| full | load | relocation and clients | the device | "
 	       "headers | maps | table |\n"
-	       "|---|---|---:|---:|---:|---:|---:|\n",
+	       "|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
 	    (unsigned long long)slabs, slab_blocks);
 	for (unsigned skewed = first; skewed <= last; skewed++)
 		for (int i = 0; i < count; i++)
