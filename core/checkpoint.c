@@ -536,6 +536,7 @@ end(struct pool *pool, int error)
 		pool->checkpoint_number = c->superblock.checkpoint;
 		space_release(&pool->space, housekeeping_slab_released, pool);
 		nodes_evict(&pool->nodes);
+		pool->log.held_blocks = 0;
 	}
 	list_init(&waiters);
 	list_splice_back(&waiters, &c->waiters);

@@ -97,8 +97,9 @@ log_slab_unread(struct pool *pool, const struct slab *slab)
 uint64_t
 log_held_slabs(const struct pool *pool, enum log_class class)
 {
-	/* What a checkpoint from now needs, rounded up. */
-	uint64_t checkpoint = checkpoint_blocks_max(pool) / (pool->space.slab_blocks - 2) + 1;
+	/* What a checkpoint needs, rounded up. */
+	uint64_t blocks = max_u64(pool->log.held_blocks, checkpoint_blocks_max(pool));
+	uint64_t checkpoint = blocks / (pool->space.slab_blocks - 2) + 1;
 
 	switch (class) {
 	case LOG_CLIENT:
@@ -356,6 +357,9 @@ log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t ent
 		return -EIO;
 	if (pool->state == POOL_READONLY)
 		return -EROFS;
+	/* It may count nodes that only whoever asks here has promised: if they find no room, and
+	 * give those back to wait, there shall not seem to be room for them. */
+	log->held_blocks = max_u64(log->held_blocks, checkpoint_blocks_max(pool));
 	if (!log_has_room(pool, class))
 		return -ENOSPC;
 	while (!fits_open(pool, blocks, entry_bytes)) {

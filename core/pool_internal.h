@@ -158,6 +158,7 @@ struct log {
 	uint32_t applied_crc;
 	struct slab *applied_slab;
 	uint64_t blocks_since_cut;
+	uint64_t held_blocks;    /* most that a checkpoint would have written since the last one */
 	uint64_t pending_blocks; /* of WRITE entries that are not applied yet */
 	bool slab_is_new;        /* the open slab was not written before: flushes are slow */
 	struct list waiters;     /* for a batch to be free */
@@ -541,7 +542,8 @@ bool log_idle(const struct pool *pool);
 void log_slab_unread(struct pool *pool, const struct slab *slab);
 /* Whether enough slabs are left for @class to go on. */
 bool log_has_room(const struct pool *pool, enum log_class class);
-/* How many slabs @class leaves free, as much as a checkpoint would write now and some more. */
+/* How many slabs @class leaves free, as much as a checkpoint would write, at most
+ * since the last one, and some more. */
 uint64_t log_held_slabs(const struct pool *pool, enum log_class class);
 
 /* node_load.c */
