@@ -281,6 +281,7 @@ reserve_growth(const struct pool *pool, const struct catalog_op *op)
 	case CATALOG_OP_VOLUME_DELETE:
 	case CATALOG_OP_SNAPSHOT_DELETE:
 	case CATALOG_OP_CLONE:
+	case CATALOG_OP_NOTE:
 		return 0;
 	}
 	CHECK(false);
@@ -334,6 +335,54 @@ set_properties(struct admin_operation *a, const struct volume_record *volume)
 		set_flag(op, CATALOG_RESERVED, request->reserved);
 }
 
+static struct volume_record *
+find_volume_by_uuid(struct admin_operation *a, const struct uuid *uuid)
+{
+	list_for_each(node, &a->pool->catalog.volumes) {
+		struct volume_record *volume = container_of(node, struct volume_record, link);
+
+		if (uuid_equal(&volume->uuid, uuid))
+			return volume;
+	}
+	error_set(&a->request->error, -ENOENT, "the volume is gone");
+	return NULL;
+}
+
+static int
+set_note(struct admin_operation *a, const struct volume_record *volume, enum note_kind kind,
+    const uint8_t *bytes, size_t len_bytes)
+{
+	if (!(a->pool->devices[0].label.features_incompat & LABEL_NOTES))
+		return error_set(&a->request->error, -ENOTSUP,
+		    "pool %s was made before exports and reservations could be kept in pools",
+		    a->pool->name);
+	if (len_bytes > NOTE_BYTES_MAX)
+		return error_set(&a->request->error, -E2BIG,
+		    "that is more than can be kept with volume %s", volume->name);
+	free(a->ops);
+	a->ops = catalog_note_ops(volume, kind, bytes, len_bytes, &a->op_count);
+	return 0;
+}
+
+static int
+check_export(struct admin_operation *a)
+{
+	const struct volume_record *volume = find_volume(a, &a->request->name);
+	uint8_t *bytes;
+	size_t len_bytes;
+	int rc;
+
+	if (!volume)
+		return -ENOENT;
+	rc = pool_exports_change(a->pool, volume, a->request, &bytes, &len_bytes);
+	if (rc)
+		return rc;
+	rc = set_note(a, volume, NOTE_EXPORTS, bytes, len_bytes);
+	explicit_bzero(bytes, len_bytes);
+	free(bytes);
+	return rc;
+}
+
 static int
 build(struct admin_operation *a)
 {
@@ -385,6 +434,14 @@ build(struct admin_operation *a)
 			return -ENOENT;
 		set_properties(a, volume);
 		return 0;
+	case ADMIN_EXPORT_ADD:
+	case ADMIN_EXPORT_REMOVE:
+		return check_export(a);
+	case ADMIN_NOTE_SET:
+		volume = find_volume_by_uuid(a, &request->uuid);
+		return volume ? set_note(a, volume, request->note, request->note_bytes,
+				    request->note_len_bytes)
+			      : -ENOENT;
 	case ADMIN_SNAPSHOT_CREATE:
 		return check_names(a, true);
 	case ADMIN_SNAPSHOT_DELETE:
@@ -685,6 +742,8 @@ finish(struct admin_operation *a)
 	pool->reserve_held = 0;
 	volume_full_consider(pool); /* the policy may be another now */
 	pool->admin = NULL;
+	if (a->ops)
+		explicit_bzero(a->ops, a->op_count * sizeof(*a->ops)); /* notes have secrets */
 	free(a->ops);
 	free(a);
 	pool->admin_busy = false;

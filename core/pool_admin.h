@@ -14,6 +14,10 @@ void pool_admin(
 bool pool_admin_deletes(
     const struct pool *pool, const struct volume_record *volume, const struct image *snapshot);
 
+/* EXPORT_ADD and EXPORT_REMOVE: what @volume's note is to become, from malloc; holds secrets. */
+int pool_exports_change(const struct pool *pool, const struct volume_record *volume,
+    struct admin_request *request, uint8_t **bytes, size_t *len_bytes) must_check;
+
 /* Fills @report, from malloc; at once. */
 void pool_report(struct pool *pool, struct admin_pool_report *report);
 

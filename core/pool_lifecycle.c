@@ -101,6 +101,9 @@ pool_lay_out_device(struct pool *pool, uint32_t index, struct device *device, st
 		label->features_incompat |= LABEL_COPIES;
 	if (device->preallocated)
 		label->features_compat |= LABEL_PREALLOCATED;
+	/* All labels of a pool say the same. */
+	label->features_incompat |=
+	    index ? pool->devices[0].label.features_incompat & LABEL_NOTES : LABEL_NOTES;
 	label->pool_uuid = pool->uuid;
 	label->device_uuid = uuid_new();
 	label->device_index = index;

@@ -119,6 +119,13 @@ report_image(struct pool *pool, const struct volume_record *volume, struct image
 		out->reserved_bytes = catalog_reserved_blocks(volume) * FORMAT_BLOCK_BYTES;
 	}
 	out->clients = volume_clients(pool, snapshot ? NULL : volume->runtime, snapshot);
+	if (!snapshot && volume->notes[NOTE_EXPORTS] &&
+	    export_list_decode(&out->exports, volume->notes[NOTE_EXPORTS]->bytes,
+		volume->notes[NOTE_EXPORTS]->len_bytes) == 0)
+		for (size_t i = 0; i < out->exports.count; i++) {
+			explicit_bzero(out->exports.items[i].secret, EXPORT_SECRET_BYTES);
+			explicit_bzero(out->exports.items[i].mutual_secret, EXPORT_SECRET_BYTES);
+		}
 	/* A clone: its past is another volume's snapshot. */
 	const struct image *past = image->parent;
 

@@ -21,6 +21,7 @@ struct target {
 	struct reactor *home;
 	struct list pools; /* struct pool, by link */
 	size_t next_reactor;
+	_Atomic uint64_t exports_generation;
 	struct list openings; /* pools being made or imported, one at a time */
 	bool opening;
 	struct task *shutdown_done;
@@ -150,6 +151,37 @@ add_name(struct target_names *op, const struct pool *pool, const char *volume, c
 }
 
 static void
+add_exports(struct target_names *op, const struct pool *pool, const struct volume_record *volume)
+{
+	const struct note *note = volume->notes[NOTE_EXPORTS];
+	struct target_export *more;
+	struct export_list list;
+
+	if (!op->with_exports || !note)
+		return;
+	/* One that cannot be read hides the volume: rather nobody than anybody. */
+	if (export_list_decode(&list, note->bytes, note->len_bytes) || list.count == 0) {
+		list = (struct export_list){ 0 };
+		export_list_add(&list, &(const struct export){ .allow_count = 1 });
+	}
+	more = xcalloc(op->export_count + list.count, sizeof(*more));
+	if (op->exports) {
+		memcpy(more, op->exports, op->export_count * sizeof(*more));
+		explicit_bzero(op->exports, op->export_count * sizeof(*more));
+		free(op->exports);
+	}
+	op->exports = more;
+	for (size_t i = 0; i < list.count; i++) {
+		struct target_export *export = &op->exports[op->export_count++];
+
+		snprintf(export->name.pool, sizeof(export->name.pool), "%s", pool->name);
+		memcpy(export->name.volume, volume->name, NAME_SIZE);
+		export->item = list.items[i];
+	}
+	export_list_fini(&list);
+}
+
+static void
 names_on_pool(struct task *task)
 {
 	struct target_names *op = container_of(task, struct target_names, task);
@@ -159,6 +191,7 @@ names_on_pool(struct task *task)
 		const struct volume_record *volume = container_of(node, struct volume_record, link);
 
 		add_name(op, pool, volume->name, NULL);
+		add_exports(op, pool, volume);
 		if (!op->snapshots)
 			continue;
 		list_for_each(inner, &volume->snapshots) {
@@ -198,8 +231,27 @@ target_names(struct target *target, struct target_names *op)
 	op->origin = reactor_current();
 	op->names = NULL;
 	op->count = 0;
+	op->exports = NULL;
+	op->export_count = 0;
 	op->next_pool = 0;
 	travel(target->home, &op->task, names_at_home);
+}
+
+void
+target_names_fini(struct target_names *op)
+{
+	if (op->exports)
+		explicit_bzero(op->exports, op->export_count * sizeof(*op->exports));
+	free(op->exports);
+	free(op->names);
+	op->exports = NULL;
+	op->names = NULL;
+}
+
+uint64_t
+target_exports_generation(const struct target *target)
+{
+	return atomic_load_explicit(&target->exports_generation, memory_order_acquire);
 }
 
 /* --- making and importing pools --- */
@@ -645,6 +697,10 @@ admin_answer(struct task *task)
 {
 	struct admin_request *request = container_of(task, struct admin_request, task);
 
+	/* Of any change: pools come and go, and so do names. */
+	if (request->verb != ADMIN_LIST && request->verb != ADMIN_DIFF &&
+	    request->verb != ADMIN_NOTE_SET)
+		atomic_fetch_add(&request->home->exports_generation, 1);
 	request->done(request);
 }
 
@@ -756,6 +812,8 @@ admin_request_fini(struct admin_request *request)
 
 		for (size_t k = 0; k < pool->device_count; k++)
 			free(pool->devices[k].path);
+		for (size_t k = 0; k < pool->image_count; k++)
+			export_list_fini(&pool->images[k].exports);
 		free(pool->devices);
 		free(pool->images);
 	}
@@ -765,6 +823,10 @@ admin_request_fini(struct admin_request *request)
 		free(request->devices[i]);
 	free(request->devices);
 	free(request->names);
+	if (request->export)
+		explicit_bzero(request->export, sizeof(*request->export));
+	free(request->export);
+	free(request->note_bytes);
 	memset(request, 0, sizeof(*request));
 }
 

@@ -9,6 +9,8 @@
 #define QUARRY_CORE_TARGET_H
 
 #include "core/volume.h"
+#include "metadata/export.h"
+#include "metadata/format.h"
 
 struct pool;
 struct target;
@@ -30,12 +32,21 @@ struct target_open {
 };
 void target_open(struct target *target, struct target_open *op);
 
+/* One export of a volume.  Holds secrets. */
+struct target_export {
+	struct name name;
+	struct export item;
+};
+
 /* The names of everything that can be opened: volumes, and snapshots if asked for, sorted. */
 struct target_names {
 	bool snapshots;
+	bool with_exports;
 	void (*done)(struct target_names *op);
-	struct name *names; /* the caller frees it with free() */
+	struct name *names;
 	size_t count;
+	struct target_export *exports;
+	size_t export_count;
 	/* private */
 	struct task task;
 	struct reactor *origin;
@@ -44,6 +55,11 @@ struct target_names {
 	size_t next_pool;
 };
 void target_names(struct target *target, struct target_names *op);
+/* Frees the results. */
+void target_names_fini(struct target_names *op);
+
+/* Changes whenever exports may have; on any thread. */
+uint64_t target_exports_generation(const struct target *target);
 
 /* --- administration --- */
 
@@ -58,12 +74,16 @@ enum admin_verb {
 	ADMIN_VOLUME_RENAME, /* name, target (same pool) */
 	ADMIN_VOLUME_DELETE, /* name, force: with its snapshots, and even with clients connected */
 	ADMIN_VOLUME_SET,    /* name, and the properties in `set` */
+	ADMIN_EXPORT_ADD,    /* name, export; without export_has_lun the first free LUN */
+	ADMIN_EXPORT_REMOVE, /* name; export_has_target: only of export->target */
 	ADMIN_SNAPSHOT_CREATE, /* names[]: all of one pool, one atomic point */
 	ADMIN_SNAPSHOT_DELETE, /* names[] */
 	ADMIN_CLONE,           /* name (a snapshot), target (a new volume of the same pool) */
 	ADMIN_ROLLBACK,        /* name (a snapshot): the volume becomes as it was then */
 	ADMIN_DIFF,            /* name, target: changed ranges, from name to target */
 	ADMIN_LIST,            /* name.pool or "" for all: report */
+	/* of frontends, not of the administrator: */
+	ADMIN_NOTE_SET, /* name.pool, uuid (of the volume), note, note_bytes */
 };
 
 /* What ADMIN_VOLUME_SET may change; the others stay as they are. */
@@ -114,6 +134,7 @@ struct admin_image_report {
 	bool reserved;           /* room for all of it is held back: */
 	uint64_t reserved_bytes; /* ... what is not written yet, with its maps */
 	uint32_t clients;
+	struct export_list exports; /* without their secrets */
 };
 
 struct admin_pool_report {
@@ -164,6 +185,13 @@ struct admin_request {
 	bool preallocate; /* POOL_CREATE, DEVICE_ADD */
 	uint32_t copies;  /* POOL_CREATE; 0: one */
 	bool force;
+	struct export *export; /* EXPORT_…: from malloc; cleared and freed by admin_request_fini */
+	bool export_has_lun;
+	bool export_has_target;
+	struct uuid uuid;
+	enum note_kind note;
+	uint8_t *note_bytes; /* from malloc; NULL: no such note any more */
+	size_t note_len_bytes;
 	void (*done)(struct admin_request *request);
 	/* result */
 	struct error error;

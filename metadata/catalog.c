@@ -20,6 +20,8 @@ catalog_init(struct catalog *catalog, struct nodes *nodes)
 	list_init(&catalog->reserved);
 	table_init(&catalog->images_by_id);
 	table_init(&catalog->volumes_by_id);
+	table_init(&catalog->notes_by_id);
+	list_init(&catalog->note_parts);
 	table_init(&catalog->dirty_blocks);
 	catalog->self.kind = IMAGE_HEAD;
 	list_init(&catalog->self.link);
@@ -34,8 +36,15 @@ catalog_fini(struct catalog *catalog)
 
 	while ((node = list_pop_front(&catalog->images)))
 		free(container_of(node, struct image, link));
-	while ((node = list_pop_front(&catalog->volumes)))
-		free(container_of(node, struct volume_record, link));
+	while ((node = list_pop_front(&catalog->volumes))) {
+		struct volume_record *volume = container_of(node, struct volume_record, link);
+
+		for (size_t i = 0; i < NOTE_KINDS; i++)
+			note_free(catalog, volume->notes[i]);
+		free(volume);
+	}
+	note_parts_free(catalog);
+	table_fini(&catalog->notes_by_id);
 	table_fini(&catalog->images_by_id);
 	table_fini(&catalog->volumes_by_id);
 	table_fini(&catalog->dirty_blocks);
@@ -99,8 +108,8 @@ catalog_only_child(const struct catalog *catalog, const struct image *image)
 
 /* --- changes --- */
 
-static void
-mark_record_dirty(struct catalog *catalog, uint64_t id)
+void
+catalog_mark_record_dirty(struct catalog *catalog, uint64_t id)
 {
 	table_set(&catalog->dirty_blocks, id / CATALOG_RECORDS_PER_BLOCK + 1, catalog);
 }
@@ -111,13 +120,13 @@ catalog_mark_dirty(struct catalog *catalog, struct image *image)
 	if (image->dirty || image == &catalog->self)
 		return;
 	image->dirty = true;
-	mark_record_dirty(catalog, image->id);
+	catalog_mark_record_dirty(catalog, image->id);
 }
 
 static void
 volume_mark_dirty(struct catalog *catalog, struct volume_record *volume)
 {
-	mark_record_dirty(catalog, volume->id);
+	catalog_mark_record_dirty(catalog, volume->id);
 }
 
 static void
@@ -237,7 +246,7 @@ catalog_forget(struct catalog *catalog, struct image *image)
 	list_remove(&image->link);
 	list_remove(&image->deleted_link);
 	table_remove(&catalog->images_by_id, image->id);
-	mark_record_dirty(catalog, image->id);
+	catalog_mark_record_dirty(catalog, image->id);
 	catalog->image_count--;
 	free(image);
 }
@@ -272,7 +281,9 @@ int
 catalog_check(const struct catalog *catalog, const struct catalog_op *op, struct error *error)
 {
 	const struct volume_record *volume = catalog_volume(catalog, op->volume);
-	const struct image *image = op->image ? catalog_image(catalog, op->image) : NULL;
+	bool is_note = op->type == CATALOG_OP_NOTE; /* which names no image */
+	const struct image *image =
+	    op->image && !is_note ? catalog_image(catalog, op->image) : NULL;
 	bool makes_volume = op->type == CATALOG_OP_VOLUME_CREATE || op->type == CATALOG_OP_CLONE;
 	bool has_name = makes_volume || op->type == CATALOG_OP_VOLUME_RENAME ||
 			op->type == CATALOG_OP_SNAPSHOT_CREATE;
@@ -291,6 +302,10 @@ catalog_check(const struct catalog *catalog, const struct catalog_op *op, struct
 			    "a volume's size is a multiple of 4096 bytes, from 4096 to 1 EiB");
 		if (op->type == CATALOG_OP_VOLUME_CREATE)
 			return 0;
+		break;
+	case CATALOG_OP_NOTE:
+		if (note_check((const struct catalog_note_op *)op, error))
+			return -EUCLEAN;
 		break;
 	case CATALOG_OP_VOLUME_RENAME:
 	case CATALOG_OP_VOLUME_DELETE:
@@ -374,10 +389,12 @@ delete_volume(struct catalog *catalog, struct volume_record *volume)
 	while (!list_empty(&volume->snapshots))
 		mark_deleted(catalog, list_first(&volume->snapshots, struct image, volume_link));
 	mark_deleted(catalog, volume->head);
+	for (size_t i = 0; i < NOTE_KINDS; i++)
+		note_free(catalog, volume->notes[i]);
 	list_remove(&volume->link);
 	list_remove(&volume->reserved_link);
 	table_remove(&catalog->volumes_by_id, volume->id);
-	mark_record_dirty(catalog, volume->id);
+	catalog_mark_record_dirty(catalog, volume->id);
 	catalog->volume_count--;
 	free(volume);
 }
@@ -430,7 +447,10 @@ apply_one(struct catalog *catalog, const struct catalog_op *op)
 		mark_deleted(catalog, volume->head);
 		head_from(catalog, volume, image);
 		return;
+	case CATALOG_OP_NOTE: /* note_apply() */
+		break;
 	}
+	CHECK(false);
 }
 
 int
@@ -444,6 +464,13 @@ catalog_apply(struct catalog *catalog, const struct catalog_op *ops, unsigned co
 
 		if (rc)
 			return rc;
+		if (ops[i].type == CATALOG_OP_NOTE) {
+			rc = note_apply(catalog, catalog_volume(catalog, ops[i].volume),
+			    (const struct catalog_note_op *)&ops[i]);
+			if (rc)
+				return rc;
+			continue;
+		}
 		apply_one(catalog, &ops[i]);
 		new_epoch |= ops[i].type == CATALOG_OP_SNAPSHOT_CREATE ||
 			     ops[i].type == CATALOG_OP_CLONE || ops[i].type == CATALOG_OP_ROLLBACK;
@@ -515,13 +542,16 @@ catalog_encode_block(const struct catalog *catalog, uint64_t index, void *block)
 		uint64_t id = index * CATALOG_RECORDS_PER_BLOCK + i;
 		const struct image *image = id ? catalog_image(catalog, id) : NULL;
 		const struct volume_record *volume = catalog_volume(catalog, id);
+		const struct note *note = id ? table_get(&catalog->notes_by_id, id) : NULL;
 
-		if (!image && !volume)
+		if (!image && !volume && !note)
 			continue;
 		records[i].magic = CATALOG_RECORD_MAGIC;
 		records[i].id = id;
 		if (image)
 			encode_image(image, &records[i]);
+		else if (note)
+			note_encode(note, id, &records[i]);
 		else
 			encode_volume(volume, &records[i]);
 		records[i].crc = record_crc(&records[i]);
@@ -570,7 +600,8 @@ catalog_decode_block(
 	for (unsigned i = 0; i < CATALOG_RECORDS_PER_BLOCK; i++) {
 		const struct catalog_record *record = &records[i];
 		uint64_t id = index * CATALOG_RECORDS_PER_BLOCK + i;
-		size_t name_bytes = strnlen(record->name, sizeof(record->name));
+		bool is_note = record->kind == CATALOG_NOTE; /* which has no name */
+		size_t name_bytes = is_note ? 0 : strnlen(record->name, sizeof(record->name));
 
 		if (record->magic == 0)
 			continue;
@@ -581,6 +612,11 @@ catalog_decode_block(
 			    (unsigned long long)id);
 		if (record->kind == CATALOG_IMAGE) {
 			int rc = decode_image(catalog, record, error);
+
+			if (rc)
+				return rc;
+		} else if (is_note) {
+			int rc = note_decode(catalog, record, error);
 
 			if (rc)
 				return rc;
@@ -644,7 +680,7 @@ catalog_link(struct catalog *catalog, struct error *error)
 			return error_set(
 			    error, -EUCLEAN, "volume %s has no head image", volume->name);
 	}
-	return 0;
+	return note_link(catalog, error);
 }
 
 bool

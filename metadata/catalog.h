@@ -5,6 +5,8 @@
  *   - An image is a tree of blocks.  A head changes; a snapshot never does.  `parent` is the older
  *     neighbour: what an image shares with anybody, it shares through its parent or its children.
  *   - A volume is a name with a head.
+ *   - A note is bytes that belong to a volume (metadata/format.h); the catalog does not look
+ * inside.
  *   - A deleted image stays until its blocks are freed (metadata/reap.h): it waits while it has
  * more than one child, and `cursor` says up to where it is done.
  *   - On disk: a record each in image 0, as of the last checkpoint.  Between checkpoints the log
@@ -26,6 +28,16 @@ struct map {
 };
 
 struct volume_record;
+
+/* See metadata/format.h: bytes that belong to a volume, in records of their own. */
+struct note {
+	uint8_t kind; /* enum note_kind */
+	struct volume_record *volume;
+	size_t len_bytes;
+	uint8_t *bytes;
+	uint64_t *ids; /* of the records, part by part */
+	size_t part_count;
+};
 
 struct image {
 	uint64_t id;
@@ -69,6 +81,7 @@ struct volume_record {
 	struct list link;          /* of all volumes, sorted by name */
 	struct list reserved_link; /* of those with CATALOG_RESERVED */
 	void *runtime;             /* the engine's */
+	struct note *notes[NOTE_KINDS];
 };
 
 struct catalog {
@@ -80,6 +93,8 @@ struct catalog {
 	struct list reserved; /* volumes */
 	struct table images_by_id;
 	struct table volumes_by_id;
+	struct table notes_by_id;
+	struct list note_parts; /* between decoding and catalog_link() */
 	struct table
 	    dirty_blocks; /* block + 1 -> anything: blocks of image 0 to be written again */
 	uint64_t next_id;
@@ -103,6 +118,12 @@ struct image *catalog_find_snapshot(
  */
 int catalog_check(
     const struct catalog *catalog, const struct catalog_op *op, struct error *error) must_check;
+
+/* @len_bytes as the operations that make them @volume's note, of which there are at most
+ * NOTE_OPS_MAX; the caller frees them.  0 bytes: the note goes. */
+struct catalog_op *catalog_note_ops(const struct volume_record *volume, enum note_kind kind,
+    const void *bytes, size_t len_bytes, unsigned *count);
+#define NOTE_OPS_MAX ((NOTE_BYTES_MAX + NOTE_PART_BYTES - 1) / NOTE_PART_BYTES)
 
 /* Applies operations that were logged together: they share one point in time. */
 int catalog_apply(struct catalog *catalog, const struct catalog_op *ops, unsigned count) must_check;
@@ -172,5 +193,21 @@ int catalog_decode_block(
 int catalog_link(struct catalog *catalog, struct error *error) must_check;
 
 bool catalog_invariant(const struct catalog *catalog);
+
+/* --- notes, for the catalog alone (catalog_note.c) --- */
+
+/* What was decoded, and not linked. */
+void note_parts_free(struct catalog *catalog);
+void note_free(struct catalog *catalog, struct note *note);
+int note_check(const struct catalog_note_op *op, struct error *error) must_check;
+/* -EUCLEAN: a part does not follow the one before it. */
+int note_apply(struct catalog *catalog, struct volume_record *volume,
+    const struct catalog_note_op *op) must_check;
+void note_encode(const struct note *note, uint64_t id, struct catalog_record *record);
+int note_decode(
+    struct catalog *catalog, const struct catalog_record *record, struct error *error) must_check;
+int note_link(struct catalog *catalog, struct error *error) must_check;
+/* The record is to be written again. */
+void catalog_mark_record_dirty(struct catalog *catalog, uint64_t id);
 
 #endif

@@ -112,6 +112,9 @@ static_assert(sizeof(struct map_entry) * MAP_FANOUT == FORMAT_BLOCK_BYTES, "a no
 #define LABEL_PREALLOCATED 1u
 /* features_incompat: segments lie on more than one device (superblock.copies). */
 #define LABEL_COPIES 1u
+/* ... the catalog may hold notes (below). */
+#define LABEL_NOTES 2u
+#define LABEL_INCOMPAT_KNOWN (LABEL_COPIES | LABEL_NOTES)
 
 /* Where a copy of a segment lies; BATCH_NO_SLAB twice: nowhere. */
 struct slab_place {
@@ -375,6 +378,7 @@ static_assert(sizeof(struct packed_piece) == 16, "packed piece");
 enum catalog_record_kind {
 	CATALOG_VOLUME = 1,
 	CATALOG_IMAGE = 2,
+	CATALOG_NOTE = 3,
 };
 
 enum image_kind {
@@ -415,6 +419,37 @@ struct catalog_record {
 };
 static_assert(sizeof(struct catalog_record) == 512, "catalog record");
 
+/*
+ * A note: bytes that somebody above the engine keeps with a volume, one of each kind.  It goes with
+ * the volume, not with its snapshots or clones.  A record, or an operation, carries a part of it:
+ * NOTE_PART_BYTES from `offset` on, the last one less.
+ */
+#define NOTE_PART_BYTES 448u
+#define NOTE_BYTES_MAX (64 * KIB)
+
+enum note_kind {
+	NOTE_EXPORTS = 1,      /* metadata/export.h */
+	NOTE_RESERVATIONS = 2, /* persistent ones of SCSI, kept over power loss */
+	NOTE_KINDS,
+};
+
+struct catalog_note_record {
+	uint32_t magic; /* as in struct catalog_record */
+	uint32_t crc;
+	uint8_t kind; /* CATALOG_NOTE */
+	uint8_t note; /* enum note_kind */
+	uint8_t reserved[6];
+	uint64_t id;
+	uint64_t offset;
+	uint64_t volume;
+	uint64_t size_bytes; /* of the whole note; not 0 */
+	uint8_t bytes[NOTE_PART_BYTES];
+	uint8_t reserved2[512 - 496];
+};
+static_assert(sizeof(struct catalog_note_record) == 512 &&
+		  offsetof(struct catalog_note_record, id) == offsetof(struct catalog_record, id),
+    "a note's record is a catalog record");
+
 enum catalog_op_type {
 	CATALOG_OP_VOLUME_CREATE = 1,
 	CATALOG_OP_VOLUME_RESIZE = 2,
@@ -425,6 +460,7 @@ enum catalog_op_type {
 	CATALOG_OP_SNAPSHOT_DELETE = 7,
 	CATALOG_OP_CLONE = 8,
 	CATALOG_OP_ROLLBACK = 9,
+	CATALOG_OP_NOTE = 10, /* struct catalog_note_op */
 };
 
 /*
@@ -446,6 +482,24 @@ struct catalog_op {
 	uint8_t reserved2[512 - 192];
 };
 static_assert(sizeof(struct catalog_op) == 512, "catalog operation");
+
+/*
+ * A part of a note.  The one at offset 0 replaces what there was; of size 0 it is the only one, and
+ * there is no note any more.  All parts are logged together.
+ */
+struct catalog_note_op {
+	uint8_t type; /* CATALOG_OP_NOTE */
+	uint8_t note; /* enum note_kind */
+	uint8_t reserved[6];
+	uint64_t volume;
+	uint64_t offset;
+	uint64_t size_bytes; /* of the whole note */
+	uint8_t bytes[NOTE_PART_BYTES];
+	uint8_t reserved2[512 - 480];
+};
+static_assert(sizeof(struct catalog_note_op) == sizeof(struct catalog_op) &&
+		  offsetof(struct catalog_note_op, volume) == offsetof(struct catalog_op, volume),
+    "a note's operation is a catalog operation");
 #define CATALOG_OPS_PER_BLOCK (FORMAT_BLOCK_BYTES / (unsigned)sizeof(struct catalog_op))
 
 #endif

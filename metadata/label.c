@@ -75,7 +75,8 @@ label_decode(struct label *label, const void *block, uint64_t device_bytes, stru
 		return error_set(error, -ENODATA, "no Quarry label");
 	if (CRC_OF(label, FORMAT_LABEL_BLOCK) != label->crc)
 		return error_set(error, -EUCLEAN, "the label is damaged (checksum)");
-	if (label->version != FORMAT_VERSION || label->features_incompat & ~(uint64_t)LABEL_COPIES)
+	if (label->version != FORMAT_VERSION ||
+	    label->features_incompat & ~(uint64_t)LABEL_INCOMPAT_KNOWN)
 		return error_set(error, -ENOTSUP,
 		    "the label has format version %u, features %llx: this program knows version %u",
 		    label->version, (unsigned long long)label->features_incompat, FORMAT_VERSION);

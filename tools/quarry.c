@@ -79,7 +79,7 @@ print_failure(const struct cli *cli, const struct error *error)
 }
 
 static int
-run(const struct cli *cli)
+run(struct cli *cli)
 {
 	char path_default[ADMIN_SOCKET_PATH_SIZE];
 	const char *path;
@@ -114,6 +114,8 @@ run(const struct cli *cli)
 			printf("would do: %s\n", cli->done_text);
 		return 0;
 	}
+	if (cli_read_secrets(cli, &error))
+		return print_usage_error(cli, &error);
 	if (!agreed(cli)) {
 		fputs("quarry: nothing was done\n", stderr);
 		return ADMIN_EXIT_FAILED;

@@ -43,6 +43,14 @@ enum {
 	OPTION_WHAT = 1 << 16,
 	OPTION_RESERVE = 1 << 17,
 	OPTION_COPIES = 1 << 18,
+	OPTION_ISCSI = 1 << 19,
+	OPTION_TARGET = 1 << 20,
+	OPTION_LUN = 1 << 21,
+	OPTION_ALLOW = 1 << 22,
+	OPTION_CHAP = 1 << 23,
+	OPTION_CHAP_SECRET_FILE = 1 << 24,
+	OPTION_CHAP_MUTUAL = 1 << 25,
+	OPTION_CHAP_MUTUAL_SECRET_FILE = 1 << 26,
 
 	OPTIONS_COMMON = OPTION_SOCKET | OPTION_JSON | OPTION_HELP | OPTION_VERSION,
 	OPTIONS_LIST =
@@ -59,6 +67,7 @@ enum show {
 	SHOW_SNAPSHOTS,
 	SHOW_TREE,
 	SHOW_DIFF,
+	SHOW_EXPORTS,
 	SHOW_VERSION,
 	SHOW_CHECK,  /* needs no daemon: quarry_check.h */
 	SHOW_DUMP,   /* neither: quarry_dump.h */
@@ -96,8 +105,15 @@ struct cli {
 	unsigned copies;
 	const char *what;    /* to dump; NULL: what is short */
 	uint64_t size_bytes; /* of --size */
-	const char *cwd;     /* device paths are relative to it */
-	char **args;         /* arg_count, into argv */
+	const char *target;  /* --target, --lun and so on */
+	const char *lun;
+	json_t *allow; /* names of initiators; NULL: none was given */
+	const char *chap_user;
+	const char *chap_secret_file; /* NULL: it is asked for */
+	const char *chap_mutual_user;
+	const char *chap_mutual_secret_file;
+	const char *cwd; /* device paths are relative to it */
+	char **args;     /* arg_count, into argv */
 	size_t arg_count;
 	json_t *request;
 	struct name filter; /* of snapshot list: this volume's only */
@@ -113,6 +129,9 @@ struct cli {
 int cli_parse(
     int argc, char **argv, const char *cwd, struct cli *cli, struct error *error) must_check;
 void cli_fini(struct cli *cli);
+
+/* Reads the secrets that @cli names into its request: from files, or the terminal. */
+int cli_read_secrets(struct cli *cli, struct error *error) must_check;
 
 /* Help for what @cli asks about. */
 void cli_print_help(FILE *out, const struct cli *cli);
@@ -139,6 +158,7 @@ enum column_type {
 	COLUMN_HOLE,     /* the same, as: hole, data */
 	COLUMN_PROGRESS, /* a number of things, "<key>_done_permille" done */
 	COLUMN_LENGTH,   /* of an array */
+	COLUMN_WORDS,    /* an array of texts, with commas between them */
 };
 
 struct column {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/base/size.h"
+#include "frontends/admin/admin_json.h"
 
 static const struct option {
 	char letter; /* 0: none */
@@ -34,6 +35,15 @@ static const struct option {
 	{ 0, "data", OPTION_DATA, NULL, "verify the checksums of all data, too" },
 	{ 0, "repair", OPTION_REPAIR, NULL, "make again what can be derived from the rest" },
 	{ 0, "what", OPTION_WHAT, "WHAT", "print this only" },
+	{ 0, "iscsi", OPTION_ISCSI, NULL, "over iSCSI" },
+	{ 0, "target", OPTION_TARGET, "IQN", "the target (default: the volume's own)" },
+	{ 0, "lun", OPTION_LUN, "N", "the unit's number there (default: the first free one)" },
+	{ 0, "allow", OPTION_ALLOW, "IQN,…", "these initiators only; may be repeated" },
+	{ 0, "chap", OPTION_CHAP, "USER", "initiators must prove to be USER" },
+	{ 0, "chap-secret-file", OPTION_CHAP_SECRET_FILE, "FILE",
+	    "has USER's secret (default: ask)" },
+	{ 0, "chap-mutual", OPTION_CHAP_MUTUAL, "USER", "the target proves to be USER" },
+	{ 0, "chap-mutual-secret-file", OPTION_CHAP_MUTUAL_SECRET_FILE, "FILE", "has that secret" },
 };
 
 static const struct option *
@@ -52,6 +62,26 @@ option_by_text(const char *text, size_t len)
 		if (strlen(options[i].text) == len && memcmp(options[i].text, text, len) == 0)
 			return &options[i];
 	return NULL;
+}
+
+/* Names between commas. */
+static int
+take_allow(struct cli *cli, const char *value, struct error *error)
+{
+	if (!cli->allow)
+		cli->allow = must_json(json_array());
+	for (;;) {
+		size_t len = strcspn(value, ",");
+		json_t *name = len ? json_stringn(value, len) : NULL;
+
+		if (!name)
+			return error_set(error, -EINVAL,
+			    "--allow needs names of initiators, with commas between them");
+		must_append(cli->allow, name);
+		if (!value[len])
+			return 0;
+		value += len + 1;
+	}
 }
 
 static int
@@ -84,6 +114,26 @@ take_option(struct cli *cli, const struct option *option, const char *value, str
 		if (cli->sort)
 			return error_set(error, -EINVAL, "sort by one column only: -s or -S, once");
 		cli->sort = value;
+		return 0;
+	case OPTION_TARGET:
+		cli->target = value;
+		return 0;
+	case OPTION_LUN:
+		cli->lun = value;
+		return 0;
+	case OPTION_ALLOW:
+		return take_allow(cli, value, error);
+	case OPTION_CHAP:
+		cli->chap_user = value;
+		return 0;
+	case OPTION_CHAP_SECRET_FILE:
+		cli->chap_secret_file = value;
+		return 0;
+	case OPTION_CHAP_MUTUAL:
+		cli->chap_mutual_user = value;
+		return 0;
+	case OPTION_CHAP_MUTUAL_SECRET_FILE:
+		cli->chap_mutual_secret_file = value;
 		return 0;
 	case OPTION_SIZE:
 		if (size_parse(value, &cli->size_bytes, error))
@@ -309,6 +359,7 @@ cli_fini(struct cli *cli)
 {
 	json_decref(cli->request);
 	json_decref(cli->done_json);
+	json_decref(cli->allow);
 	free(cli->action);
 	free(cli->done_text);
 	memset(cli, 0, sizeof(*cli));

@@ -481,6 +481,67 @@ build_snapshot_list(struct cli *cli, struct error *error)
 	return 0;
 }
 
+/* --- exports --- */
+
+/* The protocol, which is to be said since there will be others, and the target. */
+static int
+take_export(struct cli *cli, struct error *error)
+{
+	if (take_name(cli, "name", 0, WANT_VOLUME, error))
+		return -EINVAL;
+	if (!(cli->options & OPTION_ISCSI))
+		return error_set(error, -EINVAL, "say over which protocol: --iscsi");
+	if (cli->target)
+		must_put(cli->request, "export_target", json_string(cli->target));
+	return 0;
+}
+
+static int
+build_export_add(struct cli *cli, struct error *error)
+{
+	char *end;
+
+	request_start(cli, "export.add");
+	if (take_export(cli, error))
+		return -EINVAL;
+	if (cli->lun) {
+		unsigned long lun = strtoul(cli->lun, &end, 10);
+
+		if (cli->lun[0] < '0' || cli->lun[0] > '9' || *end || lun > EXPORT_LUN_MAX)
+			return error_set(error, -EINVAL,
+			    "a LUN is a number from 0 to %u, not \"%.40s\"", EXPORT_LUN_MAX,
+			    cli->lun);
+		must_put(cli->request, "lun", json_integer((json_int_t)lun));
+	}
+	if (cli->allow)
+		must_put(cli->request, "allow", json_incref(cli->allow));
+	if (cli->chap_user)
+		must_put(cli->request, "chap_user", json_string(cli->chap_user));
+	if (cli->chap_mutual_user)
+		must_put(cli->request, "chap_mutual_user", json_string(cli->chap_mutual_user));
+	if ((cli->chap_secret_file && !cli->chap_user) ||
+	    (cli->chap_mutual_secret_file && !cli->chap_mutual_user))
+		return error_set(
+		    error, -EINVAL, "a secret needs a user: --chap USER, or --chap-mutual USER");
+	if (cli->chap_mutual_user && !cli->chap_user)
+		return error_set(error, -EINVAL, "--chap-mutual needs --chap USER, too");
+	cli->done_text = text_new("volume %s exported; see: quarry export list", cli->args[0]);
+	done_one(cli, "volumes", cli->args[0]);
+	return 0;
+}
+
+static int
+build_export_remove(struct cli *cli, struct error *error)
+{
+	request_start(cli, "export.remove");
+	if (take_export(cli, error))
+		return -EINVAL;
+	cli->action = text_new("remove an export of volume %s, ending its sessions", cli->args[0]);
+	cli->done_text = text_new("an export of volume %s removed", cli->args[0]);
+	done_one(cli, "volumes", cli->args[0]);
+	return 0;
+}
+
 static int
 build_clone(struct cli *cli, struct error *error)
 {
@@ -613,6 +674,27 @@ const struct cli_command cli_commands[] = {
 	{ "snapshot", "delete", "POOL/VOLUME@SNAPSHOT…", "Delete snapshots.",
 	    "The space is freed in the background; quarry pool list shows how far it is.\n",
 	    OPTIONS_DESTRUCTIVE, 1, SIZE_MAX, SHOW_DONE, build_snapshot_delete },
+	{ "export", "add", "POOL/VOLUME", "Say who may use a volume over iSCSI.",
+	    "The export lies in the pool and travels with it.  Without one every initiator may use "
+	    "a "
+	    "volume,\nas LUN 0 of a target of its own.  With --chap initiators must know a secret "
+	    "of "
+	    "12 bytes or\nmore, the first line of a file that others cannot read (- is standard "
+	    "input); without a file\nit is asked for.\n\n"
+	    "  quarry export add tank/vm1 --iscsi --allow iqn.2004-10.org.example:host\n"
+	    "  quarry export add tank/db --iscsi --target iqn.2026-11.org.example:store --lun 3 "
+	    "--chap host\n",
+	    OPTION_ISCSI | OPTION_TARGET | OPTION_LUN | OPTION_ALLOW | OPTION_CHAP |
+		OPTION_CHAP_SECRET_FILE | OPTION_CHAP_MUTUAL | OPTION_CHAP_MUTUAL_SECRET_FILE,
+	    1, 1, SHOW_DONE, build_export_add },
+	{ "export", "remove", "POOL/VOLUME", "Take an export of a volume back.",
+	    "Sessions that had it are ended.  After the last one is removed the volume is offered "
+	    "to "
+	    "all\nagain.\n",
+	    OPTION_ISCSI | OPTION_TARGET | OPTIONS_DESTRUCTIVE, 1, 1, SHOW_DONE,
+	    build_export_remove },
+	{ "export", "list", "[POOL[/VOLUME]]", "List exports.", NULL, OPTIONS_LIST, 0, 1,
+	    SHOW_EXPORTS, build_snapshot_list },
 	{ "clone", NULL, "POOL/VOLUME@SNAPSHOT POOL/NEW",
 	    "Make a volume that begins as a snapshot is.",
 	    "  quarry clone tank/vm1@monday tank/test\n", 0, 2, 2, SHOW_DONE, build_clone },

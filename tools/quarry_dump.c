@@ -602,6 +602,28 @@ dump_packed(struct dump *dump)
 
 /* --- catalog and maps, as an import finds them --- */
 
+/* What is in them may be secret. */
+static void
+dump_notes(struct dump *dump, const struct volume_record *volume)
+{
+	static const char *const kinds[NOTE_KINDS] = { "", "exports", "reservations" };
+
+	for (size_t i = 0; i < NOTE_KINDS; i++) {
+		const struct note *note = volume->notes[i];
+		json_t *object;
+
+		if (!note)
+			continue;
+		object = json_object();
+		put_number(object, "note", note->ids[0]);
+		put(object, "kind", json_string(kinds[i]));
+		put_number(object, "volume", volume->id);
+		put_number(object, "bytes", note->len_bytes);
+		put_number(object, "records", note->part_count);
+		emit(dump, object);
+	}
+}
+
 static void
 dump_catalog(void *context, struct pool *pool)
 {
@@ -624,6 +646,7 @@ dump_catalog(void *context, struct pool *pool)
 		    json_string(volume->flags & CATALOG_RESERVED ? "full" : "none"));
 		put_number(object, "created_s", volume->created_s);
 		emit(dump, object);
+		dump_notes(dump, volume);
 	}
 	list_for_each(node, &pool->catalog.images) {
 		static const char *const kinds[] = { "", "head", "snapshot", "trimmed" };

@@ -9,6 +9,7 @@
 
 #include "core/base/size.h"
 #include "frontends/admin/admin_json.h"
+#include "frontends/iscsi/iscsi_names.h"
 #include "tools/version.h"
 
 static const struct column pool_columns[] = {
@@ -71,6 +72,16 @@ static const struct column range_columns[] = {
 	{ "kind", "hole", COLUMN_HOLE, true },
 };
 
+static const struct column export_columns[] = {
+	{ "name", "name", COLUMN_TEXT, true },
+	{ "protocol", "protocol", COLUMN_TEXT, true },
+	{ "target", "target", COLUMN_TEXT, true },
+	{ "lun", "lun", COLUMN_NUMBER, true },
+	{ "allow", "allow", COLUMN_WORDS, true },
+	{ "chap", "chap_user", COLUMN_TEXT, true },
+	{ "mutual", "chap_mutual_user", COLUMN_TEXT, false },
+};
+
 const struct table table_pools = { pool_columns, ARRAY_SIZE(pool_columns), "pools" };
 const struct table table_volumes = { volume_columns, ARRAY_SIZE(volume_columns), "volumes" };
 const struct table table_snapshots = { snapshot_columns, ARRAY_SIZE(snapshot_columns),
@@ -89,6 +100,7 @@ static const struct column pool_device_columns[] = {
 	{ "healed", "healed", COLUMN_NUMBER, true },
 	{ "uuid", "uuid", COLUMN_TEXT, false },
 };
+static const struct table table_exports = { export_columns, ARRAY_SIZE(export_columns), "exports" };
 static const struct table table_devices_of_pools = { pool_device_columns,
 	ARRAY_SIZE(pool_device_columns), "devices" };
 /* ... of one pool, whose name stands above. */
@@ -111,6 +123,8 @@ show_table(enum show show)
 		return &table_ranges;
 	case SHOW_DEVICES:
 		return &table_devices_of_pools;
+	case SHOW_EXPORTS:
+		return &table_exports;
 	case SHOW_DONE:
 	case SHOW_POOL_STATUS:
 	case SHOW_CHECK:
@@ -218,6 +232,36 @@ image_rows(const json_t *pools, bool snapshots, const struct name *filter)
 	json_array_foreach(pools, i, pool) json_array_foreach(json_object_get(pool, "images"), j,
 	    image) if (is_snapshot(image) == snapshots && passes(filter, text_of(image, "name")))
 	    must_append(rows, json_incref(image));
+	return rows;
+}
+
+/* Each with the volume's name, and that of the target, which may follow from it. */
+static json_t *
+export_rows(const json_t *pools, const struct name *filter)
+{
+	json_t *images = image_rows(pools, false, filter);
+	json_t *rows = must_json(json_array());
+	const json_t *image, *export;
+	size_t i, k;
+
+	json_array_foreach(images, i, image)
+	{
+		json_array_foreach(json_object_get(image, "exports"), k, export)
+		{
+			json_t *row = must_json(json_copy((json_t *)(uintptr_t) export));
+			char target[ISCSI_NAME_BYTES_MAX + 1];
+			struct name name;
+
+			must_put(row, "name", json_string(text_of(image, "name")));
+			if (json_is_null(json_object_get(row, "target")) &&
+			    name_parse(&name, text_of(image, "name"), NULL) == 0) {
+				iscsi_target_name(&name, target);
+				must_put(row, "target", json_string(target));
+			}
+			must_append(rows, row);
+		}
+	}
+	json_decref(images);
 	return rows;
 }
 
@@ -557,6 +601,9 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 		break;
 	case SHOW_DEVICES:
 		rows = device_rows(pools);
+		break;
+	case SHOW_EXPORTS:
+		rows = export_rows(pools, &cli->filter);
 		break;
 	case SHOW_TREE:
 		rows = json ? tree_json(pools) : tree_rows(pools);

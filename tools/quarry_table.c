@@ -95,6 +95,22 @@ progress_cell(const struct column *column, const json_t *row, bool exact, char t
 }
 
 static void
+words_cell(const json_t *words, char text[CELL_SIZE])
+{
+	const json_t *word;
+	size_t at = 0, i;
+
+	strcpy(text, json_array_size(words) ? "" : "-");
+	json_array_foreach(words, i, word)
+	{
+		at += (size_t)snprintf(
+		    text + at, CELL_SIZE - at, "%s%s", i ? "," : "", json_string_value(word));
+		if (at >= CELL_SIZE)
+			return;
+	}
+}
+
+static void
 cell(const struct column *column, const json_t *row, bool exact, char text[CELL_SIZE])
 {
 	const json_t *value = json_object_get(row, column->json_key);
@@ -128,6 +144,9 @@ cell(const struct column *column, const json_t *row, bool exact, char text[CELL_
 		return;
 	case COLUMN_LENGTH:
 		snprintf(text, CELL_SIZE, "%zu", json_array_size(value));
+		return;
+	case COLUMN_WORDS:
+		words_cell(value, text);
 		return;
 	}
 }

@@ -350,6 +350,7 @@ iscsi_create(struct daemon *daemon)
 	struct iscsi_server_config config = {
 		.target = daemon->target,
 		.reactor = &daemon->reactors[0],
+		.default_targets = daemon->config.iscsi_default_targets,
 		.block_bytes = daemon->config.iscsi_block_bytes,
 		.access = iscsi_access,
 		.owner = &daemon->config,

@@ -248,6 +248,15 @@ set_iscsi_block_size(struct daemon_config *config, const char *value, struct err
 	return 0;
 }
 
+static int
+set_iscsi_default_targets(struct daemon_config *config, const char *value, struct error *error)
+{
+	config->iscsi_default_targets = strcmp(value, "on") == 0;
+	if (!config->iscsi_default_targets && strcmp(value, "off") != 0)
+		return error_set(error, -EINVAL, "\"%.40s\" is neither on nor off", value);
+	return 0;
+}
+
 static const struct setting {
 	const char *name;
 	bool is_list;
@@ -284,6 +293,9 @@ static const struct setting {
 	    set_tls_verify_peer },
 	{ "iscsi-block-size", false, "512|4096",
 	    "the logical blocks that iSCSI initiators see (default: 512)", set_iscsi_block_size },
+	{ "iscsi-default-targets", false, "on|off",
+	    "off: only volumes with an export (quarry export add) are iSCSI targets",
+	    set_iscsi_default_targets },
 	{ "socket", false, "PATH", "the socket of the quarry command", set_socket },
 	{ "socket-group", false, "GROUP", "this group's members may use it, too",
 	    set_socket_group },
@@ -597,6 +609,7 @@ daemon_config_init(struct daemon_config *config)
 	/* One serves a pool best: requests between reactors are messages, which cost (measured). */
 	config->reactors = 1;
 	config->iscsi_block_bytes = 512;
+	config->iscsi_default_targets = true;
 	config->log_level = DIAG_INFO;
 }
 

@@ -24,6 +24,13 @@ enum {
 	FIELD_ON_FULL_TIMEOUT = 1 << 10,
 	FIELD_RESERVE = 1 << 11,
 	FIELD_COPIES = 1 << 12,
+	FIELD_EXPORT_TARGET = 1 << 13,
+	FIELD_LUN = 1 << 14,
+	FIELD_ALLOW = 1 << 15,
+	FIELD_CHAP_USER = 1 << 16,
+	FIELD_CHAP_SECRET = 1 << 17,
+	FIELD_CHAP_MUTUAL_USER = 1 << 18,
+	FIELD_CHAP_MUTUAL_SECRET = 1 << 19,
 };
 
 enum name_kind {
@@ -67,6 +74,12 @@ static const struct verb verbs[] = {
 	{ "volume.set", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_SET, FIELD_NAME,
 	    FIELD_READONLY | FIELD_ON_FULL | FIELD_ON_FULL_TIMEOUT | FIELD_RESERVE, NAME_VOLUME,
 	    NAME_NONE },
+	{ "export.add", ADMIN_MESSAGE_TARGET, ADMIN_EXPORT_ADD, FIELD_NAME,
+	    FIELD_EXPORT_TARGET | FIELD_LUN | FIELD_ALLOW | FIELD_CHAP_USER | FIELD_CHAP_SECRET |
+		FIELD_CHAP_MUTUAL_USER | FIELD_CHAP_MUTUAL_SECRET,
+	    NAME_VOLUME, NAME_NONE },
+	{ "export.remove", ADMIN_MESSAGE_TARGET, ADMIN_EXPORT_REMOVE, FIELD_NAME,
+	    FIELD_EXPORT_TARGET, NAME_VOLUME, NAME_NONE },
 	{ "snapshot.create", ADMIN_MESSAGE_TARGET, ADMIN_SNAPSHOT_CREATE, FIELD_NAMES, 0,
 	    NAME_SNAPSHOT, NAME_NONE },
 	{ "snapshot.delete", ADMIN_MESSAGE_TARGET, ADMIN_SNAPSHOT_DELETE, FIELD_NAMES, 0,
@@ -344,6 +357,107 @@ decode_copies(const struct verb *verb, const json_t *value, struct admin_request
 	return 0;
 }
 
+/* --- exports --- */
+
+static struct export *
+export_of(struct admin_request *request)
+{
+	if (!request->export)
+		request->export = xcalloc(1, sizeof(*request->export));
+	return request->export;
+}
+
+/* Never tells what a secret is. */
+static int
+decode_text(const char *key, const json_t *value, char *to, size_t size, struct error *error)
+{
+	if (!json_is_string(value))
+		return wrong_type(key, "a string", value, error);
+	if (!json_string_length(value) || json_string_length(value) >= size)
+		return error_set(
+		    error, -EINVAL, "\"%s\" must have from 1 to %zu bytes", key, size - 1);
+	strcpy(to, json_string_value(value));
+	return 0;
+}
+
+static int
+decode_export_target(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	request->export_has_target = true;
+	return decode_text("export_target", value, export_of(request)->target,
+	    sizeof(request->export->target), error);
+}
+
+static int
+decode_lun(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	json_int_t lun = json_integer_value(value);
+
+	if (!json_is_integer(value))
+		return wrong_type("lun", "an integer", value, error);
+	if (lun < 0 || lun > (json_int_t)EXPORT_LUN_MAX)
+		return error_set(
+		    error, -EINVAL, "\"lun\" must be a number from 0 to %u", EXPORT_LUN_MAX);
+	export_of(request)->lun = (uint8_t)lun;
+	request->export_has_lun = true;
+	return 0;
+}
+
+static int
+decode_allow(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	int rc = check_strings("allow", value, EXPORT_ALLOW_MAX, error);
+	struct export *export = export_of(request);
+	const json_t *item;
+	size_t i;
+
+	if (rc)
+		return rc;
+	json_array_foreach(value, i, item)
+	{
+		rc = decode_text(
+		    "allow", item, export->allow[export->allow_count], EXPORT_NAME_BYTES, error);
+		if (rc)
+			return rc;
+		export->allow_count++;
+	}
+	return 0;
+}
+
+static int
+decode_chap_user(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	return decode_text("chap_user", value, export_of(request)->user, EXPORT_NAME_BYTES, error);
+}
+
+static int
+decode_chap_secret(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	return decode_text(
+	    "chap_secret", value, export_of(request)->secret, EXPORT_SECRET_BYTES, error);
+}
+
+static int
+decode_chap_mutual_user(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	return decode_text(
+	    "chap_mutual_user", value, export_of(request)->mutual_user, EXPORT_NAME_BYTES, error);
+}
+
+static int
+decode_chap_mutual_secret(const struct verb *verb, const json_t *value,
+    struct admin_request *request, struct error *error)
+{
+	return decode_text("chap_mutual_secret", value, export_of(request)->mutual_secret,
+	    EXPORT_SECRET_BYTES, error);
+}
+
 static const struct field {
 	const char *key;
 	unsigned bit;
@@ -363,6 +477,13 @@ static const struct field {
 	{ "reserve", FIELD_RESERVE, decode_reserve },
 	{ "on_full_timeout_seconds", FIELD_ON_FULL_TIMEOUT, decode_on_full_timeout },
 	{ "copies", FIELD_COPIES, decode_copies },
+	{ "export_target", FIELD_EXPORT_TARGET, decode_export_target },
+	{ "lun", FIELD_LUN, decode_lun },
+	{ "allow", FIELD_ALLOW, decode_allow },
+	{ "chap_user", FIELD_CHAP_USER, decode_chap_user },
+	{ "chap_secret", FIELD_CHAP_SECRET, decode_chap_secret },
+	{ "chap_mutual_user", FIELD_CHAP_MUTUAL_USER, decode_chap_mutual_user },
+	{ "chap_mutual_secret", FIELD_CHAP_MUTUAL_SECRET, decode_chap_mutual_secret },
 };
 
 static const struct field *
@@ -440,6 +561,8 @@ decode_fields(
 		return error_set(error, -EPROTO,
 		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds, "
 		    "reserve");
+	if (verb->verb == ADMIN_EXPORT_ADD && verb->kind == ADMIN_MESSAGE_TARGET)
+		return export_check(export_of(request), error);
 	return 0;
 }
 

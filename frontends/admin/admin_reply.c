@@ -99,6 +99,29 @@ device_json(const struct admin_device_report *device)
 }
 
 static json_t *
+exports_json(const struct export_list *list)
+{
+	json_t *exports = must_json(json_array());
+
+	for (size_t i = 0; i < list->count; i++) {
+		const struct export *export = &list->items[i];
+		json_t *object = must_json(json_object());
+		json_t *allow = must_json(json_array());
+
+		for (uint32_t k = 0; k < export->allow_count; k++)
+			must_append(allow, text_json(export->allow[k]));
+		must_put(object, "protocol", text_json("iscsi"));
+		must_put(object, "target", text_or_null_json(export->target));
+		must_put(object, "lun", bytes_json(export->lun));
+		must_put(object, "allow", allow);
+		must_put(object, "chap_user", text_or_null_json(export->user));
+		must_put(object, "chap_mutual_user", text_or_null_json(export->mutual_user));
+		must_append(exports, object);
+	}
+	return exports;
+}
+
+static json_t *
 image_json(const struct admin_image_report *image)
 {
 	json_t *object = must_json(json_object());
@@ -123,6 +146,8 @@ image_json(const struct admin_image_report *image)
 		must_put(object, "reserved_bytes", bytes_json(image->reserved_bytes));
 	}
 	must_put(object, "clients", bytes_json(image->clients));
+	if (image->kind == ADMIN_IMAGE_VOLUME)
+		must_put(object, "exports", exports_json(&image->exports));
 	return object;
 }
 

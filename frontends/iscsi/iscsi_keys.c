@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define VALUE_BYTES_MAX 255u
+#include "metadata/export.h"
+
 #define KEY_BYTES_MAX 63u
 
 enum key_rule {
@@ -18,6 +19,7 @@ enum key_rule {
 	KEY_DECLARED,    /* a number that is not answered */
 	KEY_NAME,        /* likewise, a name */
 	KEY_TEXT,        /* likewise, of no matter to us */
+	KEY_KEPT,        /* likewise, kept for who answers it: up to `high` bytes with the zero */
 	KEY_SESSION,     /* SessionType */
 	KEY_SENDTARGETS, /* answered elsewhere */
 	KEY_REFUSED,     /* understood, and always answered like this */
@@ -35,9 +37,15 @@ static const struct key {
 	size_t at;          /* of the result in struct iscsi_params */
 } keys[] = {
 #define AT(field) offsetof(struct iscsi_params, field)
+#define KEPT(field) .high = sizeof(((struct iscsi_params *)0)->field), .at = AT(field)
 	{ "HeaderDigest", KEY_LIST, true, .values = "None,CRC32C", .at = AT(header_digest) },
 	{ "DataDigest", KEY_LIST, true, .values = "None,CRC32C", .at = AT(data_digest) },
-	{ "AuthMethod", KEY_LIST, true, .values = "None", .at = NOWHERE },
+	{ "AuthMethod", KEY_KEPT, true, KEPT(auth_method) },
+	{ "CHAP_A", KEY_KEPT, true, KEPT(chap.algorithms) },
+	{ "CHAP_I", KEY_KEPT, true, KEPT(chap.identifier) },
+	{ "CHAP_C", KEY_KEPT, true, KEPT(chap.challenge) },
+	{ "CHAP_N", KEY_KEPT, true, KEPT(chap.name) },
+	{ "CHAP_R", KEY_KEPT, true, KEPT(chap.answer) },
 	{ "TaskReporting", KEY_LIST, true, .values = "RFC3720", .at = NOWHERE },
 	{ "InitialR2T", KEY_OR, true, .ours = 0, .at = AT(initial_r2t) },
 	{ "ImmediateData", KEY_AND, true, .ours = 1, .at = AT(immediate_data) },
@@ -64,9 +72,10 @@ static const struct key {
 	{ "OFMarkInt", KEY_REFUSED, .values = "Reject", .at = NOWHERE },
 	{ "IFMarkInt", KEY_REFUSED, .values = "Reject", .at = NOWHERE },
 	{ "RDMAExtensions", KEY_REFUSED, .values = "No", .at = NOWHERE },
+#undef KEPT
 #undef AT
 };
-static_assert(ARRAY_SIZE(keys) <= 32, "a bit for each in keys_seen");
+static_assert(ARRAY_SIZE(keys) <= 64, "a bit for each in keys_seen");
 
 void
 iscsi_params_init(struct iscsi_params *params)
@@ -91,23 +100,6 @@ iscsi_text_add(struct iscsi_text *text, const char *key, const char *value)
 	}
 	sprintf((char *)text->bytes + text->len_bytes, "%s=%s", key, value);
 	text->len_bytes += more_bytes;
-}
-
-bool
-iscsi_name_normalize(const char *name, char out[ISCSI_NAME_BYTES_MAX + 1])
-{
-	size_t len_bytes = strlen(name);
-
-	if (len_bytes == 0 || len_bytes > ISCSI_NAME_BYTES_MAX)
-		return false;
-	for (size_t i = 0; i <= len_bytes; i++) {
-		unsigned char c = (unsigned char)name[i];
-
-		if (c && (c <= ' ' || c == 0x7f))
-			return false;
-		out[i] = (char)(c < 0x80 ? tolower(c) : c);
-	}
-	return true;
 }
 
 /* Decimal or 0x…; false: not a number that is in range. */
@@ -142,7 +134,7 @@ list_index(const char *values, const char *value, size_t len_bytes)
 static void
 take_list(const struct key *key, const char *value, uint32_t *result, struct iscsi_text *answer)
 {
-	char chosen[VALUE_BYTES_MAX + 1];
+	char chosen[ISCSI_VALUE_BYTES_MAX + 1];
 
 	for (const char *at = value;; at++) {
 		size_t n = strcspn(at, ",");
@@ -217,8 +209,13 @@ take_key(struct iscsi_params *params, const struct key *key, const char *value,
 	case KEY_DECLARED:
 		return take_number(key, value, result, answer);
 	case KEY_NAME:
-		return iscsi_name_normalize(value, (char *)params + key->at) ? 0 : -EINVAL;
+		return export_name_normalize(value, (char *)params + key->at) ? 0 : -EINVAL;
 	case KEY_TEXT:
+		return 0;
+	case KEY_KEPT:
+		if (!value[0] || strlen(value) >= key->high)
+			return -EINVAL;
+		strcpy((char *)params + key->at, value);
 		return 0;
 	case KEY_SESSION:
 		params->discovery = strcmp(value, "Discovery") == 0;
@@ -247,9 +244,9 @@ take_pair(struct iscsi_params *params, const char *name, const char *value, bool
 			continue;
 		if ((key->login_only && !login) || (key->rule == KEY_SENDTARGETS && login))
 			return -EINVAL;
-		if (login && params->keys_seen & 1u << i)
+		if (login && params->keys_seen & 1ull << i)
 			return -EINVAL;
-		params->keys_seen |= 1u << i;
+		params->keys_seen |= 1ull << i;
 		return take_key(params, key, value, answer);
 	}
 	iscsi_text_add(answer, name, "NotUnderstood");
@@ -267,7 +264,7 @@ iscsi_keys_take(struct iscsi_params *params, const uint8_t *bytes, size_t len_by
 		size_t pair_bytes = strnlen(pair, len_bytes - at);
 		const char *equals = memchr(pair, '=', pair_bytes);
 		char name[KEY_BYTES_MAX + 1];
-		char value[VALUE_BYTES_MAX + 1];
+		char value[2 + 2 * CHAP_CHALLENGE_BYTES_MAX + 1];
 		size_t name_bytes, value_bytes;
 		int rc;
 
@@ -279,12 +276,14 @@ iscsi_keys_take(struct iscsi_params *params, const uint8_t *bytes, size_t len_by
 			return -EINVAL;
 		name_bytes = (size_t)(equals - pair);
 		value_bytes = pair_bytes - name_bytes - 1;
-		if (name_bytes == 0 || name_bytes > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX)
+		if (name_bytes == 0 || name_bytes > KEY_BYTES_MAX || value_bytes >= sizeof(value))
 			return -EINVAL;
 		memcpy(name, pair, name_bytes);
 		name[name_bytes] = '\0';
 		memcpy(value, equals + 1, value_bytes);
 		value[value_bytes] = '\0';
+		if (value_bytes > ISCSI_VALUE_BYTES_MAX && strcmp(name, "CHAP_C") != 0)
+			return -EINVAL;
 		rc = take_pair(params, name, value, login, answer);
 		if (rc)
 			return rc;

@@ -7,9 +7,13 @@
 #ifndef QUARRY_FRONTENDS_ISCSI_KEYS_H
 #define QUARRY_FRONTENDS_ISCSI_KEYS_H
 
+#include "frontends/iscsi/iscsi_chap.h"
 #include "frontends/iscsi/iscsi_proto.h"
 
 #define ISCSI_RECEIVE_BYTES_MAX (256 * KIB) /* our MaxRecvDataSegmentLength */
+
+#define ISCSI_CHAP_LIST_BYTES 64u
+#define ISCSI_VALUE_BYTES_MAX 255u /* but of challenges */
 
 struct iscsi_text {
 	uint8_t *bytes;
@@ -25,10 +29,18 @@ struct iscsi_params {
 	uint32_t max_burst_bytes;
 	uint32_t first_burst_bytes;
 	uint32_t send_bytes_max; /* the initiator's MaxRecvDataSegmentLength */
-	uint32_t keys_seen;      /* a bit for each key of the table, so that none comes twice */
+	uint64_t keys_seen;      /* a bit for each key of the table, so that none comes twice */
 	char initiator_name[ISCSI_NAME_BYTES_MAX + 1];
 	char target_name[ISCSI_NAME_BYTES_MAX + 1];
 	char send_targets[ISCSI_NAME_BYTES_MAX + 1];
+	char auth_method[ISCSI_CHAP_LIST_BYTES]; /* what the initiator offers; "": nothing yet */
+	struct {
+		char algorithms[ISCSI_CHAP_LIST_BYTES];
+		char identifier[8];
+		char challenge[2 + 2 * CHAP_CHALLENGE_BYTES_MAX + 1];
+		char name[ISCSI_VALUE_BYTES_MAX + 1];
+		char answer[2 + 2 * CHAP_ANSWER_BYTES_MAX + 1];
+	} chap;             /* of the present request; "": did not come */
 	bool sends_targets; /* SendTargets was asked */
 	bool discovery;
 	bool declared; /* our own declarations went out */
@@ -45,8 +57,5 @@ void iscsi_text_add(struct iscsi_text *text, const char *key, const char *value)
  */
 int iscsi_keys_take(struct iscsi_params *params, const uint8_t *bytes, size_t len_bytes, bool login,
     struct iscsi_text *answer) must_check;
-
-/* Names are compared without regard to case: made lower here.  False: not a name. */
-bool iscsi_name_normalize(const char *name, char out[ISCSI_NAME_BYTES_MAX + 1]);
 
 #endif

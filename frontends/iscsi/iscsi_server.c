@@ -153,6 +153,8 @@ iscsi_server_create(const struct iscsi_server_config *config, struct iscsi_serve
 		server->config.connections_max = 512;
 	if (!config->login_timeout_ms)
 		server->config.login_timeout_ms = 15000;
+	if (!config->refusal_ms)
+		server->config.refusal_ms = 500;
 	server->r = config->reactor;
 	server->buffers =
 	    buffer_pool_create(config->buffer_bytes ? config->buffer_bytes : 256 * MIB);

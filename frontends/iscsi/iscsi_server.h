@@ -23,6 +23,7 @@ enum iscsi_access {
 struct iscsi_server_config {
 	struct target *target;
 	struct reactor_uring *reactor; /* that the caller is on, or that does not run yet */
+	bool default_targets;          /* a target for each volume that has no export */
 	uint32_t block_bytes;          /* logical blocks: 512 or 4096 */
 	/* What the client at socket @fd, which came by the listener @listener (its URI), may do
 	 * with the volume or snapshot @name; NULL: everything. */
@@ -33,6 +34,7 @@ struct iscsi_server_config {
 	uint32_t connections_max;  /* 512 */
 	uint64_t buffer_bytes;     /* 256 MiB, in flight */
 	uint32_t login_timeout_ms; /* 15 s */
+	uint32_t refusal_ms;       /* 500: a login is refused so long after its last request */
 	uint32_t stop_timeout_ms;  /* 10 s, for initiators to take their answers */
 };
 

@@ -40,8 +40,11 @@ struct iscsi_connection {
 	bool session_ended;
 	bool idle; /* the session has no task left */
 	uint64_t arrived_ns;
+	uint64_t received_ns;
 	struct timer watch;
-	struct task step; /* send, parse on, or end: at the end of a turn */
+	struct timer refusal;
+	uint64_t exports_generation; /* as the session knows them */
+	struct task step;            /* send, parse on, or end: at the end of a turn */
 	struct target_open open;
 	struct target_names names;
 	bool asking;
@@ -61,6 +64,7 @@ connection_free(struct iscsi_connection *c)
 	struct iscsi_server *server = c->server;
 
 	reactor_timer_cancel(&server->r->reactor, &c->watch);
+	reactor_timer_cancel(&server->r->reactor, &c->refusal);
 	reactor_cancel(&server->r->reactor, &c->step);
 	iscsi_session_fini(&c->session);
 	stream_fini(&c->stream);
@@ -160,6 +164,7 @@ was_received(struct stream *stream, int32_t result)
 		return connection_end(c);
 	if (result <= 0)
 		return iscsi_connection_kill(c);
+	c->received_ns = c->server->r->reactor.now_ns;
 	if (stream->receives_into)
 		iscsi_session_payload_received(&c->session, (size_t)result);
 	parse(c);
@@ -208,47 +213,107 @@ open_done(struct target_open *open)
 }
 
 static void
-session_open(struct iscsi_session *session, const struct name *name)
+session_open(struct iscsi_session *session, const struct iscsi_grant *grant)
 {
 	struct iscsi_connection *c = connection_of(session);
-	enum iscsi_access access = access_to(c, name);
 
-	if (access == ISCSI_ACCESS_NONE) /* no more is told than of one that is not there */
-		return iscsi_session_opened(session, -ENOENT, NULL);
 	c->asking = true;
 	c->open = (struct target_open){
-		.name = *name,
-		.readonly = access == ISCSI_ACCESS_READ,
+		.name = grant->name,
+		.readonly = grant->readonly,
 		.client = c->peer,
 		.done = open_done,
 	};
 	target_open(c->server->config.target, &c->open);
 }
 
+/* What the rules of the configuration hide is not there. */
+static void
+hide_names(const struct iscsi_connection *c, struct target_names *names)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < names->count; i++)
+		if (access_to(c, &names->names[i]) != ISCSI_ACCESS_NONE)
+			names->names[kept++] = names->names[i];
+	names->count = kept;
+}
+
+static void
+make_offer(const struct iscsi_connection *c, struct target_names *names, struct iscsi_offer *offer)
+{
+	const struct iscsi_session *session = &c->session;
+	size_t kept = 0;
+
+	hide_names(c, names);
+	iscsi_offer_make(offer, names, c->server->config.default_targets, session->initiator.name,
+	    session->params.discovery ? NULL : session->params.target_name);
+	for (size_t i = 0; i < offer->count; i++) {
+		struct iscsi_grant grant = offer->grants[i];
+		enum iscsi_access access = access_to(c, &grant.name);
+
+		grant.readonly = access == ISCSI_ACCESS_READ;
+		if (access == ISCSI_ACCESS_NONE)
+			iscsi_proof_free(grant.proof);
+		else
+			offer->grants[kept++] = grant;
+	}
+	offer->count = kept;
+}
+
 static void
 names_done(struct target_names *names)
 {
 	struct iscsi_connection *c = container_of(names, struct iscsi_connection, names);
-	size_t kept = 0;
+	struct iscsi_offer offer;
 
 	c->asking = false;
-	for (size_t i = 0; i < names->count; i++)
-		if (access_to(c, &names->names[i]) != ISCSI_ACCESS_NONE)
-			names->names[kept++] = names->names[i];
-	if (c->phase == CONNECTION_LIVE)
-		iscsi_session_names(&c->session, names->names, kept);
-	free(names->names);
+	make_offer(c, names, &offer);
+	target_names_fini(names);
+	if (c->session.phase != ISCSI_PHASE_FULL) {
+		iscsi_session_offered(&c->session, &offer);
+	} else if (!iscsi_session_reoffered(&c->session, &offer)) {
+		diag_info("%s: disconnected: its exports were changed", c->peer);
+		iscsi_connection_kill(c);
+	}
 	step_later(c);
 }
 
 static void
-session_names(struct iscsi_session *session)
+session_offer(struct iscsi_session *session)
 {
 	struct iscsi_connection *c = connection_of(session);
 
 	c->asking = true;
-	c->names = (struct target_names){ .done = names_done };
+	c->exports_generation = target_exports_generation(c->server->config.target);
+	c->names = (struct target_names){
+		.with_exports = true,
+		.snapshots = !session->params.discovery,
+		.done = names_done,
+	};
 	target_names(c->server->config.target, &c->names);
+}
+
+static void
+refuse_now(struct timer *timer)
+{
+	struct iscsi_connection *c = container_of(timer, struct iscsi_connection, refusal);
+
+	iscsi_session_refuse(&c->session);
+	step_later(c);
+}
+
+static void
+session_refused(struct iscsi_session *session)
+{
+	struct iscsi_connection *c = connection_of(session);
+	struct reactor *reactor = &c->server->r->reactor;
+	uint64_t due_ns = c->received_ns + c->server->config.refusal_ms * 1000000ull;
+
+	diag_info("%s: %s is refused %s", c->peer, session->initiator.name,
+	    session->params.discovery ? "discovery" : session->params.target_name);
+	reactor_timer_start(
+	    reactor, &c->refusal, due_ns > reactor->now_ns ? due_ns - reactor->now_ns : 0);
 }
 
 static void
@@ -276,8 +341,9 @@ session_idle(struct iscsi_session *session)
 }
 
 static const struct iscsi_session_events session_events = {
+	.offer = session_offer,
 	.open = session_open,
-	.names = session_names,
+	.refused = session_refused,
 	.output = session_output,
 	.close = session_close,
 	.idle = session_idle,
@@ -300,6 +366,9 @@ watch(struct timer *timer)
 		diag_warning("%s: disconnected: it takes no answers", c->peer);
 		return iscsi_connection_kill(c);
 	}
+	if (c->session.phase == ISCSI_PHASE_FULL && !c->asking && !c->session.params.discovery &&
+	    c->exports_generation != target_exports_generation(c->server->config.target))
+		session_offer(&c->session);
 	reactor_timer_start(reactor, timer, WATCH_PERIOD_NS);
 }
 
@@ -338,6 +407,7 @@ iscsi_connection_create(struct iscsi_server *server, int fd, const char *listene
 	name_local_address(c);
 	task_init(&c->step, step_run);
 	timer_init(&c->watch, watch);
+	timer_init(&c->refusal, refuse_now);
 	c->arrived_ns = server->r->reactor.now_ns;
 	reactor_timer_start(&server->r->reactor, &c->watch, WATCH_PERIOD_NS);
 	list_push_back(&server->connections, &c->link);

@@ -131,6 +131,26 @@ control_gather(struct iscsi_session *session, struct iscsi_control *control)
 	iscsi_out_end(session, out, control->takes_stat_sn);
 }
 
+struct scsi_nexus *
+iscsi_session_nexus(const struct iscsi_session *session, const uint8_t lun[8])
+{
+	int number = scsi_lun_number(lun);
+
+	for (uint32_t i = 0; i < session->luns.count; i++)
+		if (scsi_nexus_lun(session->nexuses[i]) == number)
+			return session->nexuses[i];
+	return NULL;
+}
+
+static bool
+aborts_pending(const struct iscsi_session *session)
+{
+	for (uint32_t i = 0; i < session->luns.count; i++)
+		if (scsi_aborts_pending(session->nexuses[i]))
+			return true;
+	return false;
+}
+
 uint32_t
 iscsi_session_gather(struct iscsi_session *session)
 {
@@ -138,7 +158,7 @@ iscsi_session_gather(struct iscsi_session *session)
 	list_for_each_safe(link, &session->controls) {
 		struct iscsi_control *control = container_of(link, struct iscsi_control, link);
 
-		if (control->waits && session->nexus && scsi_aborts_pending(session->nexus))
+		if (control->waits && aborts_pending(session))
 			continue;
 		if (session->out_count == ISCSI_OUTS_MAX)
 			return session->out_count;
@@ -501,8 +521,8 @@ iscsi_session_fini(struct iscsi_session *session)
 	CHECK(list_empty(&session->tasks));
 	while ((link = list_pop_front(&session->controls)))
 		control_free(session, container_of(link, struct iscsi_control, link));
-	if (session->nexus)
-		scsi_nexus_end(session->nexus);
+	for (uint32_t i = 0; i < session->luns.count; i++)
+		scsi_nexus_end(session->nexuses[i]);
 	list_remove(&session->link);
 	list_for_each(other_link, &session->portal->sessions) {
 		struct iscsi_session *other = container_of(other_link, struct iscsi_session, link);
@@ -515,5 +535,7 @@ iscsi_session_fini(struct iscsi_session *session)
 	free(session->control_data);
 	free(session->keys.bytes);
 	free(session->answer.bytes);
+	iscsi_offer_fini(&session->offer);
+	explicit_bzero(&session->proof, sizeof(session->proof));
 	free(session->task_slab);
 }

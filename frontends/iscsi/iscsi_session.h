@@ -2,7 +2,11 @@
 /*
  * One initiator's session, without its socket: bytes in, PDUs out.
  *
- *   LOGIN ⇄ (OPENING, or REINSTATING: waits for the owner) ─► FULL ─► ENDING
+ *   LOGIN ⇄ (OFFERING, REINSTATING, OPENING: waits for the owner) ─► FULL ─► CLOSED
+ *
+ * OFFERING: the owner says what the initiator may use (iscsi_access.h), then CHAP may be asked for;
+ * OPENING: the volumes of what it has proven to be allowed.  A login that is refused for who asks
+ * is answered when the owner says, so that its time tells nothing.
  *
  * A session has one connection (MaxConnections=1) and error recovery level 0: what cannot be
  * continued ends it.  The owner gives what it receives to iscsi_session_input(), and payloads, if
@@ -20,6 +24,7 @@
 #ifndef QUARRY_FRONTENDS_ISCSI_SESSION_H
 #define QUARRY_FRONTENDS_ISCSI_SESSION_H
 
+#include "frontends/iscsi/iscsi_access.h"
 #include "frontends/iscsi/iscsi_keys.h"
 #include "frontends/scsi/scsi.h"
 
@@ -41,10 +46,13 @@ struct iscsi_portal {
 
 /* What a session asks of its owner; not called from inside each other. */
 struct iscsi_session_events {
-	/* Open the volume that the target name says; answer with iscsi_session_opened(). */
-	void (*open)(struct iscsi_session *session, const struct name *name);
-	/* Answer with iscsi_session_names(). */
-	void (*names)(struct iscsi_session *session);
+	/* What may session->initiator use, of params.target_name or (discovery) of all?  Answer
+	 * with iscsi_session_offered(). */
+	void (*offer)(struct iscsi_session *session);
+	/* Open a volume; answer with iscsi_session_opened(). */
+	void (*open)(struct iscsi_session *session, const struct iscsi_grant *grant);
+	/* The login is refused: call iscsi_session_refuse() a fixed time after its last request. */
+	void (*refused)(struct iscsi_session *session);
 	/* There is something to gather. */
 	void (*output)(struct iscsi_session *session);
 	/* Send what there is to gather, then close.  @flush: otherwise close at once. */
@@ -55,10 +63,19 @@ struct iscsi_session_events {
 
 enum iscsi_phase {
 	ISCSI_PHASE_LOGIN,
-	ISCSI_PHASE_OPENING,
+	ISCSI_PHASE_OFFERING,
 	ISCSI_PHASE_REINSTATING,
+	ISCSI_PHASE_OPENING,
+	ISCSI_PHASE_REFUSED, /* waits to say so */
 	ISCSI_PHASE_FULL,
 	ISCSI_PHASE_CLOSED, /* nothing more is parsed */
+};
+
+enum iscsi_auth {
+	ISCSI_AUTH_METHOD, /* nothing is agreed on yet */
+	ISCSI_AUTH_ALGORITHM,
+	ISCSI_AUTH_ANSWER,
+	ISCSI_AUTH_DONE,
 };
 
 enum iscsi_input {
@@ -124,7 +141,13 @@ struct iscsi_session {
 	bool leading; /* the first login request came */
 	bool digests; /* of full feature phase: header and data are covered */
 	uint32_t login_tag;
-	uint8_t login_next; /* NSG and T of the request being worked on */
+	enum iscsi_login_status refusal;
+	enum iscsi_auth auth;
+	enum chap_algorithm chap_algorithm;
+	uint8_t chap_identifier;
+	uint8_t chap_challenge[CHAP_CHALLENGE_BYTES];
+	struct iscsi_proof proof; /* what was proven; user "": nothing */
+	struct iscsi_offer offer;
 	uint16_t cid;
 	uint16_t tsih;
 	struct scsi_initiator initiator;
@@ -156,7 +179,9 @@ struct iscsi_session {
 	bool text_pending;
 
 	/* full feature */
-	struct scsi_nexus *nexus;
+	struct scsi_luns luns;
+	struct scsi_nexus *nexuses[SCSI_LUNS_MAX]; /* luns.count, in the order of opening */
+	bool opening;                              /* a volume, for the owner */
 	struct list tasks;
 	struct list ready;
 	struct list controls;
@@ -184,21 +209,23 @@ void iscsi_session_payload_received(struct iscsi_session *session, size_t len_by
 /* Whether it waits for something other than input. */
 bool iscsi_session_rests(const struct iscsi_session *session);
 
-/* The owner's answers; @volume becomes the session's. */
+/* The owner's answers; @offer and @volume become the session's. */
+void iscsi_session_offered(struct iscsi_session *session, struct iscsi_offer *offer);
 void iscsi_session_opened(struct iscsi_session *session, int error, struct volume *volume);
-void iscsi_session_names(struct iscsi_session *session, const struct name *names, size_t count);
+void iscsi_session_refuse(struct iscsi_session *session);
+/* Exports changed under a session in full feature phase.  False: it has lost a unit, and is to be
+ * ended.  @offer becomes the session's. */
+bool iscsi_session_reoffered(struct iscsi_session *session, struct iscsi_offer *offer) must_check;
 
 /* Fills session->outs; how many. */
 uint32_t iscsi_session_gather(struct iscsi_session *session);
 void iscsi_session_sent(struct iscsi_session *session);
 
-/* iqn.2026-11.io.quarry:POOL.VOLUME and back; -EINVAL: not such a name. */
-void iscsi_target_name(const struct name *name, char out[ISCSI_NAME_BYTES_MAX + 1]);
-int iscsi_target_parse(const char *target, struct name *name) must_check;
-
 /* --- for the files of the session alone --- */
 
 struct iscsi_control *iscsi_control_new(struct iscsi_session *session, enum iscsi_opcode opcode);
+/* NULL: the session has no such unit. */
+struct scsi_nexus *iscsi_session_nexus(const struct iscsi_session *session, const uint8_t lun[8]);
 void iscsi_control_queue(struct iscsi_session *session, struct iscsi_control *control);
 void iscsi_session_fatal(struct iscsi_session *session, const char *why);
 /* iscsi_login.c */

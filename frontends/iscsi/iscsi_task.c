@@ -123,7 +123,9 @@ iscsi_command_begin(struct iscsi_session *session)
 		session->immediates_used++;
 	else
 		session->tasks_used++;
-	task->scsi.nexus = session->nexus;
+	task->scsi.nexus = iscsi_session_nexus(session, bhs + ISCSI_AT_LUN);
+	if (!task->scsi.nexus) /* any: it will answer that there is no such unit */
+		task->scsi.nexus = session->nexuses[0];
 	task->scsi.done = task_done;
 	task->scsi.tag = iscsi_get(bhs, ISCSI_AT_TAG, 4);
 	task->scsi.attribute = attributes[bhs[1] & 7];
@@ -343,12 +345,12 @@ enum {
 
 /* Tasks that have not all of their data yet are only here. */
 static void
-drop_receiving(struct iscsi_session *session)
+drop_receiving(struct iscsi_session *session, const struct scsi_nexus *nexus)
 {
 	list_for_each_safe(link, &session->tasks) {
 		struct iscsi_task *task = container_of(link, struct iscsi_task, link);
 
-		if (!task->executing && !task->answered)
+		if (!task->executing && !task->answered && (!nexus || task->scsi.nexus == nexus))
 			iscsi_task_free(task);
 	}
 }
@@ -379,18 +381,25 @@ manage(struct iscsi_session *session)
 		[TMF_COLD_RESET] = SCSI_LOGICAL_UNIT_RESET,
 	};
 	unsigned function = session->bhs[1] & 0x7f;
+	struct scsi_nexus *nexus = iscsi_session_nexus(session, session->bhs + ISCSI_AT_LUN);
 
 	if (function == TMF_REASSIGN)
 		return TMF_NO_REASSIGN;
 	if (function != TMF_ABORT_TASK && function != TMF_ABORT_TASK_SET &&
 	    (function < TMF_CLEAR_TASK_SET || function > TMF_COLD_RESET))
 		return TMF_NOT_SUPPORTED;
-	if (function <= TMF_LOGICAL_UNIT_RESET && !scsi_lun_exists(session->bhs + ISCSI_AT_LUN))
+	if (function <= TMF_LOGICAL_UNIT_RESET && !nexus)
 		return TMF_NO_LUN;
 	if (function == TMF_ABORT_TASK)
 		return abort_one(session);
-	drop_receiving(session);
-	scsi_manage(session->nexus, functions[function]);
+	if (function <= TMF_LOGICAL_UNIT_RESET) {
+		drop_receiving(session, nexus);
+		scsi_manage(nexus, functions[function]);
+		return TMF_DONE;
+	}
+	drop_receiving(session, NULL); /* the target: all that this initiator sees of it */
+	for (uint32_t i = 0; i < session->luns.count; i++)
+		scsi_manage(session->nexuses[i], functions[function]);
 	return TMF_DONE;
 }
 
@@ -415,8 +424,8 @@ iscsi_tasks_abandon(struct iscsi_session *session)
 		if (!task->executing)
 			iscsi_task_free(task);
 	}
-	if (session->nexus)
-		scsi_nexus_abort(session->nexus);
+	for (uint32_t i = 0; i < session->luns.count; i++)
+		scsi_nexus_abort(session->nexuses[i]);
 	if (list_empty(&session->tasks))
 		session->events->idle(session);
 }

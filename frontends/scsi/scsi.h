@@ -10,9 +10,11 @@
  *     ◄── done(): status, sense, data_in, residuals ◄────────────────────── io.done()
  *   (sends, then) scsi_task_release()
  *
- * Words are SAM's: an I_T *nexus* is one initiator port at one of our ports, and here always with
- * one *unit*, a volume, which is its LUN 0; a *task* is one command.  A port, its units, nexuses
- * and tasks live on one reactor; nothing is locked.  Volumes may live on others (core/volume.h).
+ * Words are SAM's: a *unit* is a volume, a *task* is one command.  A *nexus* is one initiator port
+ * with one unit at one of our ports (an I_T_L nexus), under a LUN; a transport begins one for each
+ * unit that the initiator may use, and hands a command for a LUN that is none of them to any.  A
+ * port, its units, nexuses and tasks live on one reactor; nothing is locked.  Volumes may live on
+ * others (core/volume.h).
  *
  * The asynchronous contract of core/reactor.h holds: done() is never called from inside
  * scsi_task_execute(), and exactly once for a task that was executed, aborted or not.  An aborted
@@ -36,6 +38,7 @@
 #define SCSI_PORT_ID_BYTES 6u    /* ISID */
 #define SCSI_ATTENTIONS_MAX 8u   /* per nexus; more: the oldest is forgotten */
 #define SCSI_REGISTRANTS_MAX 128u
+#define SCSI_LUNS_MAX 256u
 
 struct scsi_nexus;
 struct scsi_unit;
@@ -61,13 +64,27 @@ struct scsi_initiator {
 	uint8_t id[SCSI_PORT_ID_BYTES];
 };
 
+/* The units of one initiator at one target. */
+struct scsi_luns {
+	uint16_t numbers[SCSI_LUNS_MAX]; /* growing */
+	uint32_t count;
+};
+
+/* -1: none that could be ours.  Peripheral device and flat space addressing. */
+int scsi_lun_number(const uint8_t lun[8]);
+
 /*
- * The nexus owns @volume and closes it.  @target_name is that of the SCSI device; the port's is it
- * with ",t,0x0001".  The transport has ended an older nexus of the same initiator port before.
- * POWER ON OR RESET (29/00) awaits the first command.
+ * The nexus is one of those that @luns, the transport's, says.  It owns @volume and closes it.
+ * @target_name is that of the SCSI device; the port's is it with ",t,0x0001".  The transport has
+ * ended an older nexus of the same initiator port before. POWER ON OR RESET (29/00) awaits the
+ * first command.
  */
 struct scsi_nexus *scsi_nexus_begin(struct scsi_port *port, struct volume *volume,
-    const char *target_name, const struct scsi_initiator *initiator);
+    const char *target_name, const struct scsi_initiator *initiator, uint16_t lun,
+    const struct scsi_luns *luns);
+uint16_t scsi_nexus_lun(const struct scsi_nexus *nexus);
+/* REPORTED LUNS DATA HAS CHANGED (3F/0E) awaits the next command. */
+void scsi_nexus_luns_changed(struct scsi_nexus *nexus);
 /* I_T nexus loss: RESERVE(6/10) is released, persistent registrations stay.  None of its tasks is
  * left. */
 void scsi_nexus_end(struct scsi_nexus *nexus);
@@ -167,7 +184,6 @@ enum scsi_tmf {
 	SCSI_LOGICAL_UNIT_RESET, /* the same, and reservations of RESERVE(6) go */
 };
 
-bool scsi_lun_exists(const uint8_t lun[8]);
 void scsi_manage(struct scsi_nexus *nexus, enum scsi_tmf function);
 /* Marks @task aborted. */
 void scsi_task_abort(struct scsi_task *task);

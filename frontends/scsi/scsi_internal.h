@@ -57,6 +57,8 @@ struct scsi_nexus {
 	struct list link; /* unit->nexuses */
 	struct scsi_unit *unit;
 	struct volume *volume;
+	uint16_t lun;
+	const struct scsi_luns *luns;
 	struct scsi_initiator initiator;
 	char target_name[SCSI_NAME_BYTES_MAX];
 	enum scsi_asc attentions[SCSI_ATTENTIONS_MAX];

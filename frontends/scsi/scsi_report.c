@@ -81,17 +81,23 @@ scsi_run_capacity_16(struct scsi_task *task)
 void
 scsi_run_report_luns(struct scsi_task *task)
 {
+	const struct scsi_luns *luns = task->nexus->luns;
 	uint8_t select = task->parsed.bytes[2];
-	uint8_t answer[16] = { 0 };
+	uint8_t *answer;
 
 	if (select != 0x00 && select != 0x01 && select != 0x02)
 		return scsi_refuse_cdb(task, 2, 8);
 	if (task->parsed.count < 16)
 		return scsi_refuse_cdb(task, 6, 8);
+	answer = scsi_answer_begin(task, 8 + 8 * SCSI_LUNS_MAX);
+	if (!answer)
+		return;
 	if (select == 0x01) /* well-known ones only: there are none */
-		return scsi_answer_bytes(task, answer, 8);
-	put_be32(answer, 8);
-	scsi_answer_bytes(task, answer, sizeof(answer));
+		return scsi_answer(task, 8);
+	put_be32(answer, 8 * luns->count);
+	for (uint32_t i = 0; i < luns->count; i++)
+		answer[8 + 8 * i + 1] = (uint8_t)luns->numbers[i];
+	scsi_answer(task, 8 + 8 * luns->count);
 }
 
 /* One group, one port, which is active and optimized. */

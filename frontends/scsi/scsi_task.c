@@ -394,7 +394,7 @@ scsi_task_prepare(struct scsi_task *task)
 	notice_size(task->nexus);
 	list_init(&task->link);
 	task->state = SCSI_TASK_PREPARED;
-	task->unit = scsi_lun_exists(task->lun) ? task->nexus->unit : NULL;
+	task->unit = scsi_lun_number(task->lun) == task->nexus->lun ? task->nexus->unit : NULL;
 	if (task->unit) {
 		geometry.blocks = scsi_blocks(task->unit);
 		geometry.block_bytes = task->unit->block_bytes;

@@ -123,14 +123,22 @@ scsi_initiator_equal(const struct scsi_initiator *a, const struct scsi_initiator
 	return strcmp(a->name, b->name) == 0 && memcmp(a->id, b->id, sizeof(a->id)) == 0;
 }
 
+void
+scsi_nexus_luns_changed(struct scsi_nexus *nexus)
+{
+	scsi_attention(nexus, SCSI_ASC_LUNS_CHANGED);
+}
+
 struct scsi_nexus *
 scsi_nexus_begin(struct scsi_port *port, struct volume *volume, const char *target_name,
-    const struct scsi_initiator *initiator)
+    const struct scsi_initiator *initiator, uint16_t lun, const struct scsi_luns *luns)
 {
 	struct scsi_nexus *nexus = xcalloc(1, sizeof(*nexus));
 
 	nexus->unit = unit_get(port, volume_info(volume));
 	nexus->volume = volume;
+	nexus->lun = lun;
+	nexus->luns = luns;
 	nexus->initiator = *initiator;
 	strncpy(nexus->target_name, target_name, sizeof(nexus->target_name) - 1);
 	list_push_back(&nexus->unit->nexuses, &nexus->link);
@@ -179,13 +187,22 @@ scsi_port_fini(struct scsi_port *port)
 
 /* --- task management --- */
 
-bool
-scsi_lun_exists(const uint8_t lun[8])
+int
+scsi_lun_number(const uint8_t lun[8])
 {
 	static const uint8_t zero[6];
 
-	/* LUN 0, by peripheral device or flat space addressing. */
-	return (lun[0] & 0xbf) == 0 && lun[1] == 0 && memcmp(lun + 2, zero, sizeof(zero)) == 0;
+	/* Peripheral devices are on bus 0; flat space has 14 bits. */
+	if (memcmp(lun + 2, zero, sizeof(zero)) != 0 || lun[0] & 0x80 ||
+	    (!(lun[0] & 0x40) && lun[0] & 0x3f))
+		return -1;
+	return (lun[0] & 0x3f) << 8 | lun[1];
+}
+
+uint16_t
+scsi_nexus_lun(const struct scsi_nexus *nexus)
+{
+	return nexus->lun;
 }
 
 /* Those of @nexus, or all. */

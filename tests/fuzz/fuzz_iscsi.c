@@ -31,7 +31,7 @@ static struct {
 struct initiator {
 	struct iscsi_session session;
 	struct name wanted;
-	bool wants_open, wants_names, closed, idle;
+	bool wants_open, wants_offer, wants_refusal, closed, idle;
 };
 
 /* --- the pool --- */
@@ -85,16 +85,22 @@ initiator_of(struct iscsi_session *session)
 }
 
 static void
-session_open(struct iscsi_session *session, const struct name *name)
+session_open(struct iscsi_session *session, const struct iscsi_grant *grant)
 {
-	initiator_of(session)->wanted = *name;
+	initiator_of(session)->wanted = grant->name;
 	initiator_of(session)->wants_open = true;
 }
 
 static void
-session_names(struct iscsi_session *session)
+session_offer(struct iscsi_session *session)
 {
-	initiator_of(session)->wants_names = true;
+	initiator_of(session)->wants_offer = true;
+}
+
+static void
+session_refused(struct iscsi_session *session)
+{
+	initiator_of(session)->wants_refusal = true;
 }
 
 static void
@@ -123,12 +129,39 @@ is_idle(const void *initiator)
 }
 
 static const struct iscsi_session_events events = {
+	.offer = session_offer,
 	.open = session_open,
-	.names = session_names,
+	.refused = session_refused,
 	.output = session_output,
 	.close = session_close,
 	.idle = session_idle,
 };
+
+/* The volume as its default target, and as LUN 0 and 3 of one that wants CHAP. */
+static void
+make_offer(struct iscsi_session *session)
+{
+	struct target_export exports[2] = { 0 };
+	struct target_names names = { .names = &world.name, .count = 1 };
+	struct iscsi_offer offer;
+
+	for (unsigned i = 0; i < 2; i++) {
+		exports[i].name = world.name;
+		exports[i].item.lun = (uint8_t)(3 * i);
+		strcpy(exports[i].item.target, "iqn.chap");
+		strcpy(exports[i].item.user, "u");
+		strcpy(exports[i].item.secret, "abcdefghijkl");
+		strcpy(exports[i].item.mutual_user, "m");
+		strcpy(exports[i].item.mutual_secret, "lkjihgfedcba");
+	}
+	if (strcmp(session->params.target_name, "iqn.chap") == 0 || session->params.discovery) {
+		names.exports = exports;
+		names.export_count = 2;
+	}
+	iscsi_offer_make(&offer, &names, true, session->initiator.name,
+	    session->params.discovery ? NULL : session->params.target_name);
+	iscsi_session_offered(session, &offer);
+}
 
 static void
 answer_questions(struct initiator *i)
@@ -141,9 +174,13 @@ answer_questions(struct initiator *i)
 		volume = volume_open(world.pool, &i->wanted, false, &world.reactor, &error);
 		iscsi_session_opened(&i->session, volume ? 0 : error, volume);
 	}
-	if (i->wants_names) {
-		i->wants_names = false;
-		iscsi_session_names(&i->session, &world.name, 1);
+	if (i->wants_offer) {
+		i->wants_offer = false;
+		make_offer(&i->session);
+	}
+	if (i->wants_refusal) {
+		i->wants_refusal = false;
+		iscsi_session_refuse(&i->session);
 	}
 }
 

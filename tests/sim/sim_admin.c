@@ -20,6 +20,7 @@ work_op_applied(struct sim *sim, uint64_t sequence, const struct record_op *op)
 		[CATALOG_OP_SNAPSHOT_DELETE] = ADMIN_SNAPSHOT_DELETE,
 		[CATALOG_OP_CLONE] = ADMIN_CLONE,
 		[CATALOG_OP_ROLLBACK] = ADMIN_ROLLBACK,
+		[CATALOG_OP_NOTE] = ADMIN_NOTE_SET,
 	};
 	bool found = false;
 
@@ -250,6 +251,25 @@ admin_add_device(struct sim *sim)
 	return true;
 }
 
+static void
+admin_note(struct sim *sim, const struct model_volume *volume)
+{
+	const struct volume_record *record = catalog_volume(&sim->pool->catalog, volume->id);
+	uint32_t len_bytes = one_in(sim, 4) ? 0 : (uint32_t)draw(sim, 4 * NOTE_PART_BYTES);
+	struct sim_admin *a;
+
+	if (!record)
+		return;
+	a = admin_new(sim, ADMIN_NOTE_SET, volume);
+	a->request.uuid = record->uuid;
+	a->request.note = NOTE_RESERVATIONS;
+	a->request.note_len_bytes = len_bytes;
+	a->request.note_bytes = xmalloc(len_bytes + 1);
+	for (uint32_t k = 0; k < len_bytes; k++)
+		a->request.note_bytes[k] = (uint8_t)(a->number + k / 7);
+	admin_submit(sim, a);
+}
+
 void
 admin_something(struct sim *sim)
 {
@@ -321,6 +341,8 @@ admin_something(struct sim *sim)
 	case 11:
 		if (volumes > 1 && one_in(sim, 2))
 			admin_delete_volume(sim, volume);
+		else
+			admin_note(sim, volume);
 		return;
 	}
 }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/base/crc32c.h"
 #include "tests/sim/sim.h"
 
 struct content *
@@ -270,6 +271,16 @@ volume_add(struct model *model, const struct record_op *op)
 	return volume;
 }
 
+/* Parts come in order. */
+static void
+note_apply_part(struct model_volume *volume, const struct catalog_note_op *op)
+{
+	size_t bytes = min_u64(op->size_bytes - op->offset, NOTE_PART_BYTES);
+
+	volume->note_bytes = op->size_bytes;
+	volume->note_crc = crc32c(op->offset ? volume->note_crc : 0, op->bytes, bytes);
+}
+
 void model_apply_op(struct sim *sim, struct model *model, const struct record_op *record);
 
 void
@@ -278,8 +289,9 @@ model_apply_op(struct sim *sim, struct model *model, const struct record_op *rec
 	const struct catalog_op *op = &record->op;
 	struct model_volume *volume = model_by_id(model, op->volume);
 	struct model_volume *owner = NULL;
-	struct model_snapshot *snapshot =
-	    op->image ? snapshot_by_id(model, op->image, &owner) : NULL;
+	struct model_snapshot *snapshot = op->image && op->type != CATALOG_OP_NOTE
+					      ? snapshot_by_id(model, op->image, &owner)
+					      : NULL;
 
 	switch ((enum catalog_op_type)op->type) {
 	case CATALOG_OP_VOLUME_CREATE:
@@ -329,6 +341,11 @@ model_apply_op(struct sim *sim, struct model *model, const struct record_op *rec
 		volume->readonly_sequence = model->sequence;
 		volume->reserved = op->flags & CATALOG_RESERVED;
 		volume->reserved_sequence = model->sequence;
+		return;
+	case CATALOG_OP_NOTE:
+		if (!volume)
+			break;
+		note_apply_part(volume, (const struct catalog_note_op *)op);
 		return;
 	case CATALOG_OP_SNAPSHOT_CREATE:
 		if (!volume)

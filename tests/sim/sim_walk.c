@@ -292,6 +292,17 @@ compare_live(struct walk *walk)
 		    baddr_slot((struct baddr){ example }));
 }
 
+static void
+compare_note(
+    struct sim *sim, const char *when, const struct model_volume *volume, const struct note *note)
+{
+	if (note ? note->len_bytes != volume->note_bytes ||
+		       crc32c(0, note->bytes, note->len_bytes) != volume->note_crc
+		 : volume->note_bytes != 0)
+		sim_fail(
+		    sim, "%s: the note of volume %s is not as it should be", when, volume->name);
+}
+
 void
 walk_pool(struct sim *sim, const char *when)
 {
@@ -329,6 +340,7 @@ walk_pool(struct sim *sim, const char *when)
 		    record->size_bytes != volume->size_bytes ||
 		    (record->flags & CATALOG_READONLY) != volume->readonly)
 			sim_fail(sim, "%s: volume %s is not as it should be", when, volume->name);
+		compare_note(sim, when, volume, record->notes[NOTE_RESERVATIONS]);
 		list_for_each(inner, &volume->snapshots) {
 			const struct model_snapshot *snapshot =
 			    container_of(inner, struct model_snapshot, link);

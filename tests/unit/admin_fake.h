@@ -17,6 +17,7 @@ admin_request_fini(struct admin_request *request)
 		free(request->devices[i]);
 	free(request->devices);
 	free(request->names);
+	free(request->export);
 	for (size_t i = 0; i < request->pool_count; i++) {
 		for (size_t j = 0; j < request->pools[i].device_count; j++)
 			free(request->pools[i].devices[j].path);

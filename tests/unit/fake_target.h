@@ -97,6 +97,7 @@ fake_open_run(struct task *task)
 		op->volume->target = op->target;
 		op->volume->image = image;
 		op->volume->info.name = image->name;
+		op->volume->info.uuid.bytes[0] = (uint8_t)(i + 1);
 		op->volume->info.size_bytes = image->size_bytes;
 		op->volume->info.atomic_bytes_max = MIB;
 		op->volume->info.readonly = image->readonly || op->readonly;
@@ -125,6 +126,13 @@ fake_names_run(struct task *task)
 		if (op->snapshots || !op->target->images[i].name.snapshot[0])
 			op->names[op->count++] = op->target->images[i].name;
 	op->done(op);
+}
+
+void
+target_names_fini(struct target_names *op)
+{
+	free(op->names);
+	op->names = NULL;
 }
 
 void

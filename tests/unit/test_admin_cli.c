@@ -93,6 +93,14 @@ test_requests(void **state)
 		{ { "volume", "set", "tank/a", "on-full-timeout=none", "on-full=error" },
 		    "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/"
 		    "a\",\"on_full_timeout_seconds\":null,\"on_full\":\"error\"}" },
+		{ { "export", "add", "tank/a", "--iscsi" },
+		    "{\"quarry\":1,\"verb\":\"export.add\",\"name\":\"tank/a\"}" },
+		{ { "export", "add", "tank/a", "--iscsi", "--target", "iqn.t", "--lun=3", "--allow",
+		      "iqn.a,iqn.b", "--allow=iqn.c" },
+		    "{\"quarry\":1,\"verb\":\"export.add\",\"name\":\"tank/a\",\"export_target\":"
+		    "\"iqn.t\",\"lun\":3,\"allow\":[\"iqn.a\",\"iqn.b\",\"iqn.c\"]}" },
+		{ { "export", "remove", "tank/a", "--iscsi", "--yes" },
+		    "{\"quarry\":1,\"verb\":\"export.remove\",\"name\":\"tank/a\"}" },
 		{ { "snapshot", "create", "tank/a@m", "tank/b@m" },
 		    "{\"quarry\":1,\"verb\":\"snapshot.create\",\"names\":[\"tank/a@m\",\"tank/"
 		    "b@m\"]}" },
@@ -222,6 +230,13 @@ test_usage_errors(void **state)
 		    "on-full-timeout is a time as 30s, 5m, 2h, 1d, or none, not \"50000d\"" },
 		{ { "volume", "set", "tank/a", "readonly=yes" },
 		    "readonly is on or off, not \"yes\"" },
+		{ { "export", "add", "tank/a" }, "say over which protocol: --iscsi" },
+		{ { "export", "add", "tank/a", "--iscsi", "--lun", "256" },
+		    "a LUN is a number from 0 to 255, not \"256\"" },
+		{ { "export", "add", "tank/a", "--iscsi", "--allow", "a,,b" },
+		    "--allow needs names of initiators, with commas between them" },
+		{ { "export", "add", "tank/a", "--iscsi", "--chap-secret-file", "f" },
+		    "a secret needs a user: --chap USER, or --chap-mutual USER" },
 		{ { "snapshot", "create", "tank/a" },
 		    "\"tank/a\" does not name a snapshot: write pool/volume@snapshot" },
 		{ { "snapshot", "create", "tank/a@b", "tank@b" },

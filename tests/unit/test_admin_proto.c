@@ -451,8 +451,17 @@ test_reply_list(void **state)
 		    .errors = 4 },
 		{ .path = NULL, .missing = true },
 	};
+	struct export export = {
+		.target = "iqn.t",
+		.lun = 3,
+		.allow_count = 1,
+		.allow = { "iqn.i" },
+		.user = "u",
+		.secret = "never to be shown",
+	};
 	struct admin_image_report images[] = {
 		{ .kind = ADMIN_IMAGE_VOLUME,
+		    .exports = { .items = &export, .count = 1 },
 		    .name = { "tank", "a", "" },
 		    .size_bytes = 10,
 		    .used_bytes = 5,
@@ -520,7 +529,9 @@ test_reply_list(void **state)
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":null,\"size_bytes\":10,"
 	    "\"used_bytes\":5,\"unique_bytes\":3,\"created\":\"2001-09-09T01:46:40Z\","
 	    "\"readonly\":false,\"on_full\":\"pause\",\"on_full_timeout_seconds\":60,"
-	    "\"waiting\":3,\"reserve\":\"full\",\"reserved_bytes\":20,\"clients\":2},"
+	    "\"waiting\":3,\"reserve\":\"full\",\"reserved_bytes\":20,\"clients\":2,\"exports\":["
+	    "{\"protocol\":\"iscsi\",\"target\":\"iqn.t\",\"lun\":3,\"allow\":[\"iqn.i\"],"
+	    "\"chap_user\":\"u\",\"chap_mutual_user\":null}]},"
 	    "{\"kind\":\"snapshot\",\"name\":\"tank/a@m\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":\"tank/z@s\","
 	    "\"size_bytes\":0,\"used_bytes\":0,\"unique_bytes\":null,\"created\":null,"

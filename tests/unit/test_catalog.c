@@ -127,7 +127,7 @@ test_operations_are_refused_with_the_reason(void **state)
 		{ op_make(ROLLBACK, b, s, ""), -EINVAL, "belongs to another volume" },
 		{ op_make(ROLLBACK, 99, s, ""), -EINVAL, "belongs to another volume" },
 		{ op_make((enum catalog_op_type)0, a, 0, ""), -EUCLEAN, "not known" },
-		{ op_make((enum catalog_op_type)10, a, 0, ""), -EUCLEAN, "10 is not known" },
+		{ op_make((enum catalog_op_type)11, a, 0, ""), -EUCLEAN, "11 is not known" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
@@ -358,7 +358,7 @@ test_whatever_changes_marks_its_record_dirty(void **state)
 
 /* --- records --- */
 
-#define BLOCKS 4u
+#define BLOCKS 64u
 static uint8_t blocks[BLOCKS][FORMAT_BLOCK_BYTES];
 
 static void
@@ -527,7 +527,8 @@ test_impossible_records_are_refused(void **state)
 {
 	populate();
 	encode();
-	REFUSED(1, kind = 3, "record 1 has kind 3");
+	REFUSED(1, kind = 4, "record 1 has kind 4");
+	REFUSED(1, kind = CATALOG_NOTE, "note 1 holds impossible values");
 	REFUSED(3, image_kind = 0, "image 3 holds impossible values");
 	REFUSED(3, image_kind = IMAGE_TRIMMED + 1, "image 3 holds impossible values");
 	REFUSED(3, levels = MAP_LEVELS_MAX + 1, "image 3 holds impossible values");
@@ -549,6 +550,113 @@ test_links_to_what_does_not_exist_are_refused(void **state)
 	REFUSED(1, head = 30, "volume a has no head");
 	REFUSED(1, head = 0, "volume a has no head");
 	REFUSED(1, head = 5, "volume a has no head"); /* another's */
+}
+
+/* --- notes --- */
+
+static void
+reload(void)
+{
+	struct error error;
+
+	encode();
+	assert_int_equal(decode(&error), 0);
+}
+
+static void
+set_note(uint64_t volume, enum note_kind kind, const uint8_t *bytes, size_t len_bytes)
+{
+	unsigned count;
+	struct catalog_op *ops =
+	    catalog_note_ops(catalog_volume(&catalog, volume), kind, bytes, len_bytes, &count);
+
+	assert_int_equal(catalog_apply(&catalog, ops, count), 0);
+	free(ops);
+}
+
+static void
+assert_note(uint64_t volume, enum note_kind kind, const uint8_t *bytes, size_t len_bytes)
+{
+	const struct note *note = catalog_volume(&catalog, volume)->notes[kind];
+
+	if (len_bytes == 0) {
+		assert_null(note);
+		return;
+	}
+	assert_non_null(note);
+	assert_int_equal(note->len_bytes, len_bytes);
+	assert_memory_equal(note->bytes, bytes, len_bytes);
+}
+
+/* Of every length the records say the same as the operations; a shorter one leaves none behind. */
+static void
+test_notes_are_kept_and_replaced(void **state)
+{
+	static const size_t lengths[] = { 1, NOTE_PART_BYTES, NOTE_PART_BYTES + 1,
+		5 * NOTE_PART_BYTES, 3, NOTE_BYTES_MAX, 0, 7 };
+	uint8_t *bytes = xmalloc(NOTE_BYTES_MAX);
+	uint64_t a = do_op(CREATE, 0, 0, "a");
+	uint64_t b = do_op(CREATE, 0, 0, "b");
+
+	set_note(b, NOTE_RESERVATIONS, (const uint8_t *)"other", 5);
+	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+		for (size_t k = 0; k < lengths[i]; k++)
+			bytes[k] = (uint8_t)(k * 7 + i);
+		set_note(a, NOTE_EXPORTS, bytes, lengths[i]);
+		assert_note(a, NOTE_EXPORTS, bytes, lengths[i]);
+		reload();
+		assert_note(a, NOTE_EXPORTS, bytes, lengths[i]);
+		assert_note(b, NOTE_RESERVATIONS, (const uint8_t *)"other", 5);
+		assert_note(b, NOTE_EXPORTS, NULL, 0);
+	}
+	do_op(DELETE, a, 0, "");
+	reload();
+	assert_int_equal(catalog.notes_by_id.count, 1);
+	assert_note(b, NOTE_RESERVATIONS, (const uint8_t *)"other", 5);
+	free(bytes);
+}
+
+static void
+test_parts_of_notes_that_do_not_fit_are_refused(void **state)
+{
+	uint64_t a = do_op(CREATE, 0, 0, "a");
+	struct catalog_note_op op = { .type = CATALOG_OP_NOTE, .note = NOTE_EXPORTS, .volume = a };
+	static const struct {
+		uint8_t note;
+		uint64_t offset, size_bytes;
+	} cases[] = {
+		{ 0, 0, 1 }, { NOTE_KINDS, 0, 1 }, { NOTE_EXPORTS, 1, 900 },
+		{ NOTE_EXPORTS, NOTE_PART_BYTES, NOTE_PART_BYTES },
+		{ NOTE_EXPORTS, 0, NOTE_BYTES_MAX + 1 },
+		{ NOTE_EXPORTS, NOTE_PART_BYTES, 900 }, /* without the first part */
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		op.note = cases[i].note;
+		op.offset = cases[i].offset;
+		op.size_bytes = cases[i].size_bytes;
+		assert_int_equal(
+		    catalog_apply(&catalog, (const struct catalog_op *)&op, 1), -EUCLEAN);
+	}
+	op = (struct catalog_note_op){
+		.type = CATALOG_OP_NOTE, .note = NOTE_EXPORTS, .volume = 99, .size_bytes = 1
+	};
+	assert_int_equal(catalog_apply(&catalog, (const struct catalog_op *)&op, 1), -ENOENT);
+}
+
+static void
+test_notes_with_lost_parts_are_refused(void **state)
+{
+	uint8_t bytes[3 * NOTE_PART_BYTES] = { 1 };
+	uint64_t a = do_op(CREATE, 0, 0, "a");
+	uint64_t note;
+
+	set_note(a, NOTE_EXPORTS, bytes, sizeof(bytes));
+	note = catalog_volume(&catalog, a)->notes[NOTE_EXPORTS]->ids[1];
+	encode();
+	REFUSED(note, magic = 0, "a part of a note of volume a is missing");
+	REFUSED(note, volume = 30, "does not fit the others");
+	REFUSED(note, head = 900, "does not fit the others"); /* where its size lies */
 }
 
 static void
@@ -594,6 +702,9 @@ main(void)
 		TEST(test_record_at_another_place_is_found),
 		TEST(test_impossible_records_are_refused),
 		TEST(test_links_to_what_does_not_exist_are_refused),
+		TEST(test_notes_are_kept_and_replaced),
+		TEST(test_parts_of_notes_that_do_not_fit_are_refused),
+		TEST(test_notes_with_lost_parts_are_refused),
 		TEST(test_invariant_sees_wrong_counts),
 	};
 
