@@ -155,6 +155,8 @@ iscsi_server_create(const struct iscsi_server_config *config, struct iscsi_serve
 		server->config.login_timeout_ms = 15000;
 	if (!config->refusal_ms)
 		server->config.refusal_ms = 500;
+	if (!config->ping_ms)
+		server->config.ping_ms = 15000;
 	server->r = config->reactor;
 	server->buffers =
 	    buffer_pool_create(config->buffer_bytes ? config->buffer_bytes : 256 * MIB);

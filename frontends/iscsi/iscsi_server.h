@@ -35,6 +35,7 @@ struct iscsi_server_config {
 	uint64_t buffer_bytes;     /* 256 MiB, in flight */
 	uint32_t login_timeout_ms; /* 15 s */
 	uint32_t refusal_ms;       /* 500: a login is refused so long after its last request */
+	uint32_t ping_ms;          /* 15 s: silent peers are asked, and dropped as much later */
 	uint32_t stop_timeout_ms;  /* 10 s, for initiators to take their answers */
 };
 

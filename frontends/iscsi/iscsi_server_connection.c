@@ -351,6 +351,26 @@ static const struct iscsi_session_events session_events = {
 
 /* --- the beginning --- */
 
+/* False: it is gone, and so is the connection. */
+static bool
+watch_peer(struct iscsi_connection *c)
+{
+	uint64_t now_ns = c->server->r->reactor.now_ns;
+	uint64_t ping_ns = c->server->config.ping_ms * 1000000ull;
+
+	iscsi_session_poll(&c->session);
+	if (!c->stream.receiving || c->session.params.discovery) {
+		c->received_ns = now_ns; /* we do not listen: it cannot be heard */
+	} else if (c->session.pinged && now_ns - c->received_ns > 2 * ping_ns) {
+		diag_info("%s: disconnected: it does not answer", c->peer);
+		iscsi_connection_kill(c);
+		return false;
+	} else if (!c->session.pinged && now_ns - c->received_ns > ping_ns) {
+		iscsi_session_ping(&c->session);
+	}
+	return true;
+}
+
 static void
 watch(struct timer *timer)
 {
@@ -366,6 +386,8 @@ watch(struct timer *timer)
 		diag_warning("%s: disconnected: it takes no answers", c->peer);
 		return iscsi_connection_kill(c);
 	}
+	if (c->session.phase == ISCSI_PHASE_FULL && !watch_peer(c))
+		return;
 	if (c->session.phase == ISCSI_PHASE_FULL && !c->asking && !c->session.params.discovery &&
 	    c->exports_generation != target_exports_generation(c->server->config.target))
 		session_offer(&c->session);

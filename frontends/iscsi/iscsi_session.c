@@ -61,6 +61,61 @@ reject(struct iscsi_session *session, enum iscsi_reject reason)
 	iscsi_control_queue(session, control);
 }
 
+/* --- what the target says of its own accord --- */
+
+static bool
+may_say(const struct iscsi_session *session)
+{
+	return session->phase == ISCSI_PHASE_FULL && session->digests && !session->closes &&
+	       session->controls_used < ISCSI_CONTROLS_MAX / 2;
+}
+
+void
+iscsi_session_ping(struct iscsi_session *session)
+{
+	struct iscsi_control *control;
+
+	if (!may_say(session))
+		return;
+	control = iscsi_control_new(session, ISCSI_NOP_IN);
+	control->takes_stat_sn = false; /* it names the next one */
+	iscsi_put(control->bhs, ISCSI_AT_TAG, 4, ISCSI_NO_TAG);
+	if (++session->next_ttt == ISCSI_NO_TAG)
+		session->next_ttt = 1;
+	iscsi_put(control->bhs, ISCSI_AT_TTT, 4, session->next_ttt);
+	session->pinged = true;
+	iscsi_control_queue(session, control);
+}
+
+/* An asynchronous message with sense data of a unit; its unit attention awaits a command, too. */
+static void
+say_attention(struct iscsi_session *session, uint16_t lun, enum scsi_asc asc)
+{
+	struct iscsi_control *control = iscsi_control_new(session, ISCSI_ASYNC);
+	struct scsi_sense sense = { 0 };
+	size_t sense_bytes;
+
+	scsi_sense_set(&sense, SCSI_UNIT_ATTENTION, asc);
+	control->data = xcalloc(1, 2 + SCSI_SENSE_BYTES_MAX);
+	sense_bytes = scsi_sense_encode(&sense, false, control->data + 2);
+	iscsi_put(control->data, 0, 2, (uint32_t)sense_bytes);
+	control->data_bytes = 2 + (uint32_t)sense_bytes;
+	control->bhs[ISCSI_AT_LUN + 1] = (uint8_t)lun;
+	iscsi_put(control->bhs, ISCSI_AT_TAG, 4, ISCSI_NO_TAG);
+	iscsi_control_queue(session, control); /* event 0: SCSI */
+}
+
+void
+iscsi_session_poll(struct iscsi_session *session)
+{
+	if (!may_say(session))
+		return;
+	for (uint32_t i = 0; i < session->luns.count; i++)
+		if (scsi_nexus_poll(session->nexuses[i]))
+			say_attention(session, scsi_nexus_lun(session->nexuses[i]),
+			    SCSI_ASC_CAPACITY_CHANGED);
+}
+
 /* --- output --- */
 
 struct iscsi_out *
@@ -249,6 +304,7 @@ header_taken(struct iscsi_session *session)
 								 : (uint32_t)ISCSI_TEXT_BYTES_MAX;
 
 	session->data_bytes = iscsi_get(session->bhs, ISCSI_AT_DATA_LENGTH, 3);
+	session->pinged = false;
 	session->payload = NULL;
 	session->payload_left = 0;
 	session->task = NULL;

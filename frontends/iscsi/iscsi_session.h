@@ -162,6 +162,7 @@ struct iscsi_session {
 	uint32_t immediates_used;
 	uint32_t controls_used;
 	uint32_t next_ttt;
+	bool pinged; /* and nothing was heard since */
 
 	/* input: the PDU being received */
 	enum iscsi_input input;
@@ -216,6 +217,11 @@ void iscsi_session_refuse(struct iscsi_session *session);
 /* Exports changed under a session in full feature phase.  False: it has lost a unit, and is to be
  * ended.  @offer becomes the session's. */
 bool iscsi_session_reoffered(struct iscsi_session *session, struct iscsi_offer *offer) must_check;
+
+/* Of a session in full feature phase that is silent: asks whether its initiator is there. */
+void iscsi_session_ping(struct iscsi_session *session);
+/* From time to time: tells the initiator what has changed that no command of its noticed. */
+void iscsi_session_poll(struct iscsi_session *session);
 
 /* Fills session->outs; how many. */
 uint32_t iscsi_session_gather(struct iscsi_session *session);

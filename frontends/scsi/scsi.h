@@ -83,6 +83,8 @@ struct scsi_nexus *scsi_nexus_begin(struct scsi_port *port, struct volume *volum
     const char *target_name, const struct scsi_initiator *initiator, uint16_t lun,
     const struct scsi_luns *luns);
 uint16_t scsi_nexus_lun(const struct scsi_nexus *nexus);
+/* Looks at what a command would notice: true, once: the capacity has changed. */
+bool scsi_nexus_poll(struct scsi_nexus *nexus);
 /* REPORTED LUNS DATA HAS CHANGED (3F/0E) awaits the next command. */
 void scsi_nexus_luns_changed(struct scsi_nexus *nexus);
 /* I_T nexus loss: RESERVE(6/10) is released, persistent registrations stay.  None of its tasks is

@@ -35,6 +35,10 @@
 	PLAIN(text, 0x5f, sa, 10, SCSI_PERSISTENT_RESERVE_OUT, SCSI_DATA_OUT_BYTES, 5, 4, \
 	    sa, 0xff, 0, 0, LEN_32)
 
+#define RESULTS(text, sa) \
+	PLAIN(text, 0x84, sa, 16, SCSI_RECEIVE_COPY_RESULTS, SCSI_DATA_IN_BYTES, 10, 4, \
+	    sa, 0xff, 0, 0, 0, 0, 0, 0, 0, LEN_32)
+
 const struct scsi_command scsi_commands[] = {
 	PLAIN("TEST UNIT READY", 0x00, NONE, 6, SCSI_TEST_UNIT_READY, SCSI_DATA_NONE, 0, 0, 0),
 	PLAIN("REQUEST SENSE", 0x03, NONE, 6, SCSI_REQUEST_SENSE, SCSI_DATA_IN_BYTES, 4, 1,
@@ -90,6 +94,12 @@ const struct scsi_command scsi_commands[] = {
 	RESERVE_OUT("PERSISTENT RESERVE OUT: PREEMPT", 0x04),
 	RESERVE_OUT("PERSISTENT RESERVE OUT: PREEMPT AND ABORT", 0x05),
 	RESERVE_OUT("PERSISTENT RESERVE OUT: REGISTER AND IGNORE EXISTING KEY", 0x06),
+	{ .name = "EXTENDED COPY(LID1)", .opcode = 0x83, .service_action = 0x00, .cdb_bytes = 16,
+	  .count_at = 10, .count_bytes = 4, .action = SCSI_EXTENDED_COPY,
+	  .data = SCSI_DATA_OUT_BYTES,
+	  .usage = { 0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, LEN_32 } },
+	RESULTS("RECEIVE COPY STATUS(LID1)", 0x00),
+	RESULTS("RECEIVE COPY OPERATING PARAMETERS", 0x03),
 	BLOCKS_16("READ(16)", 0x88, 0x1c, SCSI_READ, SCSI_DATA_IN_BLOCKS),
 	{ .name = "COMPARE AND WRITE", .opcode = 0x89, .service_action = NONE, .cdb_bytes = 16,
 	  .lba_at = 2, .lba_bytes = 8, .count_at = 13, .count_bytes = 1, .writes = true,

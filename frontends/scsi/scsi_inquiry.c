@@ -22,7 +22,7 @@ enum {
 static size_t
 put_serial(const struct scsi_task *task, uint8_t *page)
 {
-	uuid_format(&task->unit->uuid, (char *)page + 4);
+	uuid_format(&task->unit->identity, (char *)page + 4);
 	return 4 + UUID_TEXT_BYTES - 1;
 }
 
@@ -49,25 +49,45 @@ put_designator(uint8_t *at, struct designator kind, const void *bytes, size_t le
 	return 4 + padded_bytes;
 }
 
+size_t
+scsi_designator(
+    const struct scsi_unit *unit, unsigned type, uint8_t bytes[SCSI_DESIGNATOR_BYTES_MAX])
+{
+	const uint8_t *identity = unit->identity.bytes;
+
+	switch (type) {
+	case 3: /* NAA, locally assigned: there is no company identifier behind it */
+		memcpy(bytes, identity, 8);
+		bytes[0] = (uint8_t)(0x30 | (bytes[0] & 0x0f));
+		return 8;
+	case 1: /* T10 */
+		memcpy(bytes, VENDOR, 8);
+		uuid_format(&unit->identity, (char *)bytes + 8);
+		return 8 + UUID_TEXT_BYTES - 1;
+	case 0x0a: /* UUID */
+		bytes[0] = 0x10;
+		bytes[1] = 0;
+		memcpy(bytes + 2, identity, 16);
+		return 18;
+	default:
+		return 0;
+	}
+}
+
 static size_t
 put_identification(const struct scsi_task *task, uint8_t *page)
 {
-	const uint8_t *uuid = (const uint8_t *)&task->unit->uuid;
+	static const struct designator of_unit[] = { { 1, 0, 3 }, { 2, 0, 1 }, { 1, 0, 0x0a } };
 	const char *target = task->nexus->target_name;
 	char port[SCSI_NAME_BYTES_MAX + 16];
-	uint8_t naa[8], t10[8 + UUID_TEXT_BYTES], uuid_name[18] = { 0x10 };
 	size_t at = 4;
 
-	/* Locally assigned: there is no company identifier behind it. */
-	memcpy(naa, uuid, sizeof(naa));
-	naa[0] = (uint8_t)(0x30 | (naa[0] & 0x0f));
-	at += put_designator(page + at, (struct designator){ 1, 0, 3 }, naa, sizeof(naa));
-	memcpy(t10, VENDOR, 8);
-	uuid_format(&task->unit->uuid, (char *)t10 + 8);
-	at += put_designator(page + at, (struct designator){ 2, 0, 1 }, t10, sizeof(t10) - 1);
-	memcpy(uuid_name + 2, uuid, 16);
-	at += put_designator(
-	    page + at, (struct designator){ 1, 0, 0x0a }, uuid_name, sizeof(uuid_name));
+	for (size_t i = 0; i < ARRAY_SIZE(of_unit); i++) {
+		uint8_t designator[SCSI_DESIGNATOR_BYTES_MAX];
+		size_t len_bytes = scsi_designator(task->unit, of_unit[i].type, designator);
+
+		at += put_designator(page + at, of_unit[i], designator, len_bytes);
+	}
 	at += put_designator(
 	    page + at, (struct designator){ 1, 1, 4 }, "\0\0\0\1", 4); /* relative port */
 	at += put_designator(page + at, (struct designator){ 1, 1, 5 }, "\0\0\0\1", 4); /* group */

@@ -8,6 +8,7 @@
  *   scsi_mode.c     MODE SENSE, MODE SELECT, LOG SENSE
  *   scsi_report.c   capacities, LUNs, port groups, LBA status and other answers
  *   scsi_medium.c   what reads and writes blocks
+ *   scsi_copy.c     copies between units
  *   scsi_reserve.c  reservations
  */
 #ifndef QUARRY_FRONTENDS_SCSI_INTERNAL_H
@@ -19,6 +20,8 @@
 
 #define SCSI_UNMAP_DESCRIPTORS_MAX 256u
 #define SCSI_WRITE_SAME_BYTES_MAX (1 * GIB)
+#define SCSI_COPIES_MAX 8u
+#define SCSI_DESIGNATOR_BYTES_MAX 64u
 #define SCSI_RELATIVE_PORT 1u
 #define SCSI_PORT_GROUP 1u
 
@@ -41,6 +44,7 @@ struct scsi_unit {
 	struct scsi_port *port;
 	struct uuid uuid;
 	char snapshot[NAME_SIZE]; /* "": the volume itself */
+	struct uuid identity;     /* of a snapshot another one, made of both */
 	uint32_t block_bytes;
 	uint64_t size_bytes; /* as the initiators were told */
 	struct list nexuses;
@@ -51,6 +55,15 @@ struct scsi_unit {
 	bool stopped;                   /* START STOP UNIT */
 	struct scsi_nexus *reserved_by; /* RESERVE(6/10) */
 	struct scsi_reservation reservation;
+};
+
+/* What became of an EXTENDED COPY. */
+struct scsi_copy_result {
+	bool used;
+	uint8_t list_id;
+	uint8_t status;
+	uint16_t segments;
+	uint64_t bytes;
 };
 
 struct scsi_nexus {
@@ -64,6 +77,9 @@ struct scsi_nexus {
 	enum scsi_asc attentions[SCSI_ATTENTIONS_MAX];
 	uint32_t attention_count;
 	bool prevents_removal;
+	uint64_t announced_bytes; /* the size that a poll of it has seen */
+	struct scsi_copy_result copies[SCSI_COPIES_MAX];
+	uint32_t copy_count;
 };
 
 /* --- numbers on the wire --- */
@@ -121,6 +137,8 @@ void scsi_answer(struct scsi_task *task, size_t len_bytes);
 /* The same of a small answer. */
 void scsi_answer_bytes(struct scsi_task *task, const void *bytes, size_t len_bytes);
 /* Asks the engine, then calls @then, unless it fails: then the task is finished. */
+void scsi_submit_to(struct scsi_task *task, struct volume *volume, enum volume_op op,
+    uint64_t offset_bytes, uint64_t len_bytes, void *buffer, void (*then)(struct scsi_task *task));
 void scsi_submit(struct scsi_task *task, enum volume_op op, uint64_t offset_bytes,
     uint64_t len_bytes, void *buffer, void (*then)(struct scsi_task *task));
 
@@ -182,6 +200,13 @@ void scsi_run_reserve(struct scsi_task *task);
 void scsi_run_release(struct scsi_task *task);
 void scsi_run_persistent_in(struct scsi_task *task);
 void scsi_run_persistent_out(struct scsi_task *task);
+void scsi_run_extended_copy(struct scsi_task *task);
+void scsi_run_copy_results(struct scsi_task *task);
+/* The unit's designator of this type; its length, 0: it has none. */
+size_t scsi_designator(
+    const struct scsi_unit *unit, unsigned type, uint8_t bytes[SCSI_DESIGNATOR_BYTES_MAX]);
+/* Whether another's reservation of its unit forbids the nexus to read, or to write. */
+bool scsi_reservation_excludes(const struct scsi_nexus *nexus, bool writes);
 /* Whether the reservations of the unit forbid the task. */
 bool scsi_reservation_forbids(const struct scsi_task *task);
 

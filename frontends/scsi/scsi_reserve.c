@@ -156,6 +156,21 @@ always_allowed(const struct scsi_task *task)
 }
 
 bool
+scsi_reservation_excludes(const struct scsi_nexus *nexus, bool writes)
+{
+	struct scsi_unit *unit = nexus->unit;
+	const struct scsi_registrant *registrant = registrant_of(unit, &nexus->initiator);
+	uint8_t type = unit->reservation.type;
+
+	if (unit->reserved_by && unit->reserved_by != nexus)
+		return true;
+	if (!type || holds(unit, registrant) || (registrant && registrants_may(type)))
+		return false;
+	return writes || (type != PR_WRITE_EXCLUSIVE && type != PR_WRITE_EXCLUSIVE_REGISTRANTS &&
+			     type != PR_WRITE_EXCLUSIVE_ALL);
+}
+
+bool
 scsi_reservation_forbids(const struct scsi_task *task)
 {
 	struct scsi_unit *unit = task->unit;

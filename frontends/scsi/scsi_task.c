@@ -37,6 +37,8 @@ static void (*const runs[])(struct scsi_task *task) = {
 	[SCSI_LOG_SENSE] = scsi_run_log_sense,
 	[SCSI_PERSISTENT_RESERVE_IN] = scsi_run_persistent_in,
 	[SCSI_PERSISTENT_RESERVE_OUT] = scsi_run_persistent_out,
+	[SCSI_EXTENDED_COPY] = scsi_run_extended_copy,
+	[SCSI_RECEIVE_COPY_RESULTS] = scsi_run_copy_results,
 	[SCSI_REPORT_LUNS] = scsi_run_report_luns,
 	[SCSI_REPORT_TARGET_PORT_GROUPS] = scsi_run_port_groups,
 	[SCSI_REPORT_OPCODES] = scsi_run_opcodes,
@@ -229,7 +231,8 @@ io_done(struct volume_io *io)
 	/* Something else is done for an aborted task only to its end. */
 	if (task->aborted)
 		scsi_finish(task, SCSI_TASK_ABORTED);
-	else if (io->error && io->error != -ECANCELED)
+	else if (io->error && io->error != -ECANCELED &&
+		 task->parsed.command->action != SCSI_EXTENDED_COPY)
 		scsi_fail(task, io->error);
 	else
 		task->then(task);
@@ -238,6 +241,13 @@ io_done(struct volume_io *io)
 void
 scsi_submit(struct scsi_task *task, enum volume_op op, uint64_t offset_bytes, uint64_t len_bytes,
     void *buffer, void (*then)(struct scsi_task *task))
+{
+	scsi_submit_to(task, task->nexus->volume, op, offset_bytes, len_bytes, buffer, then);
+}
+
+void
+scsi_submit_to(struct scsi_task *task, struct volume *volume, enum volume_op op,
+    uint64_t offset_bytes, uint64_t len_bytes, void *buffer, void (*then)(struct scsi_task *task))
 {
 	bool changes = op != VOLUME_READ && op != VOLUME_FLUSH && op != VOLUME_STATUS;
 
@@ -248,7 +258,7 @@ scsi_submit(struct scsi_task *task, enum volume_op op, uint64_t offset_bytes, ui
 	task->io.len_bytes = len_bytes;
 	task->io.buffer = buffer;
 	task->io.done = io_done;
-	volume_submit(task->nexus->volume, &task->io);
+	volume_submit(volume, &task->io);
 }
 
 /* --- running --- */
@@ -263,6 +273,17 @@ notice_size(struct scsi_nexus *nexus)
 		return;
 	nexus->unit->size_bytes = size_bytes;
 	scsi_attention_all(nexus->unit, NULL, SCSI_ASC_CAPACITY_CHANGED);
+}
+
+bool
+scsi_nexus_poll(struct scsi_nexus *nexus)
+{
+	bool changed;
+
+	notice_size(nexus);
+	changed = nexus->announced_bytes != nexus->unit->size_bytes;
+	nexus->announced_bytes = nexus->unit->size_bytes;
+	return changed;
 }
 
 /* Commands that neither report nor clear a unit attention. */

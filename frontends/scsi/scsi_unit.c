@@ -63,6 +63,25 @@ unit_find(struct scsi_port *port, const struct volume_info *info)
 	return NULL;
 }
 
+/* A volume and its snapshot must never pass for two paths to one disk. */
+static struct uuid
+identity_of(const struct volume_info *info)
+{
+	struct uuid identity = info->uuid;
+	uint64_t hash = 0;
+
+	if (!info->name.snapshot[0])
+		return identity;
+	for (const char *c = info->name.snapshot; *c; c++)
+		hash = mix64(hash + (uint8_t)*c + 1);
+	for (unsigned i = 0; i < 16; i++) {
+		identity.bytes[i] ^= (uint8_t)(hash >> 8 * (i % 8));
+		if (i == 7)
+			hash = mix64(hash);
+	}
+	return identity;
+}
+
 static struct scsi_unit *
 unit_get(struct scsi_port *port, const struct volume_info *info)
 {
@@ -74,6 +93,7 @@ unit_get(struct scsi_port *port, const struct volume_info *info)
 	unit->port = port;
 	unit->uuid = info->uuid;
 	memcpy(unit->snapshot, info->name.snapshot, sizeof(unit->snapshot));
+	unit->identity = identity_of(info);
 	unit->block_bytes = port->block_bytes;
 	unit->size_bytes = info->size_bytes;
 	list_init(&unit->nexuses);
@@ -138,6 +158,7 @@ scsi_nexus_begin(struct scsi_port *port, struct volume *volume, const char *targ
 	nexus->unit = unit_get(port, volume_info(volume));
 	nexus->volume = volume;
 	nexus->lun = lun;
+	nexus->announced_bytes = nexus->unit->size_bytes;
 	nexus->luns = luns;
 	nexus->initiator = *initiator;
 	strncpy(nexus->target_name, target_name, sizeof(nexus->target_name) - 1);

@@ -18,6 +18,11 @@
 #include "core/target.h"
 
 #define FAKE_VOLUMES_MAX 8
+#define FAKE_ATOMIC_BYTES_MAX (1020 * KIB)
+
+/* Of what is opened from now on. */
+static uint64_t fake_atomic_bytes_max __attribute__((unused)) = FAKE_ATOMIC_BYTES_MAX;
+static bool fake_same_uuid __attribute__((unused)); /* all are of one volume */
 
 struct fake_image {
 	struct name name;
@@ -38,6 +43,13 @@ struct target {
 	struct fake_image images[FAKE_VOLUMES_MAX];
 	size_t image_count;
 };
+
+/* Smaller, that is: its memory stays as it is.  Handles see it. */
+static inline void
+fake_resize(struct fake_image *image, uint64_t size_bytes)
+{
+	image->size_bytes = size_bytes;
+}
 
 struct volume {
 	struct target *target;
@@ -97,9 +109,9 @@ fake_open_run(struct task *task)
 		op->volume->target = op->target;
 		op->volume->image = image;
 		op->volume->info.name = image->name;
-		op->volume->info.uuid.bytes[0] = (uint8_t)(i + 1);
+		op->volume->info.uuid.bytes[0] = (uint8_t)(fake_same_uuid ? 1 : i + 1);
+		op->volume->info.atomic_bytes_max = fake_atomic_bytes_max;
 		op->volume->info.size_bytes = image->size_bytes;
-		op->volume->info.atomic_bytes_max = MIB;
 		op->volume->info.readonly = image->readonly || op->readonly;
 		image->opens++;
 		image->open_now++;
@@ -148,6 +160,7 @@ target_names(struct target *target, struct target_names *op)
 const struct volume_info *
 volume_info(const struct volume *volume)
 {
+	((struct volume *)(uintptr_t)volume)->info.size_bytes = volume->image->size_bytes;
 	return &volume->info;
 }
 

@@ -102,7 +102,7 @@ add_export(const char *volume, const char *iqn, uint8_t lun)
 	return &export->item;
 }
 
-static struct export *
+static inline struct export *
 add_chap(struct export *item, const char *user, const char *secret)
 {
 	strcpy(item->user, user);
@@ -402,7 +402,7 @@ hear_nothing(struct initiator *i)
 }
 
 /* The value of @key in a text; NULL: it is not there. */
-static const char *
+static inline const char *
 key_of(const struct pdu *pdu, const char *key)
 {
 	const char *at = (const char *)pdu->data;
