@@ -8,76 +8,46 @@
 
 #include "core/base/diag.h"
 #include "frontends/iscsi/iscsi_server_internal.h"
+#include "frontends/stream/stream_address.h"
 
 #define SCHEME "iscsi://"
 
-struct place {
-	char host[256];
-	char port[8];
-};
-
 /* iscsi://ADDRESS[:PORT][/] */
 static int
-parse_uri(const char *uri, struct place *place, struct error *error)
+parse_uri(const char *uri, struct stream_address *address, struct error *error)
 {
-	const char *host = uri + strlen(SCHEME);
-	bool bracketed;
-	size_t host_bytes;
-	const char *after;
+	const char *rest;
+	int rc;
 
 	if (strncmp(uri, SCHEME, strlen(SCHEME)) != 0)
 		return error_set(error, -EINVAL,
 		    "\"%.80s\" is not an address to listen on; write " SCHEME "ADDRESS:PORT", uri);
-	bracketed = host[0] == '[';
-	host += bracketed;
-	host_bytes = strcspn(host, bracketed ? "]" : ":/");
-	after = host + host_bytes;
-	if (bracketed && *after++ != ']')
-		return error_set(error, -EINVAL, "\"%.80s\": a ] is missing", uri);
-	if (host_bytes == 0 || host_bytes >= sizeof(place->host))
+	rc = stream_address_parse(address, uri, uri + strlen(SCHEME), SCHEME, ISCSI_PORT_DEFAULT,
+	    "targets are named by initiators", &rest, error);
+	if (rc == 0 && *rest)
 		return error_set(error, -EINVAL,
-		    "\"%.80s\" has no address; for every address of this machine write " SCHEME
-		    "0.0.0.0 or " SCHEME "[::]",
-		    uri);
-	memcpy(place->host, host, host_bytes);
-	place->host[host_bytes] = '\0';
-	strcpy(place->port, ISCSI_PORT_DEFAULT);
-	if (*after == ':') {
-		size_t port_bytes = strspn(++after, "0123456789");
-
-		if (port_bytes == 0 || port_bytes > 5 || atoi(after) < 1 || atoi(after) > 65535)
-			return error_set(error, -EINVAL,
-			    "\"%.80s\": the port must be a number from 1 to 65535", uri);
-		memcpy(place->port, after, port_bytes);
-		place->port[port_bytes] = '\0';
-		after += port_bytes;
-	}
-	if (after[0] && strcmp(after, "/") != 0)
-		return error_set(error, -EINVAL,
-		    "\"%.80s\": a listen address ends after the port; targets are named by "
-		    "initiators",
-		    uri);
-	return 0;
+		    "\"%.80s\": nothing may stand behind the ?, there are no options", uri);
+	return rc;
 }
 
 int
 iscsi_uri_check(const char *uri, struct error *error)
 {
-	struct place place;
+	struct stream_address address;
 
-	return parse_uri(uri, &place, error);
+	return parse_uri(uri, &address, error);
 }
 
 int
 iscsi_server_listen(struct iscsi_server *server, const char *uri, struct error *error)
 {
-	struct place place;
-	int rc = parse_uri(uri, &place, error);
+	struct stream_address address;
+	int rc = parse_uri(uri, &address, error);
 
 	if (rc)
 		return rc;
 	return stream_listen_tcp(
-	    &server->listeners, place.host, place.port, SCHEME, uri, uri, error);
+	    &server->listeners, address.host, address.port, SCHEME, uri, uri, error);
 }
 
 enum iscsi_access

@@ -67,6 +67,6 @@ nbd_server_listen(struct nbd_server *server, const char *uri, struct error *erro
 	policy = policy_add(server, &address, uri);
 	if (address.is_unix)
 		return stream_listen_unix(&server->listeners, address.path, uri, policy, error);
-	return stream_listen_tcp(&server->listeners, address.host, address.port,
+	return stream_listen_tcp(&server->listeners, address.tcp.host, address.tcp.port,
 	    address.tls == NBD_TLS_REQUIRE ? "nbds://" : "nbd://", uri, policy, error);
 }

@@ -144,53 +144,13 @@ parse_unix(struct nbd_address *address, const char *uri, const char *rest, struc
 	return parse_query(address, uri, rest + 1, error);
 }
 
-/* 0 is one: the kernel chooses. */
-static bool
-port_is_valid(const char *text)
-{
-	size_t digits = strspn(text, "0123456789");
-
-	return digits > 0 && digits <= 5 && !text[digits] && atoi(text) <= 65535;
-}
-
 static int
 parse_tcp(struct nbd_address *address, const char *uri, const char *rest, struct error *error)
 {
-	bool bracketed = rest[0] == '[';
-	size_t host_bytes = bracketed ? strcspn(rest + 1, "]/?") : strcspn(rest, ":/?");
-	const char *host = bracketed ? rest + 1 : rest;
-	const char *after = host + host_bytes;
-	size_t port_bytes;
+	int rc = stream_address_parse(&address->tcp, uri, rest, "nbd://", NBD_PORT_DEFAULT,
+	    "exports are named by clients", &rest, error);
 
-	if (bracketed && *after++ != ']')
-		return error_set(error, -EINVAL, "\"%.80s\": a ] is missing", uri);
-	if (host_bytes == 0)
-		return error_set(error, -EINVAL,
-		    "\"%.80s\" has no address; for every address of this machine write "
-		    "nbd://0.0.0.0:" NBD_PORT_DEFAULT " or nbd://[::]:" NBD_PORT_DEFAULT,
-		    uri);
-	if (host_bytes >= sizeof(address->host))
-		return error_set(error, -EINVAL, "\"%.80s…\": the address is too long", uri);
-	memcpy(address->host, host, host_bytes);
-	address->host[host_bytes] = '\0';
-	strcpy(address->port, NBD_PORT_DEFAULT);
-	if (*after == ':') {
-		port_bytes = strcspn(++after, "/?");
-		snprintf(address->port, sizeof(address->port), "%.*s",
-		    (int)min_u64(port_bytes, sizeof(address->port) - 1), after);
-		if (!port_is_valid(address->port))
-			return error_set(error, -EINVAL,
-			    "\"%.80s\": the port must be a number up to 65535 (an IPv6 address "
-			    "stands in [ ])",
-			    uri);
-		after += port_bytes;
-	}
-	after += *after == '/';
-	if (*after && *after != '?')
-		return error_set(error, -EINVAL,
-		    "\"%.80s\": a listen address ends after the port; exports are named by clients",
-		    uri);
-	return parse_query(address, uri, after + (*after == '?'), error);
+	return rc ? rc : parse_query(address, uri, rest + (*rest == '?'), error);
 }
 
 int

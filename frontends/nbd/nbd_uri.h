@@ -10,6 +10,7 @@
 
 #include "core/base/error.h"
 #include "frontends/nbd/nbd_proto.h"
+#include "frontends/stream/stream_address.h"
 
 enum nbd_tls_policy {
 	NBD_TLS_OFF,
@@ -21,8 +22,7 @@ struct nbd_address {
 	bool is_unix;
 	bool tls_given; /* else the server's own setting counts */
 	enum nbd_tls_policy tls;
-	char host[256]; /* TCP: a name or an address, without brackets */
-	char port[8];
+	struct stream_address tcp;
 	char path[108]; /* Unix socket */
 };
 

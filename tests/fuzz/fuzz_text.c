@@ -53,7 +53,7 @@ try_listen(const char *text)
 	else if (address.is_unix)
 		CHECK(address.path[0]);
 	else
-		CHECK(address.host[0] && address.port[0]);
+		CHECK(address.tcp.host[0] && address.tcp.port[0]);
 }
 
 static void

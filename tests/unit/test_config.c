@@ -10,6 +10,7 @@
 /* The programs' parts are in no library. */
 #include "frontends/nbd/nbd_server.h"
 #include "tools/quarryd_config.c"
+#include "frontends/iscsi/iscsi_server.h"
 #include "tools/quarryd_systemd.c"
 
 static void
@@ -467,10 +468,39 @@ test_listen_addresses(void **state)
 	}
 }
 
+static void
+test_iscsi_addresses(void **state)
+{
+	static const struct {
+		const char *uri;
+		const char *error; /* a part of it; NULL: a good one */
+	} cases[] = {
+		{ "iscsi://192.0.2.1", NULL },
+		{ "iscsi://[::]:3260/", NULL },
+		{ "iscsi://host:0", NULL },
+		{ "iscsi:192.0.2.1", "write iscsi://ADDRESS:PORT" },
+		{ "iscsi://", "write iscsi://0.0.0.0:3260 or iscsi://[::]:3260" },
+		{ "iscsi://h:65536", "up to 65535" },
+		{ "iscsi://h/iqn.x", "targets are named by initiators" },
+		{ "iscsi://h?tls=on", "there are no options" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct error error = { 0 };
+		int rc = iscsi_uri_check(cases[i].uri, &error);
+
+		assert_int_equal(rc, cases[i].error ? -EINVAL : 0);
+		if (cases[i].error && !strstr(error.text, cases[i].error))
+			fail_msg("%s", error.text);
+	}
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_iscsi_addresses),
 		cmocka_unit_test(test_bad_files),
 		cmocka_unit_test(test_garbage_files),
 		cmocka_unit_test(test_good_file),
