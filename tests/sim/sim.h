@@ -277,8 +277,9 @@ struct damage {
 struct faults {
 	bool struck; /* errors are excused */
 	uint64_t flushes_failed;
-	uint64_t resume_event; /* when what is held goes on */
-	bool damaged;          /* contents are not what was acknowledged */
+	uint64_t resume_event;     /* when what is held goes on */
+	bool misdirect_relocation; /* its next read */
+	bool damaged;              /* contents are not what was acknowledged */
 	bool damage_unknown;
 	struct damage damages[64];
 	unsigned damage_count;

@@ -148,7 +148,7 @@ add(struct sim *sim, struct device *device, enum device_op op, enum fault_effect
 	};
 
 	/* One by one: the order in which an initializer is evaluated is the compiler's. */
-	rule.first = 1 + draw(sim, 4);
+	rule.first = 1 + draw(sim, sim->online ? 4 : 40); /* an import reads many places */
 	rule.count = 1 + draw(sim, 3);
 	/* Once only: a device that answers the same read wrongly each time cannot be told from one
 	 * that has lost what was there, and the log's end is read twice. */
@@ -159,6 +159,33 @@ add(struct sim *sim, struct device *device, enum device_op op, enum fault_effect
 	if (effect == FAULT_MISDIRECT)
 		rule.shift_bytes = ((int64_t)draw(sim, 65) - 32) * (int64_t)BLOCK_BYTES;
 	fault_add(device, &rule);
+}
+
+/* A block of the slab of disk @d that has least that is live: relocation takes it next. */
+static bool
+place_of_victim(const struct sim *sim, uint32_t d, uint64_t *offset_bytes)
+{
+	const struct slab *victim = NULL;
+
+	for (uint32_t i = 0; sim->online && i < sim->pool->device_count; i++) {
+		const struct space_device *device = &sim->pool->space.devices[i];
+
+		for (uint32_t n = 0;
+		     pool_device(sim->pool, i) == sim->devices[d] && n < device->slab_count; n++) {
+			const struct slab *slab = &device->slabs[n];
+
+			if (slab->state == SLAB_SEALED && slab->live > 0 &&
+			    (!victim || slab->live < victim->live))
+				victim = slab;
+		}
+	}
+	for (uint32_t slot = 0; victim && slot < sim->pool->space.slab_blocks; slot++) {
+		if (!bitmap_test(victim->live_bits, slot))
+			continue;
+		*offset_bytes = space_offset_bytes(&sim->pool->space, victim, slot);
+		return true;
+	}
+	return false;
 }
 
 /* Some place of a slab in use, of a structure at the head, or anywhere. */
@@ -207,7 +234,7 @@ faults_strike(struct sim *sim)
 {
 	uint32_t d = (uint32_t)draw(sim, sim->weather.device_count);
 	struct device *device = sim->devices[d];
-	uint64_t blocks;
+	uint64_t blocks, place;
 	unsigned kind;
 
 	if (!sim->weather.faults)
@@ -230,11 +257,15 @@ faults_strike(struct sim *sim)
 		return add(sim, device, DEVICE_READ, FAULT_FAIL, -EIO);
 	case KIND_BAD_PLACE:
 		blocks = 1 + draw(sim, 100);
+		if (draw(sim, 2) && place_of_victim(sim, d, &place))
+			return fault_add_bad(device, place, BLOCK_BYTES);
 		return fault_add_bad(device, round_down(interesting_place(sim, d), BLOCK_BYTES),
 		    blocks * BLOCK_BYTES);
 	case KIND_READ_MISDIRECTED:
-		if (relocation_reads(sim) && draw(sim, 2))
-			device = relocation_reads(sim);
+		if (sim->online && draw(sim, 2)) {
+			sim->faults.misdirect_relocation = true;
+			return;
+		}
 		return add(sim, device, DEVICE_READ, FAULT_MISDIRECT, 0);
 	case KIND_WRITE_ERROR:
 		return add(
@@ -274,6 +305,10 @@ faults_tick(struct sim *sim)
 {
 	bool idle;
 
+	if (sim->faults.misdirect_relocation && relocation_reads(sim)) {
+		add(sim, relocation_reads(sim), DEVICE_READ, FAULT_MISDIRECT, 0);
+		sim->faults.misdirect_relocation = false;
+	}
 	if (!sim->weather.faults || !faults_held(sim))
 		return;
 	idle = list_empty(&sim->reactor->ready) && list_empty(&sim->reactor->turn_end) &&
@@ -289,6 +324,7 @@ faults_tick(struct sim *sim)
 void
 faults_calm(struct sim *sim)
 {
+	sim->faults.misdirect_relocation = false;
 	sim->progress_ns = sim->now_ns;
 	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
 		fault_clear(sim->devices[d]);

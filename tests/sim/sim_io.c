@@ -356,6 +356,13 @@ io_zero(struct sim *sim, struct sim_handle *handle, const struct model_volume *v
 
 	draw_range(sim, volume->size_bytes, sim->weather.blocks_max * (one_in(sim, 4) ? 6 : 1),
 	    &offset_bytes, &len_bytes);
+	if (!huge && one_in(sim, 6)) { /* whole leaves of the map */
+		uint64_t leaf_bytes = MAP_FANOUT * (uint64_t)BLOCK_BYTES;
+
+		offset_bytes = round_down(offset_bytes, leaf_bytes);
+		len_bytes =
+		    min_u64((1 + draw(sim, 2)) * leaf_bytes, volume->size_bytes - offset_bytes);
+	}
 	if (huge) {
 		if (one_in(sim, 3))
 			offset_bytes = 0;

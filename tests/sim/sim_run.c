@@ -151,6 +151,7 @@ boot(struct sim *sim)
 	no_crash(sim);
 	sim->history.captured = false;
 	sim->faults.struck = false;
+	sim->faults.misdirect_relocation = false;
 	sim->faults.flushes_failed = 0;
 	be_loud(sim);
 	sim->reactor = xcalloc(1, sizeof(*sim->reactor));
