@@ -352,7 +352,7 @@ static int
 set_note(struct admin_operation *a, const struct volume_record *volume, enum note_kind kind,
     const uint8_t *bytes, size_t len_bytes)
 {
-	if (!(a->pool->devices[0].label.features_incompat & LABEL_NOTES))
+	if (!pool_keeps_notes(a->pool))
 		return error_set(&a->request->error, -ENOTSUP,
 		    "pool %s was made before exports and reservations could be kept in pools",
 		    a->pool->name);

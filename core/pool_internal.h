@@ -494,6 +494,8 @@ struct pool {
 };
 
 struct device *pool_device(const struct pool *pool, uint32_t index);
+/* Labels of all of its devices say so; that of a missing one is not known. */
+bool pool_keeps_notes(const struct pool *pool);
 
 /* The pool takes no more writes: a write or flush below failed, so nothing newer can be promised.
  */

@@ -82,6 +82,15 @@ block_reader_start(
 
 /* --- labels and device sets --- */
 
+bool
+pool_keeps_notes(const struct pool *pool)
+{
+	for (uint32_t i = 0; i < pool->device_count; i++)
+		if (pool->devices[i].label.features_incompat & LABEL_NOTES)
+			return true;
+	return false;
+}
+
 int
 pool_lay_out_device(struct pool *pool, uint32_t index, struct device *device, struct error *error)
 {
@@ -102,8 +111,8 @@ pool_lay_out_device(struct pool *pool, uint32_t index, struct device *device, st
 	if (device->preallocated)
 		label->features_compat |= LABEL_PREALLOCATED;
 	/* All labels of a pool say the same. */
-	label->features_incompat |=
-	    index ? pool->devices[0].label.features_incompat & LABEL_NOTES : LABEL_NOTES;
+	if (index == 0 || pool_keeps_notes(pool))
+		label->features_incompat |= LABEL_NOTES;
 	label->pool_uuid = pool->uuid;
 	label->device_uuid = uuid_new();
 	label->device_index = index;
