@@ -156,8 +156,9 @@ may_go_on(const struct pool *pool, const struct volume_io *io, uint64_t *given)
 
 	if (pool->state != POOL_ONLINE || !volume->runtime || volume->waits_no_more)
 		return true;
-	if (pauses(volume) && io->op != VOLUME_TRIM ? pool->reactor->now_ns >= deadline_ns(io)
-						    : reaper_idle(pool))
+	/* As volume_full_may_wait() has it: else they would chase each other. */
+	if (!(pauses(volume) && io->op != VOLUME_TRIM && pool->reactor->now_ns < deadline_ns(io)) &&
+	    reaper_idle(pool))
 		return true;
 	if (!log_has_room(pool, LOG_CLIENT) && pool->relocation.exhausted)
 		return false;
@@ -180,7 +181,7 @@ volume_full_consider(struct pool *pool)
 
 		if (may_go_on(pool, io, &given))
 			go_on(pool, io);
-		else if (pauses(io->volume))
+		else if (pauses(io->volume) && deadline_ns(io) > pool->reactor->now_ns)
 			next_ns = min_u64(next_ns, deadline_ns(io));
 	}
 	if (next_ns != UINT64_MAX)

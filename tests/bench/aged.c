@@ -306,7 +306,7 @@ main(int argc, char **argv)
 	}
 	diag_set_level(DIAG_ERROR);
 	printf("%llu slabs of %u blocks\n\n| full | load | relocation and clients | the device | "
-	       "headers | maps | table |\n"
+	       "headers | maps | table | moved at rest | free slabs |\n"
 	       "|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
 	    (unsigned long long)slabs, slab_blocks);
 	for (unsigned skewed = first; skewed <= last; skewed++)
