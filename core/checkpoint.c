@@ -182,6 +182,7 @@ pool_set_superblock(struct pool *pool, struct superblock *superblock)
 		memset(superblock->log_next_copies, 0, sizeof(superblock->log_next_copies));
 	}
 	superblock->device_count = pool->device_count;
+	superblock->scrub = pool->scrub.record;
 	superblock->written_s = pool->clock_s ? pool->clock_s() : 0;
 }
 

@@ -78,6 +78,7 @@ pool_init_engine(struct pool *pool, uint32_t slab_blocks, uint32_t copies)
 	checkpoint_init(pool);
 	reaper_init(pool);
 	relocation_init(pool);
+	scrub_init(pool);
 	housekeeping_init(pool);
 	device_loss_init(pool);
 	pool->engine = true;
@@ -128,6 +129,7 @@ pool_free(struct pool *pool)
 		free_runtimes(pool);
 		volume_full_fini(pool);
 		housekeeping_fini(pool);
+		scrub_fini(pool);
 		relocation_fini(pool);
 		checkpoint_fini(pool);
 		reactor_cancel(pool->reactor, &pool->reaper.step);
@@ -213,7 +215,7 @@ is_quiet(const struct pool *pool)
 {
 	return pool->requests_in_flight == 0 && log_idle(pool) && !node_loads_pending(pool) &&
 	       !pool->reaper.waiting && housekeeping_idle(pool) && relocation_idle(pool) &&
-	       pool->heals == 0 && !pool->loss.active && !pool->admin_busy &&
+	       scrub_idle(pool) && pool->heals == 0 && !pool->loss.active && !pool->admin_busy &&
 	       pool->checkpoint.phase == CHECKPOINT_IDLE;
 }
 
@@ -253,6 +255,7 @@ stop_step(struct stopping *s)
 			/* Everything under way ends by itself, and whoever paused a volume resumes
 			 * it (what was held back is refused then); nothing new begins. */
 			relocation_kick(pool);
+			scrub_kick(pool);
 			if (!is_quiet(pool)) {
 				reactor_timer_start(pool->reactor, &s->poll, 1000 * 1000);
 				return;

@@ -25,6 +25,7 @@ enum admin_phase {
 	ADMIN_FLUSH,
 	ADMIN_WALK,
 	ADMIN_ADD_DEVICES,
+	ADMIN_SCRUB,
 	ADMIN_DONE,
 };
 
@@ -476,6 +477,8 @@ build(struct admin_operation *a)
 		a->newer = a->older ? find_image(a, &request->target) : NULL;
 		return a->newer ? 0 : -ENOENT;
 	case ADMIN_DEVICE_ADD:
+	case ADMIN_SCRUB_START:
+	case ADMIN_SCRUB_PAUSE:
 		return 0;
 	case ADMIN_POOL_CREATE:
 	case ADMIN_POOL_IMPORT:
@@ -774,6 +777,8 @@ admin_step(struct admin_operation *a)
 				a->phase = ADMIN_WALK;
 			else if (a->request->verb == ADMIN_DEVICE_ADD)
 				a->phase = ADMIN_ADD_DEVICES;
+			else if (a->op_count == 0)
+				a->phase = ADMIN_SCRUB;
 			else
 				a->phase = ADMIN_PAUSE;
 			continue;
@@ -823,6 +828,13 @@ admin_step(struct admin_operation *a)
 		case ADMIN_ADD_DEVICES:
 			a->phase = ADMIN_DONE;
 			return add_devices(a);
+		case ADMIN_SCRUB:
+			if (a->request->verb == ADMIN_SCRUB_START)
+				scrub_start(pool);
+			else
+				scrub_pause(pool);
+			a->phase = ADMIN_DONE;
+			return checkpoint_start(pool, &a->wait);
 		case ADMIN_DONE:
 			return finish(a);
 		}

@@ -458,6 +458,7 @@ accept_superblock(struct import *m)
 		m->copies[i] = xalloc_pages((size_t)FORMAT_BLOCK_BYTES * first->slab_blocks);
 	pool->generation = m->superblock.generation;
 	pool->checkpoint_number = m->superblock.checkpoint;
+	pool->scrub.record = m->superblock.scrub;
 	pool->catalog.epoch = m->superblock.epoch;
 	pool->catalog.next_id = m->superblock.next_id;
 	pool->catalog.self.map.root = m->superblock.catalog_root;
@@ -806,6 +807,7 @@ finish(struct import *m)
 		housekeeping_start(pool);
 		reaper_kick(pool);
 		relocation_kick(pool);
+		scrub_kick(pool);
 		start->pool = pool;
 	}
 	free(m);

@@ -300,6 +300,63 @@ struct relocation {
 	uint64_t blocks_written; /* directories included */
 };
 
+/* See scrub.c. */
+enum scrub_phase {
+	SCRUB_REST,
+	SCRUB_NEXT,
+	SCRUB_READ,
+	SCRUB_AGAIN,
+};
+
+struct scrub_suspect {
+	struct baddr addr;
+	uint32_t slot;
+};
+
+struct scrub_damage {
+	uint32_t device;
+	uint64_t offset_bytes; /* on the device */
+	uint64_t image;        /* 0: not known */
+	uint64_t at_bytes;     /* in the image */
+	bool map;
+};
+
+struct scrub {
+	enum scrub_phase phase;
+	struct scrub_record record;
+	struct scrub_record found; /* in the present slab */
+	size_t named_before;       /* it */
+	struct task step;
+	struct timer pace;
+	struct slab *slab;    /* the leader of what is read */
+	struct slab *place;   /* the copy that is being read */
+	struct places places; /* all copies; held */
+	uint8_t *healed;      /* a block, from another copy */
+	struct block_fetch fetch;
+	uint32_t heal_slot;
+	const char *heal_why;
+	uint64_t segment; /* of it, when that began */
+	uint32_t end_slot;
+	uint32_t block;      /* next to read */
+	uint32_t io_blocks;  /* under way, or just done; 0: none */
+	uint32_t single_end; /* before it blocks are read one by one */
+	bool reading;
+	uint8_t *buffer; /* the slab */
+	uint32_t *crcs;
+	uint64_t *known; /* bitmaps of slots: there is a checksum, */
+	uint64_t *bad;   /* ... unreadable */
+	struct scrub_suspect *suspects;
+	uint32_t suspect_count;
+	uint32_t slabs_since_note;
+	struct device_io io;
+	struct iovec iov;
+	uint64_t io_began_ns;
+	uint64_t began_ns; /* when it last began or went on, and what it read since */
+	uint64_t bytes_read;
+	struct scrub_damage *named; /* the first ones found since the import */
+	size_t named_count;
+};
+
 /* See housekeeping.c. */
 struct housekeeping {
 	struct device_io io;
@@ -461,6 +518,7 @@ struct pool {
 	struct checkpoint checkpoint;
 	struct reaper reaper;
 	struct relocation relocation;
+	struct scrub scrub;
 	struct housekeeping housekeeping;
 	bool engine; /* the parts above are set up */
 	bool was_readonly;
@@ -592,6 +650,24 @@ void relocation_checkpoint_ended(struct pool *pool);
 bool relocation_wait(struct pool *pool, struct waiter *waiter) must_check;
 bool relocation_idle(const struct pool *pool);
 void relocation_report(const struct pool *pool, struct admin_pool_report *report);
+
+/* The checksums that lie beside the blocks of @slab, whose first @end_slot blocks are in @blocks:
+ * into crcs[slot], for slots that become set in @known. */
+void slab_find_crcs(const struct pool *pool, const struct slab *slab, uint32_t end_slot,
+    const uint8_t *blocks, uint32_t *crcs, uint64_t *known);
+/* Whose block the log wrote to @slot: the piece of one block; false: it cannot be told. */
+bool slab_find_owner(const struct pool *pool, const struct slab *slab, uint32_t end_slot,
+    const uint8_t *blocks, uint32_t slot, struct batch_piece *owner);
+
+/* scrub.c */
+void scrub_init(struct pool *pool);
+void scrub_fini(struct pool *pool);
+void scrub_start(struct pool *pool);
+void scrub_pause(struct pool *pool);
+/* The pool is online, or no longer: goes on, or rests. */
+void scrub_kick(struct pool *pool);
+bool scrub_idle(const struct pool *pool);
+void scrub_report(const struct pool *pool, struct admin_scrub_report *report);
 
 /* housekeeping.c */
 void housekeeping_init(struct pool *pool);

@@ -206,6 +206,7 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 		report->available_bytes =
 		    (pool->live_blocks_max - used_blocks) * FORMAT_BLOCK_BYTES;
 	relocation_report(pool, report);
+	scrub_report(pool, &report->scrub);
 	report->checkpoint = pool->checkpoint_number;
 	report->checkpoint_running = pool->checkpoint.phase != CHECKPOINT_IDLE;
 	report_deleting(pool, report);

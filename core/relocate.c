@@ -493,57 +493,6 @@ submit_write(struct pool *pool, uint32_t slot, uint32_t blocks, uint8_t *buffer)
 	submit(pool, DEVICE_WRITE, places, count, slot, blocks, buffer);
 }
 
-/* The checksums that lie beside the blocks of a slab that the log wrote. */
-static void
-find_crcs_in_headers(const struct pool *pool, const struct relocation_victim *victim,
-    const uint8_t *blocks, uint32_t *crcs, uint64_t *known)
-{
-	uint32_t slab_blocks = pool->space.slab_blocks;
-	uint32_t slot = 0;
-
-	while (slot < victim->end_slot) {
-		const struct batch_header *header =
-		    (const void *)(blocks + (size_t)slot * BLOCK_BYTES);
-		struct batch_reader reader;
-		struct batch_piece piece;
-
-		if (!batch_header_valid(
-			header, &pool->uuid, victim->slab->segment, slot, slab_blocks)) {
-			slot++; /* the next one may be */
-			continue;
-		}
-		batch_read_begin(&reader, header);
-		while (batch_read_next(&reader, &piece) == 1) {
-			uint32_t at = slot + 1 + piece.block_index;
-
-			if (piece.type == BATCH_ZERO)
-				continue;
-			memcpy(crcs + at, piece.crcs, piece.blocks * sizeof(*crcs));
-			for (uint32_t i = 0; i < piece.blocks; i++)
-				bitmap_set(known, at + i);
-		}
-		slot += 1 + header->block_count;
-	}
-}
-
-static void
-find_crcs_in_directory(const struct pool *pool, const struct relocation_victim *victim,
-    const uint8_t *blocks, uint32_t *crcs, uint64_t *known)
-{
-	struct packed_reader reader;
-	struct packed_view view;
-	struct error error;
-
-	if (packed_open(&reader, blocks, victim->slab->directory_blocks, pool->space.slab_blocks,
-		victim->slab->segment, &pool->uuid, &error))
-		return;
-	while (packed_next(&reader, &view)) {
-		memcpy(crcs + view.first, view.crcs, view.count * sizeof(*crcs));
-		for (uint32_t i = 0; i < view.count; i++)
-			bitmap_set(known, view.first + i);
-	}
-}
-
 static void
 leave_alone(struct pool *pool, struct slab *slab, uint32_t slot, const char *why)
 {
@@ -561,12 +510,8 @@ begin_check(struct pool *pool)
 	const struct relocation_victim *victim = &r->victims[r->victim];
 
 	memset(r->known, 0, BITMAP_WORDS(pool->space.slab_blocks) * sizeof(*r->known));
-	if (r->error)
-		;
-	else if (victim->slab->state == SLAB_PACKED)
-		find_crcs_in_directory(pool, victim, r->from, r->crcs, r->known);
-	else
-		find_crcs_in_headers(pool, victim, r->from, r->crcs, r->known);
+	if (!r->error)
+		slab_find_crcs(pool, victim->slab, victim->end_slot, r->from, r->crcs, r->known);
 	r->move = 0;
 	r->again = false;
 }

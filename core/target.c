@@ -815,6 +815,9 @@ admin_request_fini(struct admin_request *request)
 		for (size_t k = 0; k < pool->image_count; k++)
 			export_list_fini(&pool->images[k].exports);
 		free(pool->devices);
+		for (size_t k = 0; k < pool->scrub.damage_count; k++)
+			free(pool->scrub.damage[k].device);
+		free(pool->scrub.damage);
 		free(pool->images);
 	}
 	free(request->pools);

@@ -81,6 +81,8 @@ enum admin_verb {
 	ADMIN_CLONE,           /* name (a snapshot), target (a new volume of the same pool) */
 	ADMIN_ROLLBACK,        /* name (a snapshot): the volume becomes as it was then */
 	ADMIN_DIFF,            /* name, target: changed ranges, from name to target */
+	ADMIN_SCRUB_START,     /* name.pool: begins, or goes on where it was paused */
+	ADMIN_SCRUB_PAUSE,     /* name.pool */
 	ADMIN_LIST,            /* name.pool or "" for all: report */
 	/* of frontends, not of the administrator: */
 	ADMIN_NOTE_SET, /* name.pool, uuid (of the volume), note, note_bytes */
@@ -137,6 +139,28 @@ struct admin_image_report {
 	struct export_list exports; /* without their secrets */
 };
 
+/* A damaged block that a scrub found. */
+struct admin_damage_report {
+	char *device;
+	uint64_t offset_bytes; /* on the device */
+	struct name name;      /* a volume that has the block, or had it; pool empty: not known */
+	uint64_t at_bytes;     /* in the volume */
+};
+
+struct admin_scrub_report {
+	const char *state; /* "never", "running", "paused", "done" */
+	uint64_t started_s;
+	uint64_t ended_s;
+	uint64_t done_permille;
+	uint64_t left_s; /* 0: not known */
+	uint64_t checked_bytes;
+	uint64_t damaged_blocks;
+	uint64_t unverified_blocks;
+	uint64_t healed_blocks;
+	struct admin_damage_report *damage; /* the first 100 since the import */
+	size_t damage_count;
+};
+
 struct admin_pool_report {
 	char name[NAME_SIZE];
 	struct uuid uuid;
@@ -158,6 +182,7 @@ struct admin_pool_report {
 	uint64_t relocation_permille; /* the share of the time that it takes */
 	uint64_t unprepared_bytes;    /* space of files that is yet to be written in advance */
 	bool checkpoint_running;
+	struct admin_scrub_report scrub;
 	struct admin_device_report *devices;
 	size_t device_count;
 	struct admin_image_report

@@ -150,6 +150,29 @@ static_assert(sizeof(struct label) == FORMAT_BLOCK_BYTES, "a label is a block");
 #define SUPERBLOCK_MAGIC "QUARRYSB"
 #define SUPERBLOCK_CLEAN 1u /* exported: nothing to replay */
 
+enum scrub_state {
+	SCRUB_NEVER = 0,
+	SCRUB_RUNNING = 1,
+	SCRUB_PAUSED = 2,
+	SCRUB_DONE = 3,
+};
+
+/* How far the last scrub is, and what it found. */
+struct scrub_record {
+	uint8_t state;
+	uint8_t reserved;
+	uint16_t device; /* the next slab that it reads */
+	uint32_t slab;
+	uint32_t started_s;
+	uint32_t ended_s;
+	uint64_t checked_blocks;
+	uint32_t damaged_blocks;    /* no copy is good */
+	uint32_t unverified_blocks; /* the checksum beside them is lost */
+	uint32_t healed_blocks;     /* from another copy */
+	uint32_t reserved2;
+};
+static_assert(sizeof(struct scrub_record) == 40, "scrub record");
+
 struct superblock {
 	char magic[8];
 	uint32_t version;
@@ -184,7 +207,8 @@ struct superblock {
 	struct slab_place log_copies[COPIES_MAX - 1]; /* beside log_device, log_slab */
 	struct slab_place log_next_copies[COPIES_MAX - 1];
 	uint32_t device_digests[COPIES_DEVICES_MAX]; /* of each device's pages of the table */
-	uint8_t reserved[512 - 464];
+	struct scrub_record scrub;
+	uint8_t reserved[512 - 504];
 };
 static_assert(sizeof(struct superblock) == 512, "a superblock cannot tear");
 

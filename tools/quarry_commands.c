@@ -225,6 +225,30 @@ build_pool_destroy(struct cli *cli, struct error *error)
 	return 0;
 }
 
+static int
+build_scrub_start(struct cli *cli, struct error *error)
+{
+	request_start(cli, "scrub.start");
+	if (take_name(cli, "name", 0, WANT_POOL, error))
+		return -EINVAL;
+	cli->done_text = text_new(
+	    "pool %s is being scrubbed; see: quarry scrub status %s", cli->args[0], cli->args[0]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
+build_scrub_pause(struct cli *cli, struct error *error)
+{
+	request_start(cli, "scrub.pause");
+	if (take_name(cli, "name", 0, WANT_POOL, error))
+		return -EINVAL;
+	cli->done_text = text_new(
+	    "the scrub of pool %s rests; quarry scrub start goes on with it", cli->args[0]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
 /* The lists: of one pool, or of all. */
 static int
 build_list(struct cli *cli, struct error *error)
@@ -635,6 +659,15 @@ const struct cli_command cli_commands[] = {
 	    build_device_add },
 	{ "device", "list", "[POOL]", "List the devices of pools.", NULL, OPTIONS_LIST, 0, 1,
 	    SHOW_DEVICES, build_list },
+	{ "scrub", "start", "POOL", "Read all data of a pool, and compare it with its checksums.",
+	    "In the background, and gently; over a restart it goes on where it was.  After a pause "
+	    "it\ngoes on, too.\n",
+	    0, 1, 1, SHOW_DONE, build_scrub_start },
+	{ "scrub", "pause", "POOL", "Have a scrub rest.", NULL, 0, 1, 1, SHOW_DONE,
+	    build_scrub_pause },
+	{ "scrub", "status", "[POOL]", "Tell how far scrubs are, and what they found.",
+	    "quarry pool status names the damaged blocks.\n", OPTIONS_LIST, 0, 1, SHOW_SCRUBS,
+	    build_list },
 	{ "volume", "create", "POOL/VOLUME SIZE",
 	    "Make a thin volume: it takes space as it is written.",
 	    "With --reserve full room for all of it is held back: other volumes find the pool full "

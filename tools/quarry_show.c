@@ -82,6 +82,20 @@ static const struct column export_columns[] = {
 	{ "mutual", "chap_mutual_user", COLUMN_TEXT, false },
 };
 
+static const struct column scrub_columns[] = {
+	{ "pool", "pool", COLUMN_TEXT, true },
+	{ "state", "state", COLUMN_TEXT, true },
+	{ "done", "done", COLUMN_TEXT, true },
+	{ "left", "left", COLUMN_TEXT, true },
+	{ "checked", "checked_bytes", COLUMN_SIZE, true },
+	{ "damaged", "damaged_blocks", COLUMN_NUMBER, true },
+	{ "healed", "healed_blocks", COLUMN_NUMBER, false },
+	{ "unverified", "unverified_blocks", COLUMN_NUMBER, false },
+	{ "started", "started", COLUMN_TEXT, true },
+	{ "ended", "ended", COLUMN_TEXT, true },
+};
+
+static const struct table table_scrubs = { scrub_columns, ARRAY_SIZE(scrub_columns), "scrubs" };
 const struct table table_pools = { pool_columns, ARRAY_SIZE(pool_columns), "pools" };
 const struct table table_volumes = { volume_columns, ARRAY_SIZE(volume_columns), "volumes" };
 const struct table table_snapshots = { snapshot_columns, ARRAY_SIZE(snapshot_columns),
@@ -125,6 +139,8 @@ show_table(enum show show)
 		return &table_devices_of_pools;
 	case SHOW_EXPORTS:
 		return &table_exports;
+	case SHOW_SCRUBS:
+		return &table_scrubs;
 	case SHOW_DONE:
 	case SHOW_POOL_STATUS:
 	case SHOW_CHECK:
@@ -188,6 +204,48 @@ device_rows(const json_t *pools)
 
 			must_put(row, "pool", json_incref(json_object_get(pool, "name")));
 			must_append(rows, row);
+		}
+	}
+	return rows;
+}
+
+/* "3 min", and so on: about. */
+static void
+format_time(json_int_t seconds, char text[32])
+{
+	if (seconds < 120)
+		snprintf(text, 32, "%lld s", (long long)seconds);
+	else if (seconds < 2 * 3600)
+		snprintf(text, 32, "%lld min", (long long)seconds / 60);
+	else
+		snprintf(text, 32, "%lld h", (long long)seconds / 3600);
+}
+
+/* The scrub of each pool; for tables with what is done and left as text. */
+static json_t *
+scrub_rows(const json_t *pools, bool json)
+{
+	json_t *rows = must_json(json_array());
+	const json_t *pool;
+	size_t i;
+
+	json_array_foreach(pools, i, pool)
+	{
+		json_t *row = must_json(json_copy(json_object_get(pool, "scrub")));
+		json_int_t permille = json_integer_value(json_object_get(row, "done_permille"));
+		const json_t *left = json_object_get(row, "seconds_left");
+		char text[32];
+
+		must_put(row, "pool", json_incref(json_object_get(pool, "name")));
+		must_append(rows, row);
+		if (json)
+			continue;
+		snprintf(text, sizeof(text), "%lld.%lld%%", (long long)permille / 10,
+		    (long long)permille % 10);
+		must_put(row, "done", json_string(text));
+		if (json_is_integer(left)) {
+			format_time(json_integer_value(left), text);
+			must_put(row, "left", json_string(text));
 		}
 	}
 	return rows;
@@ -452,6 +510,40 @@ print_waiting(FILE *out, const json_t *pool)
 	}
 }
 
+/* What the scrub does, or found. */
+static void
+print_scrub(FILE *out, const json_t *pool)
+{
+	const json_t *scrub = json_object_get(pool, "scrub");
+	json_int_t permille = json_integer_value(json_object_get(scrub, "done_permille"));
+	const json_t *left = json_object_get(scrub, "seconds_left");
+	const json_t *block;
+	char text[32];
+	size_t i;
+
+	if (strcmp(text_of(scrub, "state"), "never") == 0)
+		return;
+	fprintf(out, "  %-12s%s, %lld.%lld%% done", "scrub", text_of(scrub, "state"),
+	    (long long)permille / 10, (long long)permille % 10);
+	if (json_is_integer(left)) {
+		format_time(json_integer_value(left), text);
+		fprintf(out, ", about %s left", text);
+	}
+	fprintf(out, ", %lld damaged blocks\n",
+	    (long long)json_integer_value(json_object_get(scrub, "damaged_blocks")));
+	json_array_foreach(json_object_get(scrub, "damage"), i, block)
+	{
+		const json_t *volume = json_object_get(block, "volume");
+
+		fprintf(out, "  %-12s%s at byte %lld", "damaged", text_of(block, "device"),
+		    (long long)json_integer_value(json_object_get(block, "device_offset_bytes")));
+		if (json_is_string(volume))
+			fprintf(out, ": %s at byte %lld", json_string_value(volume),
+			    (long long)json_integer_value(json_object_get(block, "offset_bytes")));
+		fputs("\n", out);
+	}
+}
+
 static void
 print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 {
@@ -486,6 +578,7 @@ print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 		fprintf(out, "  %-12sat %lld.%lld%% of its speed, %s moved since the import\n",
 		    "relocating", (long long)share / 10, (long long)share % 10, moved);
 	}
+	print_scrub(out, pool);
 	if (json_integer_value(json_object_get(pool, "unprepared_bytes")))
 		print_bytes(out, "unprepared", pool, "unprepared_bytes", exact);
 	fputs("\n", out);
@@ -604,6 +697,8 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 		break;
 	case SHOW_EXPORTS:
 		rows = export_rows(pools, &cli->filter);
+	case SHOW_SCRUBS:
+		rows = scrub_rows(pools, json);
 		break;
 	case SHOW_TREE:
 		rows = json ? tree_json(pools) : tree_rows(pools);

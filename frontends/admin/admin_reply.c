@@ -152,6 +152,36 @@ image_json(const struct admin_image_report *image)
 }
 
 static json_t *
+scrub_json(const struct admin_scrub_report *scrub)
+{
+	json_t *object = must_json(json_object());
+	json_t *damage = must_json(json_array());
+
+	for (size_t i = 0; i < scrub->damage_count; i++) {
+		const struct admin_damage_report *block = &scrub->damage[i];
+		json_t *item = must_json(json_object());
+
+		must_put(item, "device", text_or_null_json(block->device));
+		must_put(item, "device_offset_bytes", bytes_json(block->offset_bytes));
+		must_put(item, "volume", name_json(&block->name));
+		must_put(item, "offset_bytes",
+		    block->name.pool[0] ? bytes_json(block->at_bytes) : json_null());
+		must_append(damage, item);
+	}
+	must_put(object, "state", text_or_null_json(scrub->state));
+	must_put(object, "started", time_json(scrub->started_s));
+	must_put(object, "ended", time_json(scrub->ended_s));
+	must_put(object, "done_permille", bytes_json(scrub->done_permille));
+	must_put(object, "seconds_left", scrub->left_s ? bytes_json(scrub->left_s) : json_null());
+	must_put(object, "checked_bytes", bytes_json(scrub->checked_bytes));
+	must_put(object, "damaged_blocks", bytes_json(scrub->damaged_blocks));
+	must_put(object, "unverified_blocks", bytes_json(scrub->unverified_blocks));
+	must_put(object, "healed_blocks", bytes_json(scrub->healed_blocks));
+	must_put(object, "damage", damage);
+	return object;
+}
+
+static json_t *
 pool_json(const struct admin_pool_report *pool)
 {
 	json_t *object = must_json(json_object());
@@ -182,6 +212,7 @@ pool_json(const struct admin_pool_report *pool)
 	must_put(object, "relocated_bytes", bytes_json(pool->relocated_bytes));
 	must_put(object, "relocation_permille", bytes_json(pool->relocation_permille));
 	must_put(object, "unprepared_bytes", bytes_json(pool->unprepared_bytes));
+	must_put(object, "scrub", scrub_json(&pool->scrub));
 	must_put(object, "devices", devices);
 	must_put(object, "images", images);
 	return object;

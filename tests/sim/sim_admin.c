@@ -68,6 +68,12 @@ disconnect(struct sim *sim, uint64_t volume_id)
 	}
 }
 
+static bool
+is_scrub(const struct admin_request *request)
+{
+	return request->verb == ADMIN_SCRUB_START || request->verb == ADMIN_SCRUB_PAUSE;
+}
+
 static void
 admin_done(struct admin_request *request)
 {
@@ -80,6 +86,11 @@ admin_done(struct admin_request *request)
 	    code ? request->error.text : "");
 	if (code == 0 && request->verb == ADMIN_DEVICE_ADD) {
 		devices_added(sim);
+	} else if (code == 0 && is_scrub(request)) {
+		if (sim->pool->scrub.record.damaged_blocks > 0 && !sim->faults.struck &&
+		    !sim->faults.damaged)
+			sim_fail(sim, "the scrub finds %llu damaged blocks in a sound pool",
+			    (unsigned long long)sim->pool->scrub.record.damaged_blocks);
 	} else if (code == 0 && request->verb != ADMIN_DIFF) {
 		if (!a->applied)
 			sim_fail(sim, "administration %llu is answered, but was not applied",
@@ -270,6 +281,15 @@ admin_note(struct sim *sim, const struct model_volume *volume)
 	admin_submit(sim, a);
 }
 
+static void
+admin_scrub(struct sim *sim)
+{
+	bool start = !one_in(sim, 4);
+
+	sim->stats.scrubs += start && sim->pool->scrub.record.state == SCRUB_DONE;
+	admin_submit(sim, admin_new(sim, start ? ADMIN_SCRUB_START : ADMIN_SCRUB_PAUSE, NULL));
+}
+
 void
 admin_something(struct sim *sim)
 {
@@ -342,7 +362,7 @@ admin_something(struct sim *sim)
 		if (volumes > 1 && one_in(sim, 2))
 			admin_delete_volume(sim, volume);
 		else
-			admin_note(sim, volume);
+			one_in(sim, 2) ? admin_note(sim, volume) : admin_scrub(sim);
 		return;
 	}
 }

@@ -63,6 +63,11 @@ test_requests(void **state)
 		    "{\"quarry\":1,\"verb\":\"list\",\"name\":\"tank\"}" },
 		{ { "pool", "destroy", "tank", "-fy" },
 		    "{\"quarry\":1,\"verb\":\"pool.destroy\",\"force\":true,\"name\":\"tank\"}" },
+		{ { "scrub", "start", "tank" },
+		    "{\"quarry\":1,\"verb\":\"scrub.start\",\"name\":\"tank\"}" },
+		{ { "scrub", "pause", "tank" },
+		    "{\"quarry\":1,\"verb\":\"scrub.pause\",\"name\":\"tank\"}" },
+		{ { "scrub", "status" }, "{\"quarry\":1,\"verb\":\"list\"}" },
 		{ { "volume", "create", "tank/vm1", "10T" },
 		    "{\"quarry\":1,\"verb\":\"volume.create\",\"name\":\"tank/vm1\",\"size_bytes\":"
 		    "10995116277760}" },
@@ -366,7 +371,11 @@ static const char result_text[] =
     "\"provisioned_bytes\":10995116285952,\"reserved_bytes\":4096,\"checkpoint\":3,\"checkpoint_"
     "running\":true,\"deleting\":2,"
     "\"deleting_done_permille\":455,\"relocating\":true,\"relocated_bytes\":8192,"
-    "\"relocation_permille\":305,\"devices\":[{\"path\":\"/d0\",\"uuid\":\"u\","
+    "\"relocation_permille\":305,\"scrub\":{\"state\":\"running\",\"started\":\"T6\",\"ended\":"
+    "null,"
+    "\"done_permille\":455,\"seconds_left\":600,\"checked_bytes\":4096,\"damaged_blocks\":1,"
+    "\"unverified_blocks\":0,\"damage\":[{\"device\":\"/d0\",\"device_offset_bytes\":8192,"
+    "\"volume\":\"tank/a\",\"offset_bytes\":4096}]},\"devices\":[{\"path\":\"/d0\",\"uuid\":\"u\","
     "\"state\":\"online\",\"size_bytes\":10737418240,\"slabs\":640,\"slabs_free\":600,\"errors\":0}"
     "],"
     "\"images\":["
@@ -415,6 +424,9 @@ test_tables(void **state)
 	    "tank  online  10GiB       1GiB       8GiB      10.0TiB        1  2 (45.5%)\n");
 	assert_shown((const char *[WORDS_MAX]){ "pool", "list", "-Hp" }, result_text,
 	    "tank\tonline\t10737418240\t1073741824\t8589934592\t10995116285952\t1\t2\n");
+	assert_shown((const char *[WORDS_MAX]){ "scrub", "status" }, result_text,
+	    "POOL  STATE    DONE   LEFT    CHECKED  DAMAGED  STARTED  ENDED\n"
+	    "tank  running  45.5%  10 min     4KiB        1  T6       -\n");
 	assert_shown((const char *[WORDS_MAX]){ "volume", "list" }, result_text,
 	    "NAME     SIZE  USED  UNIQUE  READONLY  CLIENTS  ORIGIN\n"
 	    "tank/a  10TiB  4KiB      0B  off             1  -\n"
@@ -471,6 +483,8 @@ test_status(void **state)
 	    "  checkpoint  3, the next is being written\n"
 	    "  deleting    2 in the background, 45.5% done\n"
 	    "  relocating  at 30.5% of its speed, 8KiB moved since the import\n"
+	    "  scrub       running, 45.5% done, about 10 min left, 1 damaged blocks\n"
+	    "  damaged     /d0 at byte 8192: tank/a at byte 4096\n"
 	    "\n"
 	    "PATH  STATE    SIZE  SLABS  FREE  ERRORS  HEALED\n"
 	    "/d0   online  10GiB    640   600       0       -\n");

@@ -479,6 +479,13 @@ test_reply_list(void **state)
 		    .origin = { "tank", "z", "s" },
 		    .readonly = true },
 	};
+	struct admin_damage_report damage[] = {
+		{ .device = (char *)"/dev/sdb",
+		    .offset_bytes = 4096,
+		    .name = { "tank", "a", "" },
+		    .at_bytes = 8192 },
+		{ .device = (char *)"/dev/sdb", .offset_bytes = 12288 },
+	};
 	struct admin_pool_report pool = {
 		.name = "tank",
 		.state = "readonly",
@@ -499,6 +506,14 @@ test_reply_list(void **state)
 		.relocation_permille = 300,
 		.unprepared_bytes = 4096,
 		.checkpoint_running = true,
+		.scrub = { .state = "running",
+		    .started_s = 1000000000,
+		    .done_permille = 250,
+		    .left_s = 60,
+		    .checked_bytes = 8192,
+		    .damaged_blocks = 2,
+		    .damage = damage,
+		    .damage_count = 2 },
 		.devices = devices,
 		.device_count = 2,
 		.images = images,
@@ -517,7 +532,13 @@ test_reply_list(void **state)
 	    "\"provisioned_bytes\":60,\"reserved_bytes\":20,\"checkpoint\":7,"
 	    "\"checkpoint_running\":true,\"deleting\":1,\"deleting_done_permille\":500,"
 	    "\"relocating\":true,\"relocated_bytes\":8192,\"relocation_permille\":300,"
-	    "\"unprepared_bytes\":4096,\"devices\":"
+	    "\"unprepared_bytes\":4096,\"scrub\":{\"state\":\"running\","
+	    "\"started\":\"2001-09-09T01:46:40Z\",\"ended\":null,\"done_permille\":250,"
+	    "\"seconds_left\":60,\"checked_bytes\":8192,\"damaged_blocks\":2,"
+	    "\"unverified_blocks\":0,\"healed_blocks\":0,\"damage\":[{\"device\":\"/dev/sdb\","
+	    "\"device_offset_bytes\":4096,\"volume\":\"tank/a\",\"offset_bytes\":8192},"
+	    "{\"device\":\"/dev/sdb\",\"device_offset_bytes\":12288,\"volume\":null,"
+	    "\"offset_bytes\":null}]},\"devices\":"
 	    "["
 	    "{\"path\":\"/dev/sdb\",\"uuid\":\"00000000-0000-0000-0000-000000000000\","
 	    "\"state\":\"online\",\"size_bytes\":1,\"slabs\":2,\"slabs_free\":3,\"errors\":4,"
