@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 240
+# timeout: 480
 #
 # Is a full pool a clean error and not a catastrophe?
 # shellcheck source=tests/integration/lib.sh
@@ -155,20 +155,23 @@ test_space_does_not_leak() {
     done
 }
 
-# Four writers until nothing more fits; then random overwrites of what they wrote, for ever; a delete
-# makes room for the rest.  All without a restart, and every block is as it was last written.
+# Four writers until nothing more fits; then, at 100 %, random overwrites of many times the pool's size,
+# with trims and what was trimmed written again; a delete makes room for the rest.  All without a
+# restart, and every block is as it was last written.
 test_full_and_back() {
-    start_with_pool 64M
+    start_with_pool 40M
     local v
     for v in a b c d; do quarry volume create "tank/$v" 1G; done
-    $PYTHON - "$(uri a)" "$(uri b)" "$(uri c)" "$(uri d)" <<'PYTHON'
-import random, sys, threading, nbd
+    $PYTHON - "$BUILD/quarry" "$SOCK" "$(uri a)" "$(uri b)" "$(uri c)" "$(uri d)" <<'PYTHON'
+import random, subprocess, sys, threading, time, nbd
 BLOCK = 16384
+POOL_BLOCKS = (80 << 20) // BLOCK
+TIMES = 5
 def content(volume, number, version):
     return (b"%02d %08d %08d " % (volume, number, version)) * (BLOCK // 21) + b"." * (BLOCK % 21)
 class Writer:
     def __init__(self, volume, uri):
-        self.volume, self.versions, self.error = volume, [], None
+        self.volume, self.versions, self.error, self.choice = volume, [], None, random.Random(volume)
         self.h = nbd.NBD()
         self.h.connect_uri(uri)
     def write(self, number, version):
@@ -182,14 +185,24 @@ class Writer:
                 self.write(len(self.versions), 0)
         except nbd.Error as error:
             self.error = error.errno
-    def overwrite(self, count):
-        choice = random.Random(self.volume)
-        for version in range(1, count + 1):
-            self.write(choice.randrange(len(self.versions)), version)
-    def verify(self):
-        for number, version in enumerate(self.versions):
-            assert self.h.pread(BLOCK, number * BLOCK) == content(self.volume, number, version), number
-writers = [Writer(i, uri) for i, uri in enumerate(sys.argv[1:])]
+    def overwrite(self):
+        for version in range(1, TIMES * POOL_BLOCKS // 4 + 1):
+            self.write(self.choice.randrange(len(self.versions)), version)
+    def trim_and_write_again(self):
+        for _ in range(5):
+            some = self.choice.sample(range(len(self.versions)), len(self.versions) // 8)
+            for number in some:
+                self.h.trim(BLOCK, number * BLOCK)
+                self.versions[number] = None
+            self.verify(some)
+            for number in some:
+                self.write(number, self.choice.randrange(10**8))
+    def verify(self, numbers=None):
+        for number in numbers or range(len(self.versions)):
+            version = self.versions[number]
+            want = bytes(BLOCK) if version is None else content(self.volume, number, version)
+            assert self.h.pread(BLOCK, number * BLOCK) == want, (number, version)
+writers = [Writer(i, uri) for i, uri in enumerate(sys.argv[3:])]
 def together(call):
     problems = []
     def run(writer):
@@ -205,11 +218,23 @@ together(Writer.fill)
 blocks = sum(len(w.versions) for w in writers)
 print("# full with %d KiB: %s" % (blocks * BLOCK // 1024, [w.error for w in writers]))
 assert all(w.error == "ENOSPC" for w in writers), [w.error for w in writers]
-together(lambda w: w.overwrite(blocks // 4))
+began = time.time()
+together(Writer.overwrite)
+print("# %d MiB of overwrites at 100 %% in %d s" % (TIMES * POOL_BLOCKS * BLOCK >> 20, time.time() - began))
+together(Writer.verify)
+together(Writer.trim_and_write_again)
+together(Writer.verify)
+# The last volume goes: the writers of the others go on at once, as long as its space is being freed.
+gone = writers.pop()
+gone.h.shutdown()
+subprocess.run([sys.argv[1], "--socket", sys.argv[2], "volume", "delete", "--yes", "--force", "tank/d"], check=True)
+more = len(gone.versions) // 4
+def write_more(writer):
+    for _ in range(more):
+        writer.write(len(writer.versions), 1)
+together(write_more)
 together(Writer.verify)
 PYTHON
-    quarry volume delete --yes tank/a
-    wait_for 20 takes_writes b
     quarry pool status tank
 }
 

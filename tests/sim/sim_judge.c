@@ -237,6 +237,27 @@ judge_flush(struct sim *sim, const struct sim_io *s)
 }
 
 /* Everything that @s asks for was seen in the log; the last of it is acknowledged. */
+/*
+ * What is live, and what reserved volumes have yet to write, are together never more than fit.
+ * (Trims of what is shared copy nodes, for which there is some slack; with snapshots of reserved
+ * volumes only a lower bound of what is their own is known.)
+ */
+static void
+judge_reserves(struct sim *sim)
+{
+	const struct pool *pool = sim->pool;
+	uint64_t sum = pool->space.live_blocks + pool_reserved_blocks(pool);
+
+	list_for_each(node, &pool->catalog.reserved) {
+		if (container_of(node, struct volume_record, reserved_link)->head->parent)
+			return;
+	}
+	if (!list_empty(&pool->catalog.reserved) && !sim->faults.struck && !sim->faults.damaged &&
+	    sum > pool->live_blocks_max + pool->live_blocks_max / 32 + 64)
+		sim_fail(sim, "%llu blocks are live or held back, and %llu fit",
+		    (unsigned long long)sum, (unsigned long long)pool->live_blocks_max);
+}
+
 void
 judge_change(struct sim *sim, const struct sim_io *s)
 {
@@ -273,6 +294,7 @@ judge_change(struct sim *sim, const struct sim_io *s)
 	if (!seen)
 		sim_fail(sim, "request %llu (op %u) is answered, but was not applied",
 		    (unsigned long long)s->number, s->io.op);
+	judge_reserves(sim);
 	sim->history.acked = max_u64(sim->history.acked, last);
 	if (s->io.flags & VOLUME_FUA) {
 		judge_flush(sim, s);
