@@ -183,6 +183,7 @@ pool_set_superblock(struct pool *pool, struct superblock *superblock)
 	}
 	superblock->device_count = pool->device_count;
 	superblock->scrub = pool->scrub.record;
+	memcpy(superblock->warn_percent, pool->warn_percent, sizeof(pool->warn_percent));
 	superblock->written_s = pool->clock_s ? pool->clock_s() : 0;
 }
 
@@ -506,16 +507,15 @@ start_flush(struct pool *pool)
 static void
 warn_of_fill(struct pool *pool)
 {
-	static const unsigned thresholds[] = { 80, 90 };
-	uint64_t percent = pool->space.live_blocks * 100 / pool->live_blocks_max;
+	unsigned percent = pool_full_percent(pool);
 	unsigned passed = 0;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(thresholds); i++)
-		if (percent >= thresholds[i])
-			passed = thresholds[i];
+	for (unsigned i = 0; i < WARN_LEVELS; i++)
+		if (percent >= pool->warn_percent[i])
+			passed = pool->warn_percent[i];
 	if (passed > pool->fill_warned_percent)
-		diag_warning("pool %s is %llu %% full: at 100 %% its volumes take no more data",
-		    pool->name, (unsigned long long)percent);
+		diag_warning("pool %s is %u %% full: at 100 %% its volumes take no more data",
+		    pool->name, percent);
 	if (passed > pool->fill_warned_percent || percent + 5 < pool->fill_warned_percent)
 		pool->fill_warned_percent = passed;
 }

@@ -58,6 +58,7 @@ pool_new(const struct pool_config *config)
 	list_init(&pool->space_waiters);
 	list_init(&pool->full_waiters);
 	volume_full_init(pool);
+	pool_set_warn_percent(pool, (const uint8_t[WARN_LEVELS]){ 0 });
 	list_init(&pool->handles);
 	list_init(&pool->unused_requests);
 	list_init(&pool->unused_runs);

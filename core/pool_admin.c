@@ -25,7 +25,7 @@ enum admin_phase {
 	ADMIN_FLUSH,
 	ADMIN_WALK,
 	ADMIN_ADD_DEVICES,
-	ADMIN_SCRUB,
+	ADMIN_SUPERBLOCK,
 	ADMIN_DONE,
 };
 
@@ -477,6 +477,7 @@ build(struct admin_operation *a)
 		a->newer = a->older ? find_image(a, &request->target) : NULL;
 		return a->newer ? 0 : -ENOENT;
 	case ADMIN_DEVICE_ADD:
+	case ADMIN_POOL_SET:
 	case ADMIN_SCRUB_START:
 	case ADMIN_SCRUB_PAUSE:
 		return 0;
@@ -731,6 +732,18 @@ add_devices(struct admin_operation *a)
 	device_add_start(&a->add);
 }
 
+/* What the next superblock keeps. */
+static void
+change_pool(struct admin_operation *a)
+{
+	if (a->request->verb == ADMIN_SCRUB_START)
+		scrub_start(a->pool);
+	else if (a->request->verb == ADMIN_SCRUB_PAUSE)
+		scrub_pause(a->pool);
+	else
+		pool_set_warn_percent(a->pool, a->request->warn_percent);
+}
+
 static void
 finish(struct admin_operation *a)
 {
@@ -778,7 +791,7 @@ admin_step(struct admin_operation *a)
 			else if (a->request->verb == ADMIN_DEVICE_ADD)
 				a->phase = ADMIN_ADD_DEVICES;
 			else if (a->op_count == 0)
-				a->phase = ADMIN_SCRUB;
+				a->phase = ADMIN_SUPERBLOCK;
 			else
 				a->phase = ADMIN_PAUSE;
 			continue;
@@ -828,11 +841,8 @@ admin_step(struct admin_operation *a)
 		case ADMIN_ADD_DEVICES:
 			a->phase = ADMIN_DONE;
 			return add_devices(a);
-		case ADMIN_SCRUB:
-			if (a->request->verb == ADMIN_SCRUB_START)
-				scrub_start(pool);
-			else
-				scrub_pause(pool);
+		case ADMIN_SUPERBLOCK:
+			change_pool(a);
 			a->phase = ADMIN_DONE;
 			return checkpoint_start(pool, &a->wait);
 		case ADMIN_DONE:

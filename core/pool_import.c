@@ -459,6 +459,7 @@ accept_superblock(struct import *m)
 	pool->generation = m->superblock.generation;
 	pool->checkpoint_number = m->superblock.checkpoint;
 	pool->scrub.record = m->superblock.scrub;
+	pool_set_warn_percent(pool, m->superblock.warn_percent);
 	pool->catalog.epoch = m->superblock.epoch;
 	pool->catalog.next_id = m->superblock.next_id;
 	pool->catalog.self.map.root = m->superblock.catalog_root;

@@ -528,7 +528,8 @@ struct pool {
 	uint64_t reserve_slabs;     /* most that is held back for checkpoints, deletes and trims */
 	uint64_t relocate_slabs;    /* over so many above those, relocation gathers speed */
 	unsigned fill_warned_percent;
-	uint64_t live_blocks_max; /* beyond, nobody gets more; overwriting goes on */
+	uint8_t warn_percent[WARN_LEVELS]; /* when that is passed, growing */
+	uint64_t live_blocks_max;          /* beyond, nobody gets more; overwriting goes on */
 	uint64_t dirty_nodes_max;
 	uint64_t nodes_promised;    /* what writes under way may yet make dirty */
 	uint64_t checkpoint_blocks; /* of log between two checkpoints */
@@ -639,6 +640,11 @@ uint64_t checkpoint_blocks_max(const struct pool *pool);
 void reaper_init(struct pool *pool);
 void reaper_kick(struct pool *pool);
 bool reaper_idle(const struct pool *pool);
+
+/* How full the pool is for volumes that are not reserved. */
+unsigned pool_full_percent(const struct pool *pool);
+/* How full it is when it warns; 0: the default. */
+void pool_set_warn_percent(struct pool *pool, const uint8_t percent[WARN_LEVELS]);
 
 /* relocate.c */
 void relocation_init(struct pool *pool);

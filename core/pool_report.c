@@ -207,6 +207,9 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 		    (pool->live_blocks_max - used_blocks) * FORMAT_BLOCK_BYTES;
 	relocation_report(pool, report);
 	scrub_report(pool, &report->scrub);
+	report->full_percent = pool_full_percent(pool);
+	for (unsigned i = 0; i < WARN_LEVELS; i++)
+		report->warn_percent[i] = pool->warn_percent[i];
 	report->checkpoint = pool->checkpoint_number;
 	report->checkpoint_running = pool->checkpoint.phase != CHECKPOINT_IDLE;
 	report_deleting(pool, report);

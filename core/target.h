@@ -81,6 +81,7 @@ enum admin_verb {
 	ADMIN_CLONE,           /* name (a snapshot), target (a new volume of the same pool) */
 	ADMIN_ROLLBACK,        /* name (a snapshot): the volume becomes as it was then */
 	ADMIN_DIFF,            /* name, target: changed ranges, from name to target */
+	ADMIN_POOL_SET,        /* name.pool, warn_percent */
 	ADMIN_SCRUB_START,     /* name.pool: begins, or goes on where it was paused */
 	ADMIN_SCRUB_PAUSE,     /* name.pool */
 	ADMIN_LIST,            /* name.pool or "" for all: report */
@@ -174,6 +175,8 @@ struct admin_pool_report {
 	uint64_t usable_bytes;      /* what can be live at most */
 	uint64_t provisioned_bytes; /* the sizes of all volumes */
 	uint64_t reserved_bytes;    /* held back for reserved volumes */
+	unsigned full_percent;      /* of usable_bytes */
+	unsigned warn_percent[2];   /* it warns from then on */
 	uint64_t checkpoint;
 	uint64_t deleting; /* images whose space is being freed in the background */
 	uint64_t deleting_done_permille;
@@ -206,9 +209,10 @@ struct admin_request {
 	bool readonly;
 	bool pauses_when_full;
 	uint32_t full_timeout_s;
-	bool reserved;    /* VOLUME_CREATE, VOLUME_SET */
-	bool preallocate; /* POOL_CREATE, DEVICE_ADD */
-	uint32_t copies;  /* POOL_CREATE; 0: one */
+	bool reserved;           /* VOLUME_CREATE, VOLUME_SET */
+	bool preallocate;        /* POOL_CREATE, DEVICE_ADD */
+	uint32_t copies;         /* POOL_CREATE; 0: one */
+	uint8_t warn_percent[2]; /* POOL_SET: 1 to 100, growing */
 	bool force;
 	struct export *export; /* EXPORT_…: from malloc; cleared and freed by admin_request_fini */
 	bool export_has_lun;

@@ -79,6 +79,24 @@ pool_is_full(const struct pool *pool, uint64_t blocks)
 	       !MUTANT(LIVE_NOT_BOUNDED);
 }
 
+unsigned
+pool_full_percent(const struct pool *pool)
+{
+	uint64_t taken = pool->space.live_blocks + pool_reserved_blocks(pool);
+
+	return (unsigned)min_u64(taken * 100 / pool->live_blocks_max, 100);
+}
+
+void
+pool_set_warn_percent(struct pool *pool, const uint8_t percent[WARN_LEVELS])
+{
+	static const uint8_t defaults[WARN_LEVELS] = { 80, 90 };
+
+	for (unsigned i = 0; i < WARN_LEVELS; i++)
+		pool->warn_percent[i] = percent[i] ? percent[i] : defaults[i];
+	pool->fill_warned_percent = 0;
+}
+
 /* --- who waits how long --- */
 
 static bool

@@ -173,6 +173,8 @@ struct scrub_record {
 };
 static_assert(sizeof(struct scrub_record) == 40, "scrub record");
 
+#define WARN_LEVELS 2u
+
 struct superblock {
 	char magic[8];
 	uint32_t version;
@@ -208,7 +210,8 @@ struct superblock {
 	struct slab_place log_next_copies[COPIES_MAX - 1];
 	uint32_t device_digests[COPIES_DEVICES_MAX]; /* of each device's pages of the table */
 	struct scrub_record scrub;
-	uint8_t reserved[512 - 504];
+	uint8_t warn_percent[WARN_LEVELS]; /* how full the pool is when it warns; 0: the default */
+	uint8_t reserved[512 - 506];
 };
 static_assert(sizeof(struct superblock) == 512, "a superblock cannot tear");
 

@@ -226,6 +226,27 @@ build_pool_destroy(struct cli *cli, struct error *error)
 }
 
 static int
+build_pool_set(struct cli *cli, struct error *error)
+{
+	unsigned first, second;
+	int end = 0;
+
+	request_start(cli, "pool.set");
+	if (take_name(cli, "name", 0, WANT_POOL, error))
+		return -EINVAL;
+	if (sscanf(cli->args[1], "warn=%3u,%3u%n", &first, &second, &end) != 2 ||
+	    cli->args[1][end] || first == 0 || first >= second || second > 100)
+		return error_set(error, -EINVAL,
+		    "a pool has one property: warn=FIRST,SECOND, two growing percentages as "
+		    "warn=80,90, not \"%.60s\"",
+		    cli->args[1]);
+	must_put(cli->request, "warn_percent", json_pack("[ii]", (int)first, (int)second));
+	cli->done_text = text_new("pool %s now has %s", cli->args[0], cli->args[1]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
 build_scrub_start(struct cli *cli, struct error *error)
 {
 	request_start(cli, "scrub.start");
@@ -648,6 +669,11 @@ const struct cli_command cli_commands[] = {
 	    OPTIONS_LIST, 0, 1, SHOW_POOLS, build_list },
 	{ "pool", "status", "[POOL]", "Tell how pools and their devices are.", NULL, OPTION_EXACT,
 	    0, 1, SHOW_POOL_STATUS, build_list },
+	{ "pool", "set", "POOL warn=FIRST,SECOND", "Change when a pool warns that it fills up.",
+	    "The log and quarry pool status warn when so many percent are taken; the default is "
+	    "80 and 90.\n\n"
+	    "  quarry pool set tank warn=70,85\n",
+	    0, 2, 2, SHOW_DONE, build_pool_set },
 	{ "pool", "destroy", "POOL", "Give up a pool and everything in it.",
 	    "Refused while it has volumes or clients, unless by --force.\n",
 	    OPTION_FORCE | OPTIONS_DESTRUCTIVE, 1, 1, SHOW_DONE, build_pool_destroy },

@@ -492,6 +492,18 @@ print_commitment(FILE *out, const json_t *pool, bool exact)
 	print_bytes(out, "reserved", pool, "reserved_bytes", exact);
 }
 
+static void
+print_fill(FILE *out, const json_t *pool)
+{
+	const json_t *warn = json_object_get(pool, "warn_percent");
+	json_int_t percent = json_integer_value(json_object_get(pool, "full_percent"));
+	json_int_t first = json_integer_value(json_array_get(warn, 0));
+
+	fprintf(out, "  %-12s%lld%%%s (warns at %lld%%, %lld%%)\n", "filled", (long long)percent,
+	    first && percent >= first ? ": WARNING" : "", (long long)first,
+	    (long long)json_integer_value(json_array_get(warn, 1)));
+}
+
 /* Volumes whose writes wait because the pool is full. */
 static void
 print_waiting(FILE *out, const json_t *pool)
@@ -559,6 +571,7 @@ print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 	print_bytes(out, "allocated", pool, "allocated_bytes", exact);
 	print_bytes(out, "live", pool, "live_bytes", exact);
 	print_bytes(out, "available", pool, "available_bytes", exact);
+	print_fill(out, pool);
 	print_commitment(out, pool, exact);
 	fprintf(out, "  %-12s%lld%s\n", "checkpoint",
 	    (long long)json_integer_value(json_object_get(pool, "checkpoint")),

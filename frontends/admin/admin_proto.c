@@ -31,6 +31,7 @@ enum {
 	FIELD_CHAP_SECRET = 1 << 17,
 	FIELD_CHAP_MUTUAL_USER = 1 << 18,
 	FIELD_CHAP_MUTUAL_SECRET = 1 << 19,
+	FIELD_WARN_PERCENT = 1 << 20,
 };
 
 enum name_kind {
@@ -90,6 +91,8 @@ static const struct verb verbs[] = {
 	    NAME_NONE },
 	{ "diff", ADMIN_MESSAGE_TARGET, ADMIN_DIFF, FIELD_NAME | FIELD_TARGET, 0, NAME_IMAGE,
 	    NAME_IMAGE },
+	{ "pool.set", ADMIN_MESSAGE_TARGET, ADMIN_POOL_SET, FIELD_NAME | FIELD_WARN_PERCENT, 0,
+	    NAME_POOL, NAME_NONE },
 	{ "scrub.start", ADMIN_MESSAGE_TARGET, ADMIN_SCRUB_START, FIELD_NAME, 0, NAME_POOL,
 	    NAME_NONE },
 	{ "scrub.pause", ADMIN_MESSAGE_TARGET, ADMIN_SCRUB_PAUSE, FIELD_NAME, 0, NAME_POOL,
@@ -314,6 +317,30 @@ decode_reserve(const struct verb *verb, const json_t *value, struct admin_reques
 	return decode_choice("reserve", value, "none", "full", &request->reserved, error);
 }
 
+static int
+decode_warn_percent(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	json_int_t last = 0;
+	const json_t *item;
+	size_t i;
+
+	if (!json_is_array(value))
+		return wrong_type("warn_percent", "an array of two integers", value, error);
+	json_array_foreach(value, i, item)
+	{
+		if (i < ARRAY_SIZE(request->warn_percent) && json_is_integer(item) &&
+		    json_integer_value(item) > last && json_integer_value(item) <= 100) {
+			last = json_integer_value(item);
+			request->warn_percent[i] = (uint8_t)last;
+		}
+	}
+	if (json_array_size(value) != 2 || !request->warn_percent[0] || !request->warn_percent[1])
+		return error_set(error, -EINVAL,
+		    "\"warn_percent\" must be two growing numbers from 1 to 100, as [80,90]");
+	return 0;
+}
+
 /* null: no limit. */
 static int
 decode_on_full_timeout(const struct verb *verb, const json_t *value, struct admin_request *request,
@@ -479,6 +506,7 @@ static const struct field {
 	{ "preallocate", FIELD_PREALLOCATE, decode_preallocate },
 	{ "on_full", FIELD_ON_FULL, decode_on_full },
 	{ "reserve", FIELD_RESERVE, decode_reserve },
+	{ "warn_percent", FIELD_WARN_PERCENT, decode_warn_percent },
 	{ "on_full_timeout_seconds", FIELD_ON_FULL_TIMEOUT, decode_on_full_timeout },
 	{ "copies", FIELD_COPIES, decode_copies },
 	{ "export_target", FIELD_EXPORT_TARGET, decode_export_target },

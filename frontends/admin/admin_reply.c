@@ -204,6 +204,9 @@ pool_json(const struct admin_pool_report *pool)
 	must_put(object, "usable_bytes", bytes_json(pool->usable_bytes));
 	must_put(object, "provisioned_bytes", bytes_json(pool->provisioned_bytes));
 	must_put(object, "reserved_bytes", bytes_json(pool->reserved_bytes));
+	must_put(object, "full_percent", bytes_json(pool->full_percent));
+	must_put(object, "warn_percent",
+	    must_json(json_pack("[ii]", pool->warn_percent[0], pool->warn_percent[1])));
 	must_put(object, "checkpoint", bytes_json(pool->checkpoint));
 	must_put(object, "checkpoint_running", json_boolean(pool->checkpoint_running));
 	must_put(object, "deleting", bytes_json(pool->deleting));

@@ -54,6 +54,9 @@ test_others_find_the_pool_full_before_they_take_the_reserve() {
     grep -q 'provisioned.*over-committed' status || fail "status does not show the over-commitment"
     grep -q 'reserved  *64' status || fail "status does not show the reserve"
     available=$(pool_field available_bytes)
+    grep -q 'filled.*warns at 80%, 90%' status || fail "status does not say how full it is"
+    quarry pool set tank warn=30,95
+    quarry pool status tank | grep -q 'filled.*WARNING (warns at 30%, 95%)' || fail "status does not warn"
     local thin
     thin=$(fill thin 1024 1)
     [ $((thin * MIB)) -le "$available" ] || fail "it wrote $thin MiB of $available bytes that were available"
@@ -62,6 +65,8 @@ test_others_find_the_pool_full_before_they_take_the_reserve() {
     stop_daemon
     restart_with_pool
     expect full "$(image_field tank/db reserve)" "reserve after a restart"
+    expect '[30, 95]' "$(pool_field warn_percent)" "thresholds after a restart"
+    grep -q 'tank is .. % full' quarryd.log || fail "the log does not warn"
     local round
     for round in 2 3 4; do
         expect 64 "$(fill db 64 $round)" "megabytes of the reserved volume, round $round"

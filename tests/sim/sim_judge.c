@@ -246,7 +246,8 @@ static void
 judge_reserves(struct sim *sim)
 {
 	const struct pool *pool = sim->pool;
-	uint64_t sum = pool->space.live_blocks + pool_reserved_blocks(pool);
+	/* What an operation under way holds may be counted twice. */
+	uint64_t sum = pool->space.live_blocks + pool_reserved_blocks(pool) - pool->reserve_held;
 
 	list_for_each(node, &pool->catalog.reserved) {
 		if (container_of(node, struct volume_record, reserved_link)->head->parent)

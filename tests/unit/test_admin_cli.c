@@ -63,6 +63,9 @@ test_requests(void **state)
 		    "{\"quarry\":1,\"verb\":\"list\",\"name\":\"tank\"}" },
 		{ { "pool", "destroy", "tank", "-fy" },
 		    "{\"quarry\":1,\"verb\":\"pool.destroy\",\"force\":true,\"name\":\"tank\"}" },
+		{ { "pool", "set", "tank", "warn=70,85" },
+		    "{\"quarry\":1,\"verb\":\"pool.set\",\"name\":\"tank\",\"warn_percent\":[70,85]"
+		    "}" },
 		{ { "scrub", "start", "tank" },
 		    "{\"quarry\":1,\"verb\":\"scrub.start\",\"name\":\"tank\"}" },
 		{ { "scrub", "pause", "tank" },
@@ -155,9 +158,10 @@ test_usage_errors(void **state)
 		{ { NULL }, "what is to be done? See: quarry --help" },
 		{ { "--json" }, "what is to be done? See: quarry --help" },
 		{ { "poool" }, "there is no command \"poool\"; see: quarry --help" },
-		{ { "pool" }, "pool what? One of: create, import, export, list, status, destroy" },
+		{ { "pool" },
+		    "pool what? One of: create, import, export, list, status, set, destroy" },
 		{ { "pool", "eat" }, "there is no \"pool eat\"; one of: create, import, export, "
-				     "list, status, destroy" },
+				     "list, status, set, destroy" },
 		{ { "volume", "--help", "eat" }, "there is no \"volume eat\"; one of: create, "
 						 "list, resize, rename, delete, set" },
 		{ { "snapshot" }, "snapshot what? One of: create, list, delete" },
@@ -223,6 +227,12 @@ test_usage_errors(void **state)
 		{ { "volume", "set", "tank/a", "colour=red" },
 		    "a volume has no property \"colour\"; there is: readonly=on|off, "
 		    "on-full=error|pause, on-full-timeout=TIME|none, reserve=full|none" },
+		{ { "pool", "set", "tank", "warn=90,80" },
+		    "a pool has one property: warn=FIRST,SECOND, two growing percentages as "
+		    "warn=80,90, not \"warn=90,80\"" },
+		{ { "pool", "set", "tank", "warn=80,90x" },
+		    "a pool has one property: warn=FIRST,SECOND, two growing percentages as "
+		    "warn=80,90, not \"warn=80,90x\"" },
 		{ { "volume", "create", "tank/a", "1G", "--reserve=half" },
 		    "reserve is full or none, not \"half\"" },
 		{ { "volume", "set", "tank/a", "readonly=on", "on-full=wait" },
@@ -368,7 +378,8 @@ static const char result_text[] =
     "{\"pools\":[{\"name\":\"tank\",\"uuid\":\"u\",\"state\":\"online\",\"state_reason\":null,"
     "\"size_bytes\":10737418240,\"allocated_bytes\":1073741824,\"live_bytes\":1000,"
     "\"available_bytes\":8589934592,\"usable_bytes\":10307921510,"
-    "\"provisioned_bytes\":10995116285952,\"reserved_bytes\":4096,\"checkpoint\":3,\"checkpoint_"
+    "\"provisioned_bytes\":10995116285952,\"reserved_bytes\":4096,\"full_percent\":85,"
+    "\"warn_percent\":[80,90],\"checkpoint\":3,\"checkpoint_"
     "running\":true,\"deleting\":2,"
     "\"deleting_done_permille\":455,\"relocating\":true,\"relocated_bytes\":8192,"
     "\"relocation_permille\":305,\"scrub\":{\"state\":\"running\",\"started\":\"T6\",\"ended\":"
@@ -478,6 +489,7 @@ test_status(void **state)
 	    "  allocated   1GiB\n"
 	    "  live        1000B\n"
 	    "  available   8GiB\n"
+	    "  filled      85%: WARNING (warns at 80%, 90%)\n"
 	    "  provisioned 10.0TiB of 9.60GiB usable: over-committed\n"
 	    "  reserved    4KiB\n"
 	    "  checkpoint  3, the next is being written\n"

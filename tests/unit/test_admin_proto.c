@@ -104,6 +104,9 @@ test_bad_requests(void **state)
 		    -EINVAL,
 		    "\"name\" must name a volume or a snapshot, as pool/volume@snapshot, not "
 		    "\"tank\"" },
+		{ "{\"quarry\":1,\"verb\":\"pool.set\",\"name\":\"tank\",\"warn_percent\":[90,80]}",
+		    -EINVAL,
+		    "\"warn_percent\" must be two growing numbers from 1 to 100, as [80,90]" },
 		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\"}", -EPROTO,
 		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds, "
 		    "reserve" },
@@ -501,6 +504,8 @@ test_reply_list(void **state)
 		.relocating = true,
 		.relocated_bytes = 8192,
 		.usable_bytes = 30,
+		.full_percent = 85,
+		.warn_percent = { 80, 90 },
 		.provisioned_bytes = 60,
 		.reserved_bytes = 20,
 		.relocation_permille = 300,
@@ -529,7 +534,8 @@ test_reply_list(void **state)
 	    "\"state_reason\":\"a flush "
 	    "failed\",\"copies\":2,\"size_bytes\":100,\"allocated_bytes\":50,"
 	    "\"live_bytes\":40,\"available_bytes\":9223372036854775807,\"usable_bytes\":30,"
-	    "\"provisioned_bytes\":60,\"reserved_bytes\":20,\"checkpoint\":7,"
+	    "\"provisioned_bytes\":60,\"reserved_bytes\":20,\"full_percent\":85,"
+	    "\"warn_percent\":[80,90],\"checkpoint\":7,"
 	    "\"checkpoint_running\":true,\"deleting\":1,\"deleting_done_permille\":500,"
 	    "\"relocating\":true,\"relocated_bytes\":8192,\"relocation_permille\":300,"
 	    "\"unprepared_bytes\":4096,\"scrub\":{\"state\":\"running\","
