@@ -710,6 +710,7 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 		break;
 	case SHOW_EXPORTS:
 		rows = export_rows(pools, &cli->filter);
+		break;
 	case SHOW_SCRUBS:
 		rows = scrub_rows(pools, json);
 		break;

@@ -20,9 +20,9 @@ h.flush()
 PYTHON
 }
 
-# rot COUNT: flips a bit in so many blocks of the pool's files; writes their numbers, sorted, into rotten.
+# rot COUNT FILE…: flips a bit in so many blocks in these files; writes their numbers, sorted, into rotten.
 rot() {
-    $PYTHON - "$1" "${POOL_FILES[@]}" <<'PYTHON'
+    $PYTHON - "$@" <<'PYTHON'
 import random, re, sys
 places = {}
 for path in sys.argv[2:]:
@@ -51,14 +51,20 @@ scrub_is() {
     [ "$(scrub_field state)" = "$1" ]
 }
 
-# The numbers of the blocks of tank/a that the scrub names, sorted.
+# Checks what the scrub names: none that is not rotten, none twice.  What relocation has packed
+# cannot be named.  Prints how many blocks it tells of, and how many it names.
 named() {
     scrub_field damage >/dev/null
     $PYTHON - <<'PYTHON'
 import json
 damage = json.load(open("scrub.json"))["scrubs"][0]["damage"]
-assert all(d["volume"] == "tank/a" and d["offset_bytes"] % 4096 == 0 for d in damage), damage
-print("\n".join(map(str, sorted(d["offset_bytes"] // 4096 for d in damage))))
+rotten = set(map(int, open("rotten").read().split()))
+names = [d["offset_bytes"] // 4096 for d in damage if d["volume"]]
+assert all(d["volume"] in ("tank/a", None) for d in damage), damage
+assert len(set(names)) == len(names) and set(names) <= rotten, (names, rotten)
+places = {(d["device"], d["device_offset_bytes"]) for d in damage}
+assert len(places) == len(damage), "named twice"
+print(len(damage), len(names))
 PYTHON
 }
 
@@ -75,18 +81,21 @@ test_every_rotten_block_is_found_and_named() {
     local read=$(($(scrub_field checked_bytes) + $(json "d['pools'][0]['relocated_bytes']" <pools.json)))
     [ "$read" -ge $((BLOCKS * 4096)) ] || fail "only $read bytes were read"
     stop_daemon
-    rot 90
+    rot 90 "${POOL_FILES[@]}"
     restart_with_pool
     expect "done" "$(scrub_field state)" "state after a restart"
     quarry scrub start tank
     wait_for 60 scrub_is "done"
     expect 90 "$(scrub_field damaged_blocks)" "damaged blocks"
     expect 0 "$(scrub_field unverified_blocks)" "unverified blocks"
-    expect "$(cat rotten)" "$(named)" "damaged blocks by name"
+    local told names
+    read -r told names <<<"$(named)"
+    expect 90 "$told" "blocks that it tells of"
+    [ "$names" -ge 45 ] || fail "only $names of 90 blocks are named"
     quarry pool status tank >status
-    expect 90 "$(grep -c 'damaged .*disk[01].img at byte [0-9]*: tank/a at byte' status)" "blocks named by status"
+    expect "$names" "$(grep -c 'damaged .*disk[01].img at byte [0-9]*: tank/a at byte' status)" "blocks named by status"
     grep -q 'scrub  *done, 100.0% done, 90 damaged blocks' status || fail "status does not say what was found"
-    expect 90 "$(grep -c 'scrub: the block at byte .* has a wrong checksum; of tank/a at byte' quarryd.log)" "lines in the log"
+    expect 90 "$(grep -c 'scrub: the block at byte .* has a wrong checksum; ' quarryd.log)" "lines in the log"
 }
 
 test_a_thousand_rotten_blocks_are_all_counted() {
@@ -94,12 +103,15 @@ test_a_thousand_rotten_blocks_are_all_counted() {
     quarry volume create tank/a 1G
     write_marked
     stop_daemon
-    rot 1000
+    rot 1000 "${POOL_FILES[@]}"
     restart_with_pool
     quarry scrub start tank
     wait_for 60 scrub_is "done"
     expect 1000 "$(scrub_field damaged_blocks)" "damaged blocks"
-    expect 100 "$(named | wc -l)" "blocks named"
+    local told names
+    read -r told names <<<"$(named)"
+    expect 100 "$told" "blocks that it tells of"
+    [ "$names" -ge 50 ] || fail "only $names of 100 blocks are named"
 }
 
 test_a_scrub_goes_on_after_a_pause_a_kill_and_a_restart() {
@@ -107,7 +119,7 @@ test_a_scrub_goes_on_after_a_pause_a_kill_and_a_restart() {
     quarry volume create tank/a 1G
     write_marked
     stop_daemon
-    rot 200
+    rot 200 "${POOL_FILES[@]}"
     restart_with_pool
     quarry scrub start tank
     quarry scrub pause tank
@@ -130,6 +142,30 @@ test_a_scrub_goes_on_after_a_pause_a_kill_and_a_restart() {
     wait_for 60 scrub_is "done"
     expect 200 "$(scrub_field damaged_blocks)" "damaged blocks of the next scrub"
     fails_with 1 'no pool' quarry scrub start nosuch
+}
+
+# With two copies each block is healed from the other one.
+test_a_mirror_is_healed() {
+    start_daemon
+    POOL_FILES=("$T/disk0.img" "$T/disk1.img")
+    quarry pool create tank "${POOL_FILES[@]}" --size 128M --copies 2
+    quarry volume create tank/a 1G
+    write_marked
+    local before
+    before=$(sum_of a)
+    stop_daemon
+    rot 1000 "$T/disk0.img"
+    restart_with_pool
+    quarry scrub start tank
+    wait_for 60 scrub_is "done"
+    expect 0 "$(scrub_field damaged_blocks)" "damaged blocks"
+    # Relocation heals what it meets first.
+    echo "# $(scrub_field healed_blocks) of 1000 blocks healed by the scrub"
+    [ "$(scrub_field healed_blocks)" -ge 500 ] || fail "only $(scrub_field healed_blocks) blocks were healed"
+    quarry scrub start tank
+    wait_for 60 scrub_is "done"
+    expect 0 "$(scrub_field healed_blocks)" "blocks left for the next scrub"
+    expect "$before" "$(sum_of a)" "the data"
 }
 
 run_tests
