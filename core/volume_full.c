@@ -140,9 +140,10 @@ volume_full_wait(struct volume_request *request)
 	CHECK(!request->appended && !request->error);
 	if (io->op == VOLUME_WRITE)
 		io->full_done_blocks = request->done_blocks;
-	io->full_grows = log_has_room(pool, LOG_CLIENT);
 	list_push_back(&pool->full_waiters, &io->task.link);
 	request_release(request);
+	/* Only now: what the request had promised may have been all that there seemed to lack. */
+	io->full_grows = log_has_room(pool, LOG_CLIENT);
 	volume_full_consider(pool);
 }
 

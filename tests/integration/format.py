@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Reads a pool that was exported, by the letter of metadata/format.h and independent of the engine: an
-oracle for tests that damage pools.  Pools without packed slabs.
+oracle for tests that damage pools.
 """
 
 import struct
@@ -61,6 +61,7 @@ class Pool:
 
     def read_tables(self):
         self.segments = {}
+        self.moved = {}  # by address: blocks that are live on packed slabs
         record = 16 + self.slab_blocks // 8
         per_page = (BLOCK - 32) // record
         for d, slabs_block, slabs in self.devices.values():
@@ -73,12 +74,38 @@ class Pool:
                         best = max(best, (version, at))
                 self.need(d, best[1], BLOCK, "table")
                 for i in range(page * per_page, min((page + 1) * per_page, slabs)):
-                    segment, state = struct.unpack_from("<QB", data, best[1] + 32 + (i % per_page) * record)
-                    assert state != 3, "packed slabs are not known here"
-                    if segment:
+                    at = best[1] + 32 + (i % per_page) * record
+                    segment, state, _, directory_blocks = struct.unpack_from("<QBBH", data, at)
+                    if state == 3:
+                        live = int.from_bytes(data[at + 16 : at + record], "little")
+                        self.read_packed(d, (slabs_block + i * self.slab_blocks) * BLOCK, directory_blocks, live)
+                    elif segment:
                         self.segments[segment] = (d, (slabs_block + i * self.slab_blocks) * BLOCK)
 
+    def read_packed(self, device, start, directory_blocks, live):
+        data = self.data[device][start : start + directory_blocks * BLOCK]
+        if not live:
+            return
+        self.need(device, start, directory_blocks * BLOCK, "packed directory")
+        pieces, at = struct.unpack_from("<I", data, 24)[0], 64
+        for _ in range(pieces):
+            segment, first, count = struct.unpack_from("<QII", data, at)
+            at += 16
+            if count < self.slab_blocks // 16:
+                slots = struct.unpack_from(f"<{count}H", data, at)
+                at += -(-2 * count // 8) * 8
+            else:
+                bits = int.from_bytes(data[at : at + self.slab_blocks // 8], "little")
+                slots = [slot for slot in range(self.slab_blocks) if bits >> slot & 1]
+                at += self.slab_blocks // 8
+            at += -(-4 * count // 8) * 8
+            for n, slot in enumerate(slots):
+                if live >> (first + n) & 1:
+                    self.moved[segment << 16 | slot] = (device, start + (first + n) * BLOCK)
+
     def place(self, addr):
+        if addr in self.moved:
+            return self.moved[addr]
         device, offset = self.segments[addr >> 16]
         return device, offset + (addr & 0xFFFF) * BLOCK
 

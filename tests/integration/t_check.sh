@@ -249,11 +249,23 @@ test_damaged_twins_are_repaired() {
 }
 
 # Both places of each page, or the newer one only, so that the older takes its place.
-test_a_lost_slab_table_is_made_again() {
-    fill_and_sum
-    local file=${POOL_FILES[0]} which
-    for which in both newer; do
-        $PYTHON - "$file" $which <<'PYTHON'
+# Nothing is overwritten, or an idle pool would pack slabs, whose table cannot be made again.
+test_a_lost_slab_table_is_made_again() { lose_slab_table both; }
+test_a_slab_table_that_is_too_old_is_made_again() { lose_slab_table newer; }
+
+lose_slab_table() {
+    local file which=$1
+    start_with_pool 96M
+    quarry volume create tank/v 16M
+    qemu-io -f raw -c 'write -P 17 0 8M' "$(uri v)" >/dev/null
+    quarry snapshot create tank/v@s
+    quarry clone tank/v@s tank/c
+    SUMS="$(sum_of v) $(sum_of v@s) $(sum_of c)"
+    stop_daemon
+    restart_with_pool # so that pages have two versions
+    stop_daemon
+    file=${POOL_FILES[0]}
+    $PYTHON - "$file" $which <<'PYTHON'
 import struct, sys
 with open(sys.argv[1], "r+b") as file:
     file.seek(4096)
@@ -274,12 +286,11 @@ with open(sys.argv[1], "r+b") as file:
                 file.seek(at + 100)
                 file.write(b"\xaa\x55")
                 damaged += 1
-assert damaged > 2, damaged
+assert damaged > 0, damaged
 print("#", damaged, "of", pages, "pages damaged,", sys.argv[2])
 PYTHON
-        finds 'cannot be imported|can only be opened read-only'
-        repairs 'page [0-9]+ of the slab table was made again'
-    done
+    finds 'cannot be imported|can only be opened read-only'
+    repairs 'page [0-9]+ of the slab table was made again'
 }
 
 # A live bit or two more, or less, than there should be, behind a right checksum.
@@ -349,7 +360,7 @@ test_a_block_that_is_claimed_twice_is_told_with_both() {
     start_with_pool 16M 2
     quarry volume create tank/v 4M
     quarry volume create tank/w 4M
-    qemu-io -f raw -c 'write -P 1 0 64k' "$(uri v)" >/dev/null
+    qemu-io -f raw -c 'write -P 1 0 112k' "$(uri v)" >/dev/null
     qemu-io -f raw -c 'write -P 2 0 64k' "$(uri w)" >/dev/null
     stop_daemon
     restart_with_pool # so that no batch to be replayed has the checksums of maps
