@@ -659,13 +659,14 @@ __wrap_space_pack(struct space *space, struct slab *slab, uint64_t number,
 void
 sim_trace(struct sim *sim, const char *format, ...)
 {
-	char line[300];
+	char line[1024];
 	va_list args;
 	int len;
 
 	va_start(args, format);
 	len = vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
+	CHECK(len >= 0 && (size_t)len < sizeof(line));
 	for (int i = 0; i + 8 <= len; i += 8) {
 		uint64_t word;
 
