@@ -438,6 +438,15 @@ use(struct pool *pool, struct fuzz_input *input)
 		administer(pool, ADMIN_VOLUME_DELETE, "c", "", "");
 }
 
+/* A pool that opened read-only says what contradicts itself, and is as it was found; any other
+ * holds its invariants. */
+static bool
+tables_agree(const struct pool *pool)
+{
+	return catalog_invariant(&pool->catalog) &&
+	       (pool->state == POOL_READONLY || space_invariant(&pool->space));
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -465,9 +474,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	pool = open_pool(disk, false);
 	if (pool) {
-		CHECK(space_invariant(&pool->space) && catalog_invariant(&pool->catalog));
+		CHECK(tables_agree(pool));
 		use(pool, &input);
-		CHECK(space_invariant(&pool->space) && catalog_invariant(&pool->catalog));
+		CHECK(tables_agree(pool));
 		close_pool(pool, false);
 		pool = open_pool(disk, false);
 		if (pool)

@@ -62,6 +62,7 @@ class Pool:
     def read_tables(self):
         self.segments = {}
         self.moved = {}  # by address: blocks that are live on packed slabs
+        self.packed_slabs = 0
         record = 16 + self.slab_blocks // 8
         per_page = (BLOCK - 32) // record
         for d, slabs_block, slabs in self.devices.values():
@@ -77,6 +78,7 @@ class Pool:
                     at = best[1] + 32 + (i % per_page) * record
                     segment, state, _, directory_blocks = struct.unpack_from("<QBBH", data, at)
                     if state == 3:
+                        self.packed_slabs += 1
                         live = int.from_bytes(data[at + 16 : at + record], "little")
                         self.read_packed(d, (slabs_block + i * self.slab_blocks) * BLOCK, directory_blocks, live)
                     elif segment:

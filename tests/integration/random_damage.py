@@ -119,7 +119,9 @@ def try_variant(rng, pool, wanted, figures):
             assert found.returncode == 0, f"nothing that counts was damaged, but: {found.stdout}"
             figures["harmless"] += 1
         repaired = check("--repair")
-        if kinds <= set(KEPT_TWICE) and not shorter:
+        # Pages of the slab table cannot be made again where there are packed slabs: docs/ARCHITECTURE.md.
+        derived = set(KEPT_TWICE) - ({"table"} if pool.packed_slabs else set())
+        if kinds <= derived and not shorter:
             assert repaired.returncode == 0, f"{kinds} were not repaired: {repaired.stdout}{repaired.stderr}"
         if repaired.returncode == 0:
             figures["repaired"] += bool(kinds)
@@ -143,7 +145,7 @@ def main():
     for i in range(int(VARIANTS)):
         try_variant(random.Random(f"{SEED} {i}"), pool, wanted, figures)
     print(
-        f"# {VARIANTS} variants in {time.monotonic() - started:.0f} s: {figures['told']} told of "
+        f"# {pool.packed_slabs} packed slabs; {VARIANTS} variants in {time.monotonic() - started:.0f} s: {figures['told']} told of "
         f"(of these {figures['repaired']} repaired whole), {figures['harmless']} harmless"
     )
 
