@@ -175,8 +175,8 @@ import hashlib, socket, sys, time
 host, port = sys.argv[1][len("iscsi://"):].split(":")
 def login(s, flags, **keys):
     text = b"".join(f"{k}={v}".encode() + b"\0" for k, v in keys.items())
-    s.sendall((bytes([0x43, flags, 0, 0, 0]) + len(text).to_bytes(3, "big")).ljust(48, b"\0") + text.ljust((len(text) + 3) // 4 * 4, b"\0"))
     start = time.monotonic()
+    s.sendall((bytes([0x43, flags, 0, 0, 0]) + len(text).to_bytes(3, "big")).ljust(48, b"\0") + text.ljust((len(text) + 3) // 4 * 4, b"\0"))
     head = s.recv(48, socket.MSG_WAITALL)
     took = time.monotonic() - start
     length = int.from_bytes(head[5:8], "big")
