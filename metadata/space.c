@@ -649,14 +649,10 @@ space_list_live(
 	return n;
 }
 
-void
-space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t directory_blocks,
-    struct packed_reader *reader, uint32_t age)
+static void
+become_packed(struct space *space, struct slab *slab, uint64_t number, uint32_t directory_blocks,
+    uint32_t age)
 {
-	struct packed_reader moved = *reader;
-	struct packed_view view;
-	uint16_t list[SLAB_BLOCKS_MAX];
-
 	CHECK(slab->state == SLAB_FREE && list_empty(&slab->link) && slab->live == 0);
 	for_each_place(place, slab)
 	{
@@ -667,6 +663,17 @@ space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t dir
 	slab->age = age;
 	slab->directory_blocks = (uint16_t)directory_blocks;
 	mark_dirty(space, slab);
+}
+
+void
+space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t directory_blocks,
+    struct packed_reader *reader, uint32_t age)
+{
+	struct packed_reader moved = *reader;
+	struct packed_view view;
+	uint16_t list[SLAB_BLOCKS_MAX];
+
+	become_packed(space, slab, number, directory_blocks, age);
 	while (packed_next(&moved, &view)) {
 		packed_list(view.slots, view.count, space->slab_blocks, list);
 		for (uint32_t k = 0; k < view.count; k++) {
@@ -689,6 +696,16 @@ space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t dir
 	set_pieces(space, slab, reader);
 	slab->live_first = slab->live;
 	slab->sealed_cut = space->cut;
+	look_empty(space, slab);
+}
+
+void
+space_restore_packed(struct space *space, struct slab *slab, uint64_t number,
+    uint32_t directory_blocks, const struct packed_reader *reader, uint32_t age)
+{
+	space_reserve(space, slab);
+	become_packed(space, slab, number, directory_blocks, age);
+	set_pieces(space, slab, reader);
 	look_empty(space, slab);
 }
 
@@ -1074,14 +1091,14 @@ space_page_block(const struct space_device *device, uint32_t page)
 }
 
 static uint32_t
-page_crc(const struct space_device *device, uint32_t page, void *block)
+page_crc(const struct uuid *device_uuid, uint32_t page, void *block)
 {
 	struct table_page *header = block;
 	uint32_t stored = header->crc;
 	uint32_t crc;
 
 	header->crc = 0;
-	crc = crc32c(page, &device->uuid, sizeof(device->uuid));
+	crc = crc32c(page, device_uuid, sizeof(*device_uuid));
 	crc = crc32c(crc, block, FORMAT_BLOCK_BYTES);
 	header->crc = stored;
 	return crc;
@@ -1119,14 +1136,14 @@ space_encode_page(
 			memcpy(at + sizeof(record), slab->live_bits, space->slab_blocks / 8);
 		at += slab_record_bytes(space->slab_blocks);
 	}
-	header->crc = page_crc(device, page, block);
+	header->crc = page_crc(&device->uuid, page, block);
 	set_page_version(space, device_index, page, checkpoint);
 	device->page_place[page] = !device->page_place[page];
 	bitmap_clear(device->page_dirty, page);
 }
 
-static bool
-page_valid(const struct space_device *device, uint32_t page, const void *block)
+bool
+space_page_valid(const struct uuid *device_uuid, uint32_t page, const void *block)
 {
 	struct table_page header;
 	uint8_t copy[FORMAT_BLOCK_BYTES];
@@ -1135,7 +1152,7 @@ page_valid(const struct space_device *device, uint32_t page, const void *block)
 	if (header.magic != TABLE_MAGIC || header.version != FORMAT_VERSION || header.index != page)
 		return false;
 	memcpy(copy, block, sizeof(copy));
-	return page_crc(device, page, copy) == header.crc;
+	return page_crc(device_uuid, page, copy) == header.crc;
 }
 
 /*
@@ -1230,7 +1247,7 @@ space_decode_page(struct space *space, uint32_t device_index, uint32_t page, uin
 	for (uint8_t i = 0; i < 2; i++) {
 		struct table_page header;
 
-		if (!page_valid(device, page, places[i]))
+		if (!space_page_valid(&device->uuid, page, places[i]))
 			continue;
 		memcpy(&header, places[i], sizeof(header));
 		if (header.checkpoint > checkpoint) {

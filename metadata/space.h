@@ -194,6 +194,10 @@ uint32_t space_list_live(
  */
 void space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t directory_blocks,
     struct packed_reader *reader, uint32_t age);
+/* For a repair: @slab (FREE) is PACKED again with the directory in @reader, all of it dead until
+ * space_set_slot() says otherwise. */
+void space_restore_packed(struct space *space, struct slab *slab, uint64_t number,
+    uint32_t directory_blocks, const struct packed_reader *reader, uint32_t age);
 /* At import: the directory of a PACKED slab, whose record was in the table.  -EUCLEAN: it and the
  * table contradict each other. */
 int space_load_pieces(struct space *space, struct slab *slab, struct packed_reader *reader,
@@ -244,6 +248,8 @@ void space_hold_device(struct space *space, uint32_t index);
 void space_unhold_device(struct space *space, uint32_t index);
 /* A slab that is reserved was written to, all of it. */
 void space_slab_written(struct space *space, struct slab *slab);
+/* Whether @block is page @page of the device's table, of whatever version. */
+bool space_page_valid(const struct uuid *device_uuid, uint32_t page, const void *block);
 /* Takes the newer valid one of both places that is not newer than @checkpoint.  -EUCLEAN: neither.
  * Records are checked; slabs get their states, segments are found. */
 int space_decode_page(struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint,

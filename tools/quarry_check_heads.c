@@ -138,18 +138,37 @@ labels_of(struct device *device, const struct uuid *uuid)
 	return count;
 }
 
-/* A label that another device has twice, and this one once, is that one's. */
-static void
-look_for_foreign(struct offline *offline, struct device *device, struct twin *twin)
+/* Whether the slab table on @device, going by its first page, is that of the device with @label. */
+static bool
+table_is_of(struct device *device, const struct label *label)
 {
-	struct label label;
+	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
+
+	for (unsigned i = 0; i < 2; i++)
+		if (overlay_read(device, (FORMAT_TABLE_BLOCK + i) * BLOCK_BYTES, block) == 0 &&
+		    space_page_valid(&label->device_uuid, 0, block))
+			return true;
+	return false;
+}
+
+/* A label is another device's if that one has it twice, and this one once; or if this device's slab
+ * table is not its, but its twin's. */
+static void
+look_for_foreign(
+    struct offline *offline, struct device *device, struct twin *twin, const struct twin *other)
+{
+	struct label label, other_label;
 
 	memcpy(&label, twin->block, sizeof(label));
+	memcpy(&other_label, other->block, sizeof(other_label));
 	if (twin->state != TWIN_VALID || labels_of(device, &label.device_uuid) == 2)
 		return;
 	for (uint32_t d = 0; d < offline->count; d++) {
-		if (offline->devices[d] == device ||
-		    labels_of(offline->devices[d], &label.device_uuid) < 2)
+		unsigned count = labels_of(offline->devices[d], &label.device_uuid);
+
+		if (offline->devices[d] == device || count == 0 ||
+		    (count == 1 && (other->state != TWIN_VALID || table_is_of(device, &label) ||
+				       !table_is_of(device, &other_label))))
 			continue;
 		twin->state = TWIN_DAMAGED;
 		error_set(&twin->error, -EUCLEAN, "it is that of %s", offline->devices[d]->name);
@@ -164,9 +183,9 @@ read_twins(struct offline *offline, struct device *device, const struct head_kin
 	for (unsigned i = 0; i < 2; i++) {
 		places[i] = twin_block(device, kind, i);
 		read_twin(device, kind, places[i], &twins[i]);
-		if (kind->own)
-			look_for_foreign(offline, device, &twins[i]);
 	}
+	for (unsigned i = 0; kind->own && i < 2; i++)
+		look_for_foreign(offline, device, &twins[i], &twins[!i]);
 }
 
 /* Whether so few checkpoints were written to @device that a crash may have left places empty that

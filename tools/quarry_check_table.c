@@ -8,8 +8,10 @@
  * of its blocks are taken for live.  That errs on the safe side: the walk over the maps corrects it
  * before anything is written to a slab (check_maps()).
  *
- * Of a pool with packed slabs an address may lie at two places, and only the table says which one
- * counts: there nothing is rebuilt.
+ * What a packed slab holds its directory says.  A block may lie at several places then, one of a
+ * segment and those where relocation moved it, all with the same content; one of them may be live.
+ * That is where a page that is not lost says; or else the slab that was packed last of those on
+ * which the block is as the directory's checksum says; or else where the log wrote it.
  *
  * Order: pages, flush, superblock.  Until that is written, all its copies, the digest does not fit
  * and the pool is as damaged as before.
@@ -105,20 +107,10 @@ decode_page(struct rebuild *r, struct space *space, uint32_t device, uint32_t pa
 static bool
 is_suspect(struct rebuild *r, uint32_t device, uint32_t page)
 {
-	bool valid = true;
+	const struct uuid *uuid = &r->labels[device].device_uuid;
 
-	for (unsigned i = 0; valid && i < 2; i++) {
-		struct space space;
-		struct error error;
-
-		space_init(&space, r->labels[0].slab_blocks, 1);
-		space_add_device(&space, device, &r->labels[device].device_uuid,
-		    r->labels[device].slabs_block, (uint32_t)r->labels[device].slab_count);
-		valid = space_decode_page(&space, device, page, UINT64_MAX, r->places[i],
-			    r->places[i], &error) == 0;
-		space_fini(&space);
-	}
-	return !valid;
+	return !space_page_valid(uuid, page, r->places[0]) ||
+	       !space_page_valid(uuid, page, r->places[1]);
 }
 
 static void
@@ -174,40 +166,184 @@ segment_on(struct rebuild *r, const struct slab *slab)
 	return segment;
 }
 
-/* Some slab is packed, or looks so. */
+/* The superblock says where the log goes on; what was on these slabs before is not needed. */
 static bool
-has_packed(struct rebuild *r)
+is_of_log(const struct rebuild *r, const struct slab *slab)
 {
-	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
-	const struct packed_directory *directory = (const void *)block;
+	return slab->device == r->superblock.log_device && slab->index == r->superblock.log_slab;
+}
 
+static bool
+is_next_of_log(const struct rebuild *r, const struct slab *slab)
+{
+	return slab->device == r->superblock.log_next_device &&
+	       slab->index == r->superblock.log_next_slab;
+}
+
+/* --- packed slabs --- */
+
+/* A slab whose page is lost, and on which a directory begins. */
+struct found_packed {
+	struct slab *slab;
+	uint64_t number;
+	uint32_t directory_blocks;
+};
+
+/* Reads the directory of @slab that begins at @slot into @directory.  -EUCLEAN, or an I/O error. */
+static int
+read_directory(struct rebuild *r, const struct slab *slab, uint32_t slot, uint64_t number,
+    uint32_t directory_blocks, void *directory, struct packed_reader *reader)
+{
+	struct error error;
+
+	for (uint32_t i = 0; i < directory_blocks; i++) {
+		int rc = overlay_read(r->devices[slab->device],
+		    space_offset_bytes(&r->space, slab, slot + i),
+		    (uint8_t *)directory + (size_t)i * BLOCK_BYTES);
+
+		if (rc)
+			return rc;
+	}
+	return packed_open(reader, directory, directory_blocks, r->space.slab_blocks, number,
+	    &r->superblock.pool_uuid, &error);
+}
+
+/* What lies on the slabs that good pages have as packed.  False: they contradict each other. */
+static bool
+load_packed(struct rebuild *r, void *directory)
+{
 	for (uint32_t d = 0; d < r->superblock.device_count; d++) {
-		const struct space_device *device = &r->space.devices[d];
+		for (uint32_t i = 0; i < r->space.devices[d].slab_count; i++) {
+			struct slab *slab = &r->space.devices[d].slabs[i];
+			uint32_t blocks = slab->directory_blocks;
+			struct packed_reader reader;
+			struct error error;
 
-		for (uint32_t i = 0; i < device->slab_count; i++) {
-			const struct slab *slab = &device->slabs[i];
-
-			if (slab->state == SLAB_PACKED ||
-			    (overlay_read(r->devices[d], space_offset_bytes(&r->space, slab, 0),
-				 block) == 0 &&
-				directory->magic == PACKED_MAGIC))
-				return true;
+			if (slab->state != SLAB_PACKED)
+				continue;
+			/* Of one that has lost both the import tells. */
+			if (read_directory(r, slab, 0, slab->segment, blocks, directory, &reader) &&
+			    read_directory(r, slab, r->space.slab_blocks - blocks, slab->segment,
+				blocks, directory, &reader))
+				continue;
+			if (space_load_pieces(&r->space, slab, &reader, &error))
+				return false;
 		}
 	}
+	return true;
+}
+
+static bool
+number_is_known(const struct rebuild *r, uint64_t number)
+{
+	for (uint32_t d = 0; d < r->superblock.device_count; d++)
+		for (uint32_t i = 0; i < r->space.devices[d].slab_count; i++)
+			if (r->space.devices[d].slabs[i].state == SLAB_PACKED &&
+			    r->space.devices[d].slabs[i].segment == number)
+				return true;
 	return false;
 }
+
+/* Adds @slab to @found if a directory begins there that a table may know. */
+static size_t
+look_for_directory(
+    struct rebuild *r, struct slab *slab, struct found_packed *found, size_t count, void *directory)
+{
+	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
+	const struct packed_directory *header = (const void *)block;
+	struct packed_reader reader;
+
+	if (overlay_read(r->devices[slab->device], space_offset_bytes(&r->space, slab, 0), block) ||
+	    header->magic != PACKED_MAGIC || header->directory_blocks == 0 ||
+	    2ull * header->directory_blocks >= r->space.slab_blocks ||
+	    header->number >= r->superblock.next_segment || number_is_known(r, header->number) ||
+	    read_directory(
+		r, slab, 0, header->number, header->directory_blocks, directory, &reader))
+		return count;
+	found[count] = (struct found_packed){ slab, header->number, header->directory_blocks };
+	return count + 1;
+}
+
+static int
+compare_found(const void *left, const void *right)
+{
+	const struct found_packed *a = left, *b = right;
+
+	return a->number < b->number ? 1 : a->number > b->number ? -1 : 0;
+}
+
+/* The slab is packed again; live is what lies nowhere else, if it is as it should be. */
+static void
+restore_packed(struct rebuild *r, const struct found_packed *found, void *directory)
+{
+	struct slab *slab = found->slab;
+	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
+	uint16_t list[SLAB_BLOCKS_MAX];
+	struct packed_reader reader;
+	struct packed_view view;
+
+	if (read_directory(r, slab, 0, found->number, found->directory_blocks, directory, &reader))
+		return;
+	space_restore_packed(&r->space, slab, found->number, found->directory_blocks, &reader,
+	    (uint32_t)r->superblock.checkpoint);
+	while (packed_next(&reader, &view)) {
+		packed_list(view.slots, view.count, r->space.slab_blocks, list);
+		for (uint32_t k = 0; k < view.count; k++) {
+			struct baddr addr = baddr_make(view.segment, list[k]);
+
+			if (space_is_live(&r->space, addr))
+				continue;
+			if (overlay_read(r->devices[slab->device],
+				space_offset_bytes(&r->space, slab, view.first + k), block) == 0 &&
+			    baddr_block_crc(addr, block) == view.crcs[k])
+				space_set_slot(&r->space, slab, view.first + k, true);
+		}
+	}
+}
+
+/* Calls for each slab whose page is lost; the order is theirs on the devices. */
+#define for_each_lost_slab(r, slab)                                                           \
+	for (uint32_t d_ = 0; d_ < (r)->superblock.device_count; d_++)                        \
+		for (struct slab *slab = (r)->space.devices[d_].slabs;                        \
+		     slab < (r)->space.devices[d_].slabs + (r)->space.devices[d_].slab_count; \
+		     slab++)                                                                  \
+			if (bitmap_test((r)->lost[d_],                                        \
+				slab->index / table_records_per_page((r)->space.slab_blocks)))
+
+static void
+restore_all_packed(struct rebuild *r, void *directory)
+{
+	struct found_packed *found = xcalloc(r->space.place_count, sizeof(*found));
+	size_t count = 0;
+
+	for_each_lost_slab(r, slab) count = look_for_directory(r, slab, found, count, directory);
+	qsort(found, count, sizeof(*found), compare_found);
+	for (size_t i = 0; i < count; i++)
+		if (i == 0 || found[i].number != found[i - 1].number)
+			restore_packed(r, &found[i], directory);
+	free(found);
+}
+
+/* --- segments --- */
 
 static void
 rebuild_slab(struct rebuild *r, struct slab *slab)
 {
-	uint64_t segment = segment_on(r, slab);
+	uint64_t segment = r->superblock.log_segment;
+	uint32_t written = r->superblock.log_slot;
 
+	if (slab->state != SLAB_FREE || is_next_of_log(r, slab))
+		return;
+	if (!is_of_log(r, slab)) {
+		segment = segment_on(r, slab);
+		written = r->space.slab_blocks;
+	}
 	/* A segment that a good page knows elsewhere is an old copy here. */
 	if (segment == 0 || space_find(&r->space, segment))
 		return;
 	space_open_slab(&r->space, slab, segment);
 	space_seal_slab(&r->space, slab, (uint32_t)r->superblock.checkpoint);
-	for (uint32_t slot = 0; slot < r->space.slab_blocks; slot++)
+	for (uint32_t slot = 0; slot < written; slot++)
 		space_mark_live(&r->space, baddr_make(segment, slot));
 }
 
@@ -215,7 +351,8 @@ rebuild_slab(struct rebuild *r, struct slab *slab)
 static bool
 rebuild_pages(struct rebuild *r)
 {
-	uint32_t per_page = table_records_per_page(r->space.slab_blocks);
+	bool consistent;
+	void *directory;
 
 	space_fini(&r->space);
 	make_space(r);
@@ -228,14 +365,14 @@ rebuild_pages(struct rebuild *r)
 				return false;
 		}
 	}
-	for (uint32_t d = 0; d < r->superblock.device_count; d++) {
-		const struct space_device *device = &r->space.devices[d];
-
-		for (uint32_t i = 0; i < device->slab_count; i++)
-			if (bitmap_test(r->lost[d], i / per_page))
-				rebuild_slab(r, &device->slabs[i]);
+	directory = xalloc_pages(r->space.slab_blocks / 2 * (size_t)BLOCK_BYTES);
+	consistent = load_packed(r, directory);
+	if (consistent) {
+		restore_all_packed(r, directory);
+		for_each_lost_slab(r, slab) rebuild_slab(r, slab);
 	}
-	return true;
+	free(directory);
+	return consistent;
 }
 
 static int
@@ -313,11 +450,7 @@ check_mend_table(struct check *check, struct offline *offline)
 	make_space(r);
 	find_lost_pages(r);
 	if (r->lost_count > 0) {
-		if (has_packed(r)) {
-			check_tell(check,
-			    "pages of the slab table are lost, and cannot be made again: "
-			    "the pool has packed slabs");
-		} else if (!rebuild_pages(r)) {
+		if (!rebuild_pages(r)) {
 			check_tell(
 			    check, "the slab table contradicts itself and was left as it is");
 		} else {
