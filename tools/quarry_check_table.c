@@ -28,6 +28,7 @@ struct rebuild {
 	struct device *devices[POOL_DEVICES_MAX]; /* by index in the pool */
 	struct superblock superblock;             /* the newest */
 	struct space space;
+	struct table known;                  /* packed slabs of good pages, by number */
 	uint64_t *lost[POOL_DEVICES_MAX];    /* bitmaps of pages */
 	uint64_t *suspect[POOL_DEVICES_MAX]; /* pages with one place only that is valid */
 	uint64_t lost_count;
@@ -221,6 +222,7 @@ load_packed(struct rebuild *r, void *directory)
 
 			if (slab->state != SLAB_PACKED)
 				continue;
+			table_set(&r->known, slab->segment, slab);
 			/* Of one that has lost both the import tells. */
 			if (read_directory(r, slab, 0, slab->segment, blocks, directory, &reader) &&
 			    read_directory(r, slab, r->space.slab_blocks - blocks, slab->segment,
@@ -233,17 +235,6 @@ load_packed(struct rebuild *r, void *directory)
 	return true;
 }
 
-static bool
-number_is_known(const struct rebuild *r, uint64_t number)
-{
-	for (uint32_t d = 0; d < r->superblock.device_count; d++)
-		for (uint32_t i = 0; i < r->space.devices[d].slab_count; i++)
-			if (r->space.devices[d].slabs[i].state == SLAB_PACKED &&
-			    r->space.devices[d].slabs[i].segment == number)
-				return true;
-	return false;
-}
-
 /* Adds @slab to @found if a directory begins there that a table may know. */
 static size_t
 look_for_directory(
@@ -253,10 +244,11 @@ look_for_directory(
 	const struct packed_directory *header = (const void *)block;
 	struct packed_reader reader;
 
-	if (overlay_read(r->devices[slab->device], space_offset_bytes(&r->space, slab, 0), block) ||
+	if (is_of_log(r, slab) || is_next_of_log(r, slab) ||
+	    overlay_read(r->devices[slab->device], space_offset_bytes(&r->space, slab, 0), block) ||
 	    header->magic != PACKED_MAGIC || header->directory_blocks == 0 ||
 	    2ull * header->directory_blocks >= r->space.slab_blocks ||
-	    header->number >= r->superblock.next_segment || number_is_known(r, header->number) ||
+	    header->number >= r->superblock.next_segment || table_get(&r->known, header->number) ||
 	    read_directory(
 		r, slab, 0, header->number, header->directory_blocks, directory, &reader))
 		return count;
@@ -366,11 +358,13 @@ rebuild_pages(struct rebuild *r)
 		}
 	}
 	directory = xalloc_pages(r->space.slab_blocks / 2 * (size_t)BLOCK_BYTES);
+	table_init(&r->known);
 	consistent = load_packed(r, directory);
 	if (consistent) {
 		restore_all_packed(r, directory);
 		for_each_lost_slab(r, slab) rebuild_slab(r, slab);
 	}
+	table_fini(&r->known);
 	free(directory);
 	return consistent;
 }
