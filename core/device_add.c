@@ -122,6 +122,7 @@ open_slabs(struct device_add *add)
 	housekeeping_start(pool);
 	waiters_wake(&pool->log.waiters, 0);
 	volume_full_consider(pool);
+	relocation_place(pool); /* copies that had no room before */
 	pool->device_set_generation++;
 }
 

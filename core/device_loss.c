@@ -48,7 +48,7 @@ settle(struct pool *pool)
 	loss->block = NULL;
 	log_settle(pool);
 	checkpoint_settle(pool);
-	relocation_kick(pool);
+	relocation_place(pool); /* what lost a copy gets another one, if there is room */
 }
 
 static void

@@ -103,13 +103,16 @@ ahead_step(struct pool *pool)
 	uint32_t left = pool->space.slab_blocks - h->block;
 	unsigned vectors = 0;
 
-	if (h->failed || left == 0 || pool->state != POOL_ONLINE) {
+	if (h->failed || left == 0 || pool->state != POOL_ONLINE ||
+	    pool->space.devices[h->slab->device].out) {
 		if (left == 0 && !h->failed)
 			space_slab_written(&pool->space, h->slab);
 		space_unreserve(&pool->space, h->slab);
 		h->slab = NULL;
 		if (!h->failed)
 			housekeeping_consider(pool);
+		if (pool->space.leaving_count > 0)
+			device_leaving_consider(pool);
 		return;
 	}
 	memset(&h->io, 0, sizeof(h->io));

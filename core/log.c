@@ -90,8 +90,12 @@ log_idle(const struct pool *pool)
 void
 log_slab_unread(struct pool *pool, const struct slab *slab)
 {
-	if (slab->readers == 0 && slab->state == SLAB_FREE && !MUTANT(UNREAD_SILENT))
+	if (slab->readers > 0 || slab->state != SLAB_FREE)
+		return;
+	if (!MUTANT(UNREAD_SILENT))
 		waiters_wake(&pool->log.waiters, 0);
+	if (pool->space.leaving_count > 0)
+		device_leaving_consider(pool);
 }
 
 uint64_t
@@ -179,17 +183,9 @@ enter_segment(struct pool *pool)
 	housekeeping_segment_opened(pool);
 }
 
-static bool
-lacks_copies(struct pool *pool, struct slab *slab)
-{
-	struct slab *places[COPIES_MAX];
-
-	return space_places(&pool->space, slab, places) < space_copies_now(&pool->space);
-}
-
 /*
- * The open slab is new and clients flush, which is slow there, and a slab that was written before
- * is free: the rest of the open one is left.
+ * The open slab lies badly; or it is new and clients flush, which is slow there, and a slab that
+ * was written before is free: the rest of the open one is left.
  */
 static bool
 should_leave_segment(struct pool *pool)
@@ -198,10 +194,7 @@ should_leave_segment(struct pool *pool)
 	struct slab *places[COPIES_MAX];
 	unsigned count;
 
-	/* It lost a copy, and the next one has all. */
-	if (pool->space.copies > 1 && log_has_room(pool, LOG_CLIENT) &&
-	    lacks_copies(pool, log->slab) &&
-	    (!log->next_slab || !lacks_copies(pool, log->next_slab)))
+	if (space_lies_badly(&pool->space, log->slab) && log_has_room(pool, LOG_CLIENT))
 		return true;
 	if (!log->slab_is_new || log->flush_round < pool->housekeeping.flush_round + 4 ||
 	    !log_has_room(pool, LOG_CLIENT) || (log->next_slab && is_new(pool, log->next_slab)))
@@ -225,6 +218,8 @@ static void
 seal(struct pool *pool, struct slab *slab)
 {
 	space_seal_slab(&pool->space, slab, (uint32_t)pool->checkpoint_number);
+	if (space_lies_badly(&pool->space, slab))
+		relocation_place(pool);
 }
 
 /* The open segment is full enough: on to the one that was named. */

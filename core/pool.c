@@ -21,6 +21,14 @@ pool_device(const struct pool *pool, uint32_t index)
 }
 
 const char *
+pool_device_name(const struct pool *pool, uint32_t index)
+{
+	const struct device *device = pool_device(pool, index);
+
+	return device ? device->name : "a device that is not there";
+}
+
+const char *
 pool_name(const struct pool *pool)
 {
 	return pool->name;
@@ -85,19 +93,32 @@ pool_init_engine(struct pool *pool, uint32_t slab_blocks, uint32_t copies)
 	pool->engine = true;
 }
 
+static uint64_t
+reserve_of(uint64_t slabs)
+{
+	/* What a checkpoint may write at worst must fit into what is held back, with the log's own
+	 * open segments and room for deletes. */
+	return max_u64(6, min_u64(slabs / 64, 64));
+}
+
+uint64_t
+pool_live_blocks_max(uint64_t slabs, uint32_t slab_blocks)
+{
+	uint64_t taken = reserve_of(slabs) + 1 + slabs / 32;
+
+	/* What is live beyond this could not be packed so that the rest stays free. */
+	return slabs > taken ? (slabs - taken) * (slab_blocks - 2 - slab_blocks / 256) : 0;
+}
+
 void
 pool_set_limits(struct pool *pool)
 {
 	uint64_t slabs = pool->space.slab_count;
 	uint64_t blocks = slabs * pool->space.slab_blocks;
 
-	/* What a checkpoint may write at worst must fit into what is held back, with the log's own
-	 * open segments and room for deletes. */
-	pool->reserve_slabs = max_u64(6, min_u64(slabs / 64, 64));
+	pool->reserve_slabs = reserve_of(slabs);
 	pool->relocate_slabs = max_u64(4, min_u64(slabs / 200, 64));
-	/* What is live beyond this could not be packed so that the rest stays free. */
-	pool->live_blocks_max = (slabs - pool->reserve_slabs - 1 - slabs / 32) *
-				(pool->space.slab_blocks - 2 - pool->space.slab_blocks / 256);
+	pool->live_blocks_max = pool_live_blocks_max(slabs, pool->space.slab_blocks);
 	pool->dirty_nodes_max = max_u64(
 	    min_u64(pool->nodes.budget / 2, pool->reserve_slabs * pool->space.slab_blocks * 3 / 8),
 	    32);

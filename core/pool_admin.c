@@ -12,6 +12,7 @@
 
 #include "core/base/size.h"
 #include "core/device_add.h"
+#include "core/device_remove.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ enum admin_phase {
 	ADMIN_FLUSH,
 	ADMIN_WALK,
 	ADMIN_ADD_DEVICES,
+	ADMIN_REMOVE_DEVICE,
 	ADMIN_SUPERBLOCK,
 	ADMIN_DONE,
 };
@@ -49,7 +51,8 @@ struct admin_operation {
 	struct image *older;
 	struct image *newer;
 	uint64_t lba;
-	struct device_add add; /* DEVICE_ADD */
+	struct device_add add;       /* DEVICE_ADD, DEVICE_REPLACE */
+	struct device_remove remove; /* DEVICE_REMOVE, DEVICE_REPLACE, DEVICE_FORGET */
 };
 
 static void admin_step(struct admin_operation *a);
@@ -384,6 +387,29 @@ check_export(struct admin_operation *a)
 	return rc;
 }
 
+/* Which device, what becomes of it, and whether the pool can do without. */
+static int
+check_remove(struct admin_operation *a)
+{
+	struct admin_request *request = a->request;
+	const struct space_device *device;
+	struct geometry geometry = { 0 };
+	int rc = device_find(a->pool, request->device, &a->remove.index, &request->error);
+
+	if (rc)
+		return rc;
+	device = &a->pool->space.devices[a->remove.index];
+	a->remove.kind = request->stop ? DEVICE_STAY : device->out ? DEVICE_FORGET : DEVICE_LEAVE;
+	if (request->stop && !device->leaving)
+		return error_set(&request->error, -EINVAL, "%s is not being removed from pool %s",
+		    request->device, a->pool->name);
+	if (request->stop)
+		return 0;
+	if (request->verb == ADMIN_DEVICE_REPLACE)
+		geometry_of(&geometry, request->opened[0]->size_bytes, a->pool->space.slab_blocks);
+	return device_remove_check(a->pool, a->remove.index, geometry.slab_count, &request->error);
+}
+
 static int
 build(struct admin_operation *a)
 {
@@ -476,6 +502,13 @@ build(struct admin_operation *a)
 		a->older = find_image(a, &request->name);
 		a->newer = a->older ? find_image(a, &request->target) : NULL;
 		return a->newer ? 0 : -ENOENT;
+	case ADMIN_DEVICE_REMOVE:
+	case ADMIN_DEVICE_REPLACE:
+		return check_remove(a);
+	case ADMIN_DEVICE_FORGET:
+		a->remove.index = request->device_index;
+		a->remove.kind = (enum device_remove_kind)request->device_kind;
+		return 0;
 	case ADMIN_DEVICE_ADD:
 	case ADMIN_POOL_SET:
 	case ADMIN_SCRUB_START:
@@ -732,6 +765,31 @@ add_devices(struct admin_operation *a)
 	device_add_start(&a->add);
 }
 
+/* --- DEVICE_REMOVE --- */
+
+static void
+device_removed(struct device_remove *remove)
+{
+	struct admin_operation *a = container_of(remove, struct admin_operation, remove);
+	struct admin_request *request = a->request;
+
+	if (remove->error.code && request->verb == ADMIN_DEVICE_REPLACE)
+		error_set(&request->error, remove->error.code,
+		    "%s is a device of the pool now, but %s could not be removed: %s",
+		    request->devices[0], request->device, remove->error.text);
+	else
+		request->error = remove->error;
+	admin_step(a);
+}
+
+static void
+remove_device(struct admin_operation *a)
+{
+	a->remove.pool = a->pool;
+	a->remove.done = device_removed;
+	device_remove_start(&a->remove);
+}
+
 /* What the next superblock keeps. */
 static void
 change_pool(struct admin_operation *a)
@@ -788,8 +846,12 @@ admin_step(struct admin_operation *a)
 				a->phase = ADMIN_DONE;
 			else if (a->request->verb == ADMIN_DIFF)
 				a->phase = ADMIN_WALK;
-			else if (a->request->verb == ADMIN_DEVICE_ADD)
+			else if (a->request->verb == ADMIN_DEVICE_ADD ||
+				 a->request->verb == ADMIN_DEVICE_REPLACE)
 				a->phase = ADMIN_ADD_DEVICES;
+			else if (a->request->verb == ADMIN_DEVICE_REMOVE ||
+				 a->request->verb == ADMIN_DEVICE_FORGET)
+				a->phase = ADMIN_REMOVE_DEVICE;
 			else if (a->op_count == 0)
 				a->phase = ADMIN_SUPERBLOCK;
 			else
@@ -839,8 +901,14 @@ admin_step(struct admin_operation *a)
 			a->phase = ADMIN_DONE;
 			continue;
 		case ADMIN_ADD_DEVICES:
-			a->phase = ADMIN_DONE;
+			a->phase = a->request->verb == ADMIN_DEVICE_REPLACE ? ADMIN_REMOVE_DEVICE
+									    : ADMIN_DONE;
 			return add_devices(a);
+		case ADMIN_REMOVE_DEVICE:
+			a->phase = ADMIN_DONE;
+			if (a->request->error.code)
+				continue; /* the new one could not be added */
+			return remove_device(a);
 		case ADMIN_SUPERBLOCK:
 			change_pool(a);
 			a->phase = ADMIN_DONE;

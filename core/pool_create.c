@@ -157,7 +157,7 @@ lay_out(
 		space_add_device(&pool->space, i, &label->device_uuid, label->slabs_block,
 		    (uint32_t)label->slab_count);
 	}
-	if (pool->space.slab_count < 24)
+	if (pool->space.slab_count < POOL_SLABS_MIN)
 		return error_set(error, -EINVAL,
 		    "the devices are too small for a pool: together they need at least 16 MiB%s",
 		    copies > 1 ? " for each copy" : "");

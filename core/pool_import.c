@@ -209,9 +209,10 @@ look_at_device_set(struct import *m, const uint8_t *block)
 
 	if (device_set_decode(&set, block, &error) || !uuid_equal(&set.pool_uuid, &m->pool->uuid))
 		return;
-	if (m->set.count == 0 || set.pool_generation > m->set.pool_generation ||
-	    (set.pool_generation == m->set.pool_generation && set.generation > m->set.generation))
+	if (device_set_is_newer(&set, &m->set))
 		m->set = set;
+	if (device_set_is_newer(&set, &m->sets[m->device]))
+		m->sets[m->device] = set;
 }
 
 static const char *
@@ -296,10 +297,32 @@ read_superblocks(struct import *m)
 }
 
 static bool
+has_state(const struct import *m, uint32_t index, enum device_state state)
+{
+	return index < m->set.count && m->set.devices[index].state == (uint32_t)state;
+}
+
+static bool
+is_removed(const struct import *m, uint32_t index)
+{
+	return has_state(m, index, DEVICE_STATE_REMOVED);
+}
+
+static bool
 is_out(const struct import *m, uint32_t index)
 {
-	return index < m->set.count && m->set.devices[index].state == DEVICE_STATE_OUT &&
-	       !MUTANT(STALE_BELIEVED);
+	return (has_state(m, index, DEVICE_STATE_OUT) && !MUTANT(STALE_BELIEVED)) ||
+	       is_removed(m, index);
+}
+
+static uint32_t
+index_of(const struct import *m, const struct device *device)
+{
+	uint32_t index = 0;
+
+	while (m->pool->devices[index].device != device)
+		index++;
+	return index;
 }
 
 /* The newest superblock, of devices that were not left out. */
@@ -307,11 +330,7 @@ static void
 choose_superblock(struct import *m)
 {
 	for (uint32_t i = 0; i < m->device_count; i++) {
-		uint32_t index = 0;
-
-		while (m->pool->devices[index].device != m->devices[i])
-			index++;
-		if (is_out(m, index))
+		if (is_out(m, index_of(m, m->devices[i])))
 			continue;
 		for (unsigned slot = 0; slot < 2; slot++)
 			m->slot_seen[slot] |= m->device_slots[i][slot];
@@ -320,6 +339,18 @@ choose_superblock(struct import *m)
 			m->superblock_found = true;
 		}
 	}
+}
+
+/* Some device that is in use does not have the newest set: a crash came before it was written
+ * there, and where that device alone is asked it would be unknown. */
+static bool
+set_is_scarce(const struct import *m)
+{
+	for (uint32_t i = 0; i < m->device_count; i++)
+		if (!is_out(m, index_of(m, m->devices[i])) &&
+		    device_set_is_newer(&m->set, &m->sets[i]))
+			return true;
+	return false;
 }
 
 /*
@@ -335,6 +366,13 @@ accept_devices(struct import *m)
 	uint32_t copies_min = (uint32_t)max_u64(1, m->set.copies_min);
 	uint32_t online = 0, missing = 0, first = 0;
 
+	for (uint32_t i = 0; i < pool->device_count; i++) {
+		if (!is_removed(m, i) || !pool->devices[i].device)
+			continue;
+		IMPORT_FAIL(m, -EINVAL, "%s was removed from pool %s: leave it out",
+		    pool->devices[i].device->name, pool->name);
+		return false;
+	}
 	for (uint32_t i = pool->device_count; i-- > 0;) {
 		if (is_out(m, i))
 			continue;
@@ -344,6 +382,7 @@ accept_devices(struct import *m)
 		missing++;
 		first = i;
 	}
+	m->set_changed = set_is_scarce(m) && !MUTANT(SET_NOT_SPREAD);
 	if (missing == 0)
 		return true;
 	if (m->superblock.copies > 1 && missing >= copies_min) {
@@ -384,6 +423,7 @@ leave_out(struct import *m)
 		if (!is_out(m, i) && device->device)
 			continue;
 		pool->space.devices[i].out = true;
+		pool->space.devices[i].removed = is_removed(m, i);
 		pool->space.device_count = (uint32_t)max_u64(pool->space.device_count, i + 1);
 		if (device->device) {
 			diag_warning(
@@ -393,7 +433,8 @@ leave_out(struct import *m)
 		}
 		device->label.device_uuid = m->set.devices[i].uuid;
 		device->label.size_bytes = m->set.devices[i].size_bytes;
-		diag_warning("pool %s is DEGRADED: device %u is missing", pool->name, i);
+		if (!is_removed(m, i))
+			diag_warning("pool %s is DEGRADED: device %u is missing", pool->name, i);
 	}
 }
 
@@ -413,6 +454,7 @@ accept_superblock(struct import *m)
 	}
 	pool->device_count = m->superblock.device_count;
 	pool->device_set_generation = m->set.generation;
+	pool->copies_told = m->set.copies_min;
 	if (!accept_devices(m))
 		return;
 	for (uint32_t i = 0; i < pool->device_count; i++) {
@@ -673,7 +715,11 @@ begin_generation(struct import *m)
 	log->sequence = m->sequence;
 	if (pool->state == POOL_READONLY)
 		return false;
+	for (uint32_t i = 0; i < pool->device_count; i++)
+		if (has_state(m, i, DEVICE_STATE_LEAVING) && !pool->space.devices[i].out)
+			device_leaving_resume(pool, i);
 	seal_all(pool);
+	relocation_place(pool); /* what lies badly was known to the dead daemon alone */
 	pool->generation++;
 	if (log_start(pool)) {
 		import_open_readonly(m, "no slab is free to begin a log in");
@@ -681,7 +727,7 @@ begin_generation(struct import *m)
 	}
 	diag_info("pool %s: checkpoint %llu, %llu batches replayed", pool->name,
 	    (unsigned long long)m->superblock.checkpoint, (unsigned long long)m->batches);
-	m->phase = IMPORT_DEVICES;
+	m->phase = IMPORT_SPREAD;
 	return false;
 }
 
@@ -692,7 +738,7 @@ set_written(struct block_writer *writer)
 
 	if (writer->error) {
 		import_open_readonly(
-		    m, "a device is missing, and another one cannot be written to");
+		    m, "the list of devices has changed, and one of them cannot be written to");
 		m->phase = IMPORT_MEND;
 	}
 	m->set_at++;
@@ -718,6 +764,55 @@ write_device_sets(struct import *m)
 		return true;
 	}
 	m->phase = IMPORT_CHECKPOINT;
+	return false;
+}
+
+static void
+superblock_written(struct block_writer *writer)
+{
+	struct import *m = container_of(writer, struct import, writer);
+
+	if (writer->error) {
+		import_open_readonly(
+		    m, "the newest superblock is not on all devices, and cannot be written there");
+		m->phase = IMPORT_MEND;
+	}
+	m->device++;
+	import_step(m);
+}
+
+/*
+ * The superblock of which this generation begins may be on some devices only, as the crash came
+ * when it was written.  All get it before the first table page of a newer one takes the place of a
+ * page that an older superblock means: else those devices could not be opened without these.  True:
+ * a wait began.
+ */
+static bool
+spread_superblock(struct import *m)
+{
+	for (; m->device < m->device_count && m->superblock.copies > 1; m->device++) {
+		struct device *device = m->devices[m->device];
+		uint32_t index = index_of(m, device);
+		const struct label *label = &m->pool->devices[index].label;
+		uint64_t place = m->superblock.checkpoint % 2;
+		struct geometry geometry;
+
+		if (m->pool->space.devices[index].out ||
+		    m->newest[m->device].checkpoint == m->superblock.checkpoint ||
+		    MUTANT(SUPERBLOCK_NOT_SPREAD))
+			continue;
+		geometry_of(&geometry, label->size_bytes, label->slab_blocks);
+		superblock_encode(&m->superblock, m->blocks);
+		m->writer.count = 0;
+		m->writer.done = superblock_written;
+		block_writer_add(&m->writer, FORMAT_SUPERBLOCK_BLOCK + place, m->blocks);
+		block_writer_add(&m->writer,
+		    geometry.tail_block + FORMAT_TAIL_SUPERBLOCK_BLOCK + place, m->blocks);
+		block_writer_start(&m->writer, device);
+		return true;
+	}
+	m->device = 0;
+	m->phase = IMPORT_DEVICES;
 	return false;
 }
 
@@ -755,13 +850,11 @@ mend_labels(struct import *m)
 
 	for (; m->device < m->device_count; m->device++) {
 		struct device *device = m->devices[m->device];
+		uint32_t index = index_of(m, device);
 		struct geometry geometry;
-		uint32_t index = 0;
 
 		if (!m->label_damaged[m->device] || pool->state != POOL_STARTING)
 			continue;
-		while (pool->devices[index].device != device)
-			index++;
 		if (pool->space.devices[index].out)
 			continue;
 		label_encode(&pool->devices[index].label, m->blocks);
@@ -791,6 +884,7 @@ finish(struct import *m)
 	free(m->label_read.block);
 	free(m->newest);
 	free(m->device_slots);
+	free(m->sets);
 	free(m->blocks);
 	for (unsigned i = 0; i < COPIES_MAX; i++)
 		free(m->copies[i]);
@@ -879,6 +973,10 @@ import_step(struct import *m)
 			if (begin_generation(m))
 				return;
 			continue;
+		case IMPORT_SPREAD:
+			if (spread_superblock(m))
+				return;
+			continue;
 		case IMPORT_DEVICES:
 			if (write_device_sets(m))
 				return;
@@ -917,6 +1015,7 @@ pool_import(const struct pool_config *config, struct device **devices, uint32_t 
 	memcpy(m->given, devices, device_count * sizeof(struct device *));
 	m->newest = xcalloc(device_count, sizeof(*m->newest));
 	m->device_slots = xcalloc(device_count, sizeof(*m->device_slots));
+	m->sets = xcalloc(device_count, sizeof(*m->sets));
 	m->force = config->force;
 	m->label_read.block = xalloc_pages(FORMAT_BLOCK_BYTES);
 	m->blocks = xalloc_pages(5 * (size_t)FORMAT_BLOCK_BYTES);

@@ -20,6 +20,7 @@ enum import_phase {
 	IMPORT_BATCH,
 	IMPORT_LEVEL,
 	IMPORT_BEGIN,
+	IMPORT_SPREAD,
 	IMPORT_DEVICES,
 	IMPORT_CHECKPOINT,
 	IMPORT_MEND,
@@ -55,6 +56,7 @@ struct import {
 	bool superblock_found;
 	struct superblock *newest; /* of each device that was given; .checkpoint 0: none */
 	struct device_set set;     /* the newest; .count 0: none was found */
+	struct device_set *sets;   /* the newest of each device that was given */
 	bool force;
 	uint32_t set_at;
 	bool set_changed;           /* devices are missing that it has ONLINE */

@@ -265,6 +265,11 @@ struct relocation {
 	bool gentle;             /* nobody needs it: the pool rests */
 	bool exhausted;          /* nothing can be gained now ... */
 	uint64_t exhausted_live; /* ... with so many live blocks in the pool */
+	bool misplaced;          /* some slabs may lie badly: all are looked at, ... */
+	uint64_t place_at;       /* the slab looked at last */
+	uint64_t place_looked;   /* ... and so many in a row did not */
+	bool placed;             /* some were moved since a checkpoint was asked for */
+	bool placed_durably;     /* none lies badly, and a checkpoint has it so */
 	unsigned fruitless;      /* checkpoints in a row without a pass between them */
 	uint64_t look_at;        /* the slab looked at last, of all */
 	uint64_t looked;         /* at so many in a row without finding any that pay */
@@ -405,6 +410,9 @@ struct pool_device {
 	bool dirty; /* written to since its last flush */
 	uint64_t errors;
 	uint64_t healed; /* blocks that were bad here, and were written again from a copy */
+	uint64_t leaving_since_ns; /* it, in this daemon: then it had ... */
+	uint32_t leaving_slabs;    /* ... so many with something on them */
+	bool may_not_answer;       /* it was removed because it had failed */
 };
 
 /* --- volumes --- */
@@ -550,9 +558,14 @@ struct pool {
 	uint64_t checksum_errors;
 	unsigned heals; /* under way */
 	struct device_loss loss;
+	uint32_t copies_told;        /* copies_min of the last device set */
+	struct admin_request forget; /* of device_leaving_consider(): */
+	bool forgetting;             /* ... it is under way */
 };
 
 struct device *pool_device(const struct pool *pool, uint32_t index);
+/* For messages: also of one that is missing. */
+const char *pool_device_name(const struct pool *pool, uint32_t index);
 /* Labels of all of its devices say so; that of a missing one is not known. */
 bool pool_keeps_notes(const struct pool *pool);
 
@@ -621,6 +634,12 @@ void checkpoint_settle(struct pool *pool);
 /* The next segment was meant for slabs that do not count any more: another one, if it can be. */
 void log_forget_next(struct pool *pool);
 
+/* device_remove.c */
+/* At import, before the log begins: the device leaves. */
+void device_leaving_resume(struct pool *pool, uint32_t index);
+/* Devices that leave may be empty now, or copies be restored: then what follows begins. */
+void device_leaving_consider(struct pool *pool);
+
 /* checkpoint.c */
 void checkpoint_init(struct pool *pool);
 void checkpoint_fini(struct pool *pool);
@@ -655,6 +674,8 @@ void relocation_checkpoint_ended(struct pool *pool);
 /* There is no room in the log: true: @waiter is woken when there may be; false: none will come. */
 bool relocation_wait(struct pool *pool, struct waiter *waiter) must_check;
 bool relocation_idle(const struct pool *pool);
+/* Slabs lie badly (space_lies_badly()): they are moved. */
+void relocation_place(struct pool *pool);
 void relocation_report(const struct pool *pool, struct admin_pool_report *report);
 
 /* The checksums that lie beside the blocks of @slab, whose first @end_slot blocks are in @blocks:

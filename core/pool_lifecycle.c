@@ -124,8 +124,18 @@ pool_lay_out_device(struct pool *pool, uint32_t index, struct device *device, st
 	return 0;
 }
 
+static enum device_state
+state_of(const struct space_device *device)
+{
+	if (device->removed)
+		return DEVICE_STATE_REMOVED;
+	if (device->out)
+		return DEVICE_STATE_OUT;
+	return device->leaving ? DEVICE_STATE_LEAVING : DEVICE_STATE_ONLINE;
+}
+
 void
-pool_encode_device_set(const struct pool *pool, void *block)
+pool_encode_device_set(struct pool *pool, void *block)
 {
 	struct device_set set = {
 		.pool_uuid = pool->uuid,
@@ -138,10 +148,10 @@ pool_encode_device_set(const struct pool *pool, void *block)
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		set.devices[i].uuid = pool->devices[i].label.device_uuid;
 		set.devices[i].index = i;
-		set.devices[i].state =
-		    pool->space.devices[i].out ? DEVICE_STATE_OUT : DEVICE_STATE_ONLINE;
+		set.devices[i].state = state_of(&pool->space.devices[i]);
 		set.devices[i].size_bytes = pool->devices[i].label.size_bytes;
 	}
+	pool->copies_told = set.copies_min;
 	device_set_encode(&set, block);
 }
 

@@ -11,6 +11,10 @@
 struct pool *pool_new(const struct pool_config *config);
 void pool_init_engine(struct pool *pool, uint32_t slab_blocks, uint32_t copies);
 void pool_set_limits(struct pool *pool);
+/* No pool has fewer; of as many as hold a copy each. */
+#define POOL_SLABS_MIN 24u
+/* How many blocks can be live in so many slabs. */
+uint64_t pool_live_blocks_max(uint64_t slabs, uint32_t slab_blocks);
 /* Closes its devices too; nothing may be under way. */
 void pool_free(struct pool *pool);
 
@@ -29,7 +33,7 @@ void pool_write_head(struct pool *pool, uint32_t index, struct device *device,
     struct block_writer *writer, void *blocks, bool erase);
 
 /* The device set as it is now, into one block; and its way to device @index. */
-void pool_encode_device_set(const struct pool *pool, void *block);
+void pool_encode_device_set(struct pool *pool, void *block);
 void pool_write_device_set(
     struct pool *pool, uint32_t index, struct block_writer *writer, void *block);
 

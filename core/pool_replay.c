@@ -60,6 +60,31 @@ table_is_older(const struct import *m)
 	return false;
 }
 
+/*
+ * A device that left, and a superblock of a table without it: the crash came before the device set
+ * that has it removed.
+ */
+static void
+accept_gone(struct import *m)
+{
+	struct space *space = &m->pool->space;
+
+	for (uint32_t i = 0; i < m->pool->device_count; i++) {
+		const struct space_device *device = &space->devices[i];
+		bool without =
+		    space->copies == 1
+			? space->table_digest - device->digest == m->superblock.table_digest
+			: m->superblock.device_digests[i] == space_digest_of_none();
+
+		if (i >= m->set.count || m->set.devices[i].state != DEVICE_STATE_LEAVING ||
+		    device->out || !without || !space_is_unused(space, i))
+			continue;
+		space_start_leaving(space, i);
+		space_remove_device(space, i);
+		m->set_changed = true;
+	}
+}
+
 /* The slabs of the superblock's segment; false: the table contradicts it. */
 static bool
 find_segment(struct import *m)
@@ -118,6 +143,7 @@ replay_begin(struct import *m)
 		m->phase = IMPORT_BEGIN;
 		return;
 	}
+	accept_gone(m);
 	if (table_is_older(m) && !MUTANT(TABLE_DIGEST_UNCHECKED)) {
 		import_open_readonly(m, "a page of the slab table is older than the superblock");
 		m->phase = IMPORT_BEGIN;

@@ -9,7 +9,7 @@ static bool
 pool_is_degraded(const struct pool *pool)
 {
 	for (uint32_t i = 0; i < pool->device_count; i++)
-		if (pool->space.devices[i].out)
+		if (pool->space.devices[i].out && !pool->space.devices[i].removed)
 			return true;
 	return space_count_degraded(&pool->space) > 0;
 }
@@ -24,7 +24,7 @@ tell_degraded(const struct pool *pool, char *text, size_t size)
 	for (uint32_t i = 0; i < pool->device_count && at + 60 < size; i++) {
 		const struct device *device = pool->devices[i].device;
 
-		if (!pool->space.devices[i].out)
+		if (!pool->space.devices[i].out || pool->space.devices[i].removed)
 			continue;
 		if (device)
 			at += (size_t)snprintf(
@@ -176,6 +176,23 @@ report_deleting(const struct pool *pool, struct admin_pool_report *report)
 	report->deleting_done_permille = todo ? done * 1000 / todo : 1000;
 }
 
+static void
+report_leaving(const struct pool *pool, uint32_t index, struct admin_device_report *out)
+{
+	const struct space_device *device = &pool->space.devices[index];
+	const struct pool_device *own = &pool->devices[index];
+	uint64_t used = space_count_used(&pool->space, index);
+	uint64_t took_s = (pool->reactor->now_ns - own->leaving_since_ns) / 1000000000;
+	uint64_t done = own->leaving_slabs > used ? own->leaving_slabs - used : 0;
+
+	out->leaving = device->leaving;
+	if (!out->leaving)
+		return;
+	out->left_bytes = used * pool->space.slab_blocks * FORMAT_BLOCK_BYTES;
+	out->done_permille = own->leaving_slabs ? done * 1000 / own->leaving_slabs : 0;
+	out->left_s = done > 0 ? max_u64(1, took_s * used / done) : 0;
+}
+
 void
 pool_report(struct pool *pool, struct admin_pool_report *report)
 {
@@ -215,11 +232,13 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 	report_deleting(pool, report);
 	report->unprepared_bytes = housekeeping_unprepared_slabs(pool) * slab_bytes;
 	report->devices = xcalloc(pool->device_count, sizeof(*report->devices));
-	report->device_count = pool->device_count;
 	for (uint32_t i = 0; i < pool->device_count; i++) {
-		struct admin_device_report *out = &report->devices[i];
+		struct admin_device_report *out = &report->devices[report->device_count];
 		const struct pool_device *device = &pool->devices[i];
 
+		if (pool->space.devices[i].removed)
+			continue;
+		report->device_count++;
 		out->path = device->device ? xstrdup(device->device->name) : NULL;
 		out->missing = !device->device;
 		out->left_out = pool->space.devices[i].out;
@@ -229,6 +248,7 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 		out->slabs_free = pool->space.devices[i].free_count;
 		out->errors = device->errors;
 		out->healed = device->healed;
+		report_leaving(pool, i, out);
 	}
 	report_images(pool, report);
 }

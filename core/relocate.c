@@ -25,6 +25,11 @@
  * free ones.  Of two or more such slabs a pass makes one that is not, so this comes to an end; it
  * begins only with the end of a checkpoint, and so needs no timer.
  *
+ * What lies badly, on a device that leaves or on fewer devices than the pool keeps copies, is moved
+ * whatever is dead of it, after such a thing happened (relocation_place()): all slabs are looked at
+ * until none of them does.  While clients work that takes a part of the time; what they need comes
+ * first.
+ *
  * A crash before a table that shows the switch is durable leaves the old slabs, which nobody has
  * touched, and the new one free; after it the new one, whose blocks the same flush made durable.
  * While they are read, victims count as being read, so nobody opens them.
@@ -40,6 +45,8 @@
 /* A device that stalled once must not put relocation to sleep while the pool fills up. */
 /* Share of the time when nobody uses the pool, and what is moved then at most: half a slab live. */
 #define IDLE_SHARE 0.25
+/* Share of the time, while clients work, for what lies badly. */
+#define PLACE_SHARE 0.4
 #define PAUSE_NS_MAX (1000ull * 1000 * 1000)
 #define VICTIMS_MAX 256u
 #define IO_BLOCKS 256u
@@ -88,7 +95,8 @@ checkpoint_ended(struct waiter *waiter, int error)
 {
 	struct pool *pool = container_of(waiter, struct pool, relocation.wait);
 
-	(void)error; /* then the pool failed, and has said so */
+	/* Else the pool failed, and has said so. */
+	pool->relocation.placed_durably = !error && !pool->relocation.misplaced;
 	pool->relocation.phase = RELOCATION_CHOOSE;
 	reactor_defer(pool->reactor, &pool->relocation.step);
 }
@@ -136,7 +144,11 @@ relocation_fini(struct pool *pool)
 static uint64_t
 slabs_coming(const struct pool *pool)
 {
-	return pool->space.free_count + pool->space.empty_count + (pool->log.next_slab != NULL);
+	const struct space *space = &pool->space;
+
+	/* What is empty on a device that leaves will not be. */
+	return space->free_count + (space->leaving_count ? 0 : space->empty_count) +
+	       (pool->log.next_slab != NULL);
 }
 
 /* 0 nothing to do … 1 all there is: over the last `relocate_slabs` above what is held back. */
@@ -168,6 +180,8 @@ urgency(const struct pool *pool)
 {
 	double share = need(pool);
 
+	if (pool->relocation.misplaced && pool->state == POOL_ONLINE)
+		return pool->requests_in_flight == 0 || share > PLACE_SHARE ? 1 : PLACE_SHARE;
 	return share < IDLE_SHARE && pool_rests(pool) ? IDLE_SHARE : share;
 }
 
@@ -194,7 +208,9 @@ by_score(const void *left, const void *right)
 
 	if (a->score != b->score)
 		return a->score > b->score ? -1 : 1;
-	return a->slab < b->slab ? -1 : 1;
+	if (a->slab->device != b->slab->device)
+		return a->slab->device < b->slab->device ? -1 : 1;
+	return a->slab->index < b->slab->index ? -1 : 1;
 }
 
 static int
@@ -386,6 +402,25 @@ pays(const struct pool *pool)
 	return emptied >= 2 || (emptied == 1 && r->victim_count > 1);
 }
 
+/* No victims yet, and memory for some. */
+static void
+begin_victims(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	uint32_t slab_blocks = pool->space.slab_blocks;
+
+	r->victim_count = 0;
+	r->move_count = 0;
+	if (r->victims)
+		return;
+	r->victims = xcalloc(VICTIMS_MAX, sizeof(*r->victims));
+	r->moves = xcalloc(2ull * slab_blocks, sizeof(*r->moves));
+	r->crcs = xcalloc(slab_blocks, sizeof(*r->crcs));
+	r->known = xcalloc(BITMAP_WORDS(slab_blocks), sizeof(*r->known));
+	r->from = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
+	r->to = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
+}
+
 /* Chooses what the next pass moves; false: nothing that pays. */
 static bool
 choose_victims(struct pool *pool)
@@ -396,16 +431,7 @@ choose_victims(struct pool *pool)
 	uint64_t dead_blocks;
 	struct candidate *all = find_candidates(pool, &count, &dead_blocks);
 
-	r->victim_count = 0;
-	r->move_count = 0;
-	if (!r->victims) {
-		r->victims = xcalloc(VICTIMS_MAX, sizeof(*r->victims));
-		r->moves = xcalloc(2ull * slab_blocks, sizeof(*r->moves));
-		r->crcs = xcalloc(slab_blocks, sizeof(*r->crcs));
-		r->known = xcalloc(BITMAP_WORDS(slab_blocks), sizeof(*r->known));
-		r->from = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
-		r->to = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
-	}
+	begin_victims(pool);
 	window = (uint32_t)max_u64(4, count / 16);
 	for (uint32_t next = 0;
 	     next < count && r->victim_count < VICTIMS_MAX && r->move_count < slab_blocks; next++) {
@@ -423,6 +449,34 @@ choose_victims(struct pool *pool)
 		return false;
 	fit_moves(pool);
 	return pays(pool);
+}
+
+/* The next ones that lie badly, as many as fit; false: none of those that were looked at. */
+static bool
+choose_misplaced(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	struct space *space = &pool->space;
+	uint64_t step = stride(space->place_count);
+
+	begin_victims(pool);
+	for (uint32_t i = 0; i < min_u64(space->place_count, LOOK_SLABS) && r->misplaced &&
+			     r->victim_count < VICTIMS_MAX && r->move_count < space->slab_blocks;
+	     i++) {
+		r->place_at = (r->place_at + step) % space->place_count;
+		struct slab *slab = nth_slab(space, r->place_at);
+
+		r->place_looked++;
+		if ((slab->state != SLAB_SEALED && slab->state != SLAB_PACKED) || slab->stuck ||
+		    slab->live == 0 || !space_lies_badly(space, slab))
+			continue;
+		add_victim(pool, slab);
+	}
+	if (r->victim_count == 0)
+		return false;
+	r->place_looked = 0;
+	fit_moves(pool);
+	return true;
 }
 
 /* --- moving --- */
@@ -499,7 +553,7 @@ leave_alone(struct pool *pool, struct slab *slab, uint32_t slot, const char *why
 	slab->stuck = !MUTANT(STUCK_TRIED_AGAIN);
 	diag_error("pool %s: at byte %llu of %s: %s; the slab is left as it is", pool->name,
 	    (unsigned long long)space_offset_bytes(&pool->space, slab, slot),
-	    pool_device(pool, slab->device)->name, why);
+	    pool_device_name(pool, slab->device), why);
 }
 
 /* All of the victim that is moved was read, or could not be (r->error). */
@@ -587,6 +641,28 @@ give_up_pass(struct pool *pool)
 	r->phase = RELOCATION_CHOOSE;
 }
 
+/* Those that died before they were read were not taken: the directory does not have them, for
+ * whoever replays the log may still read a map node where it was.  False: none is left. */
+static bool
+drop_dead_moves(struct relocation *r)
+{
+	uint8_t *blocks = r->to + (size_t)r->directory_blocks * BLOCK_BYTES;
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < r->move_count; i++) {
+		if (!r->moves[i].taken)
+			continue;
+		if (kept < i) {
+			r->moves[kept] = r->moves[i];
+			memcpy(blocks + (size_t)kept * BLOCK_BYTES,
+			    blocks + (size_t)i * BLOCK_BYTES, BLOCK_BYTES);
+		}
+		kept++;
+	}
+	r->move_count = kept;
+	return kept > 0;
+}
+
 static void
 encode_directory(struct pool *pool)
 {
@@ -650,6 +726,15 @@ must_rest(const struct pool *pool)
 }
 
 static void
+look_for_misplaced(struct relocation *r)
+{
+	r->misplaced = true;
+	r->placed_durably = false;
+	r->place_looked = 0;
+	r->exhausted = false;
+}
+
+static void
 switch_over(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
@@ -661,6 +746,9 @@ switch_over(struct pool *pool)
 	space_pack(&pool->space, r->slab, r->number, r->directory_blocks, &reader,
 	    (uint32_t)pool->checkpoint_number);
 	CHECK_SLOW(space_invariant(&pool->space));
+	r->placed |= r->misplaced;
+	if (space_lies_badly(&pool->space, r->slab))
+		look_for_misplaced(r); /* a device left, or was lost, meanwhile */
 	r->slab = NULL;
 	r->passes++;
 	r->blocks_moved += r->move_count;
@@ -669,15 +757,59 @@ switch_over(struct pool *pool)
 
 /* --- the machine --- */
 
+/*
+ * What is moved next; false: nothing of what was looked at, and *more is to be looked at.  Room for
+ * clients comes first; what lies badly takes none of what they have.
+ */
+static bool
+choose(struct pool *pool, bool *more)
+{
+	struct relocation *r = &pool->relocation;
+
+	*more = true;
+	if (!r->gentle || !r->misplaced) {
+		if (choose_victims(pool))
+			return true;
+		if (r->looked < pool->space.place_count)
+			return false;
+	}
+	*more = false;
+	if (!r->misplaced || !log_has_room(pool, LOG_CLIENT) || !list_empty(&r->waiters))
+		return false;
+	if (choose_misplaced(pool))
+		return true;
+	*more = r->place_looked < pool->space.place_count;
+	return false;
+}
+
+/* Nothing lies badly any more, as far as it can be moved.  True: a checkpoint frees what was
+ * emptied, and has copies that were made. */
+static bool
+end_placing(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+
+	r->misplaced = false;
+	r->place_looked = 0;
+	if (!r->placed && pool->space.leaving_count == 0) {
+		r->placed_durably = true;
+		return false;
+	}
+	r->placed = false;
+	r->phase = RELOCATION_CHECKPOINT;
+	checkpoint_start(pool, &r->wait);
+	return true;
+}
+
 /* True: a pass begins; false: it waits for a checkpoint, or rests. */
 static bool
 begin_pass(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
-	bool chosen, room;
+	bool chosen, room, more;
 
 	r->gentle = need(pool) == 0;
-	chosen = choose_victims(pool);
+	chosen = choose(pool, &more);
 	room = may_take_slab(pool);
 
 	if (chosen && room)
@@ -694,7 +826,9 @@ begin_pass(struct pool *pool)
 		return true;
 	}
 	r->victim_count = 0;
-	if (!chosen && r->looked < pool->space.place_count)
+	if (!chosen && r->misplaced && r->place_looked >= pool->space.place_count)
+		return !end_placing(pool);
+	if (!chosen && more)
 		return true; /* the others may have something */
 	/* A checkpoint frees what is empty, and makes room for the next pass. */
 	if (r->fruitless < 3 && (pool->space.empty_count > 0 || chosen) &&
@@ -730,6 +864,7 @@ relocation_step(struct pool *pool)
 			free_buffers(r);
 			if (pool->state != POOL_ONLINE)
 				waiters_wake(&r->waiters, pool->state == POOL_FAILED ? -EIO : 0);
+			device_leaving_consider(pool);
 			return;
 		case RELOCATION_CHOOSE:
 			if (log_has_room(pool, LOG_CLIENT))
@@ -767,6 +902,10 @@ relocation_step(struct pool *pool)
 				continue;
 			/* All is in memory.  Who died and is free by now may be all that the log
 			 * has. */
+			if (!MUTANT(DEAD_MOVES_KEPT) && !drop_dead_moves(r)) {
+				give_up_pass(pool);
+				continue;
+			}
 			let_victims_go(pool);
 			encode_directory(pool);
 			r->phase = RELOCATION_WRITE;
@@ -820,6 +959,18 @@ relocation_checkpoint_ended(struct pool *pool)
 	waiters_wake(&pool->relocation.waiters, 0);
 	relocation_kick(pool);
 	volume_full_consider(pool);
+	device_leaving_consider(pool);
+}
+
+void
+relocation_place(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+
+	if (pool->space.copies == 1 && pool->space.leaving_count == 0)
+		return;
+	look_for_misplaced(r);
+	relocation_kick(pool);
 }
 
 bool

@@ -116,7 +116,7 @@ name_damage(struct pool *pool, uint32_t slot, const char *why)
 		s->named = xcalloc(NAMED_MAX, sizeof(*s->named));
 	s->named[s->named_count++] = damage;
 	diag_error("pool %s: scrub: the block at byte %llu of %s %s; %s%s", pool->name,
-	    (unsigned long long)damage.offset_bytes, pool_device(pool, damage.device)->name, why,
+	    (unsigned long long)damage.offset_bytes, pool_device_name(pool, damage.device), why,
 	    owner, s->named_count == NAMED_MAX ? "; more are only counted" : "");
 }
 
@@ -558,7 +558,7 @@ scrub_report(const struct pool *pool, struct admin_scrub_report *report)
 		const struct image *image = catalog_image(&pool->catalog, damage->image);
 		struct admin_damage_report *out = &report->damage[i];
 
-		out->device = xstrdup(pool_device(pool, damage->device)->name);
+		out->device = xstrdup(pool_device_name(pool, damage->device));
 		out->offset_bytes = damage->offset_bytes;
 		if (damage->map || !image || !image->volume)
 			continue;

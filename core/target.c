@@ -256,6 +256,13 @@ target_exports_generation(const struct target *target)
 
 /* --- making and importing pools --- */
 
+/* Devices are opened for a pool that is here. */
+static bool
+is_add(const struct admin_request *request)
+{
+	return request->verb == ADMIN_DEVICE_ADD || request->verb == ADMIN_DEVICE_REPLACE;
+}
+
 enum opening_phase {
 	OPENING_LABELS,
 	OPENING_NEXT_POOL,
@@ -481,7 +488,7 @@ opening_step(struct opening *o)
 	case OPENING_LABELS:
 		if (o->request->verb == ADMIN_POOL_CREATE)
 			return create(o);
-		if (o->request->verb == ADMIN_DEVICE_ADD) {
+		if (is_add(o->request)) {
 			o->phase = OPENING_DONE;
 			travel(o->target->home, &o->task, add_at_home);
 			return;
@@ -590,7 +597,7 @@ open_pool(struct target *target, struct admin_request *request)
 		return admin_finish(request);
 	}
 	o = xcalloc(1, sizeof(*o));
-	o->reactor = request->verb == ADMIN_DEVICE_ADD ? pool->reactor : NULL;
+	o->reactor = is_add(request) ? pool->reactor : NULL;
 	o->target = target;
 	o->request = request;
 	list_push_back(&target->openings, &o->link);
@@ -783,7 +790,7 @@ admin_at_home(struct task *task)
 		    "there is no pool %s here (quarry pool list shows all)", pool_name);
 		return admin_finish(request);
 	}
-	if (request->verb == ADMIN_DEVICE_ADD)
+	if (is_add(request))
 		return open_pool(target, request);
 	if (request->verb == ADMIN_POOL_EXPORT || request->verb == ADMIN_POOL_DESTROY)
 		return close_pool(target, pool, request);
@@ -825,6 +832,7 @@ admin_request_fini(struct admin_request *request)
 	for (size_t i = 0; i < request->device_count; i++)
 		free(request->devices[i]);
 	free(request->devices);
+	free(request->device);
 	free(request->names);
 	if (request->export)
 		explicit_bzero(request->export, sizeof(*request->export));

@@ -64,18 +64,21 @@ uint64_t target_exports_generation(const struct target *target);
 /* --- administration --- */
 
 enum admin_verb {
-	ADMIN_POOL_CREATE,   /* name.pool, devices[], new_file_bytes, preallocate, copies, force */
-	ADMIN_POOL_IMPORT,   /* devices[] (every device of one or several pools), force */
-	ADMIN_POOL_EXPORT,   /* name.pool, force: even with clients connected */
-	ADMIN_POOL_DESTROY,  /* name.pool, force: even with volumes or clients */
-	ADMIN_DEVICE_ADD,    /* name.pool, devices[], new_file_bytes, preallocate, force */
-	ADMIN_VOLUME_CREATE, /* name, size_bytes, reserved */
-	ADMIN_VOLUME_RESIZE, /* name, size_bytes, force: shrink */
-	ADMIN_VOLUME_RENAME, /* name, target (same pool) */
-	ADMIN_VOLUME_DELETE, /* name, force: with its snapshots, and even with clients connected */
-	ADMIN_VOLUME_SET,    /* name, and the properties in `set` */
-	ADMIN_EXPORT_ADD,    /* name, export; without export_has_lun the first free LUN */
-	ADMIN_EXPORT_REMOVE, /* name; export_has_target: only of export->target */
+	ADMIN_POOL_CREATE,    /* name.pool, devices[], new_file_bytes, preallocate, copies, force */
+	ADMIN_POOL_IMPORT,    /* devices[] (every device of one or several pools), force */
+	ADMIN_POOL_EXPORT,    /* name.pool, force: even with clients connected */
+	ADMIN_POOL_DESTROY,   /* name.pool, force: even with volumes or clients */
+	ADMIN_DEVICE_ADD,     /* name.pool, devices[], new_file_bytes, preallocate, force */
+	ADMIN_DEVICE_REMOVE,  /* name.pool, device; stop: it stays after all */
+	ADMIN_DEVICE_REPLACE, /* name.pool, device, devices[1], new_file_bytes, preallocate, force
+			       */
+	ADMIN_VOLUME_CREATE,  /* name, size_bytes, reserved */
+	ADMIN_VOLUME_RESIZE,  /* name, size_bytes, force: shrink */
+	ADMIN_VOLUME_RENAME,  /* name, target (same pool) */
+	ADMIN_VOLUME_DELETE,  /* name, force: with its snapshots, and even with clients connected */
+	ADMIN_VOLUME_SET,     /* name, and the properties in `set` */
+	ADMIN_EXPORT_ADD,     /* name, export; without export_has_lun the first free LUN */
+	ADMIN_EXPORT_REMOVE,  /* name; export_has_target: only of export->target */
 	ADMIN_SNAPSHOT_CREATE, /* names[]: all of one pool, one atomic point */
 	ADMIN_SNAPSHOT_DELETE, /* names[] */
 	ADMIN_CLONE,           /* name (a snapshot), target (a new volume of the same pool) */
@@ -87,6 +90,8 @@ enum admin_verb {
 	ADMIN_LIST,            /* name.pool or "" for all: report */
 	/* of frontends, not of the administrator: */
 	ADMIN_NOTE_SET, /* name.pool, uuid (of the volume), note, note_bytes */
+	/* of the pool itself: */
+	ADMIN_DEVICE_FORGET, /* device_index, device_kind; see core/device_remove.h */
 };
 
 /* What ADMIN_VOLUME_SET may change; the others stay as they are. */
@@ -113,6 +118,10 @@ struct admin_device_report {
 	bool left_out;   /* it failed, and what it holds is old */
 	uint64_t errors; /* I/O and checksum errors since import */
 	uint64_t healed; /* blocks that were written again from a copy since import */
+	bool leaving;    /* it is being removed, and holds so much: */
+	uint64_t left_bytes;
+	uint64_t done_permille; /* since the removal, or the import, began */
+	uint64_t left_s;        /* 0: not known */
 };
 
 enum admin_image_kind {
@@ -201,6 +210,10 @@ struct admin_request {
 	size_t name_count;
 	char **devices; /* paths */
 	size_t device_count;
+	char *device; /* of the pool: a path, URI or UUID */
+	bool stop;    /* DEVICE_REMOVE */
+	uint32_t device_index;
+	unsigned device_kind;
 	uint64_t new_file_bytes; /* POOL_CREATE: files that do not exist are made this long; 0:
 				    refused */
 	uint64_t size_bytes;
@@ -232,8 +245,8 @@ struct admin_request {
 	struct task task;
 	struct reactor *origin;
 	struct target *home;
-	struct device *
-	    *opened; /* DEVICE_ADD: device_count of them; those that are taken become NULL */
+	struct device **opened; /* DEVICE_ADD, DEVICE_REPLACE: device_count of them; those that are
+				 * taken become NULL */
 	void *state;
 };
 

@@ -221,7 +221,9 @@ static_assert(sizeof(struct superblock) == 512, "a superblock cannot tear");
 
 enum device_state {
 	DEVICE_STATE_ONLINE = 1,
-	DEVICE_STATE_OUT = 2, /* left out: what it holds is older than the others */
+	DEVICE_STATE_OUT = 2,     /* left out: what it holds is older than the others */
+	DEVICE_STATE_LEAVING = 3, /* as ONLINE, but nothing new goes there */
+	DEVICE_STATE_REMOVED = 4, /* gone for good; its index is not used again */
 };
 
 struct device_set_entry {

@@ -158,7 +158,17 @@ device_set_decode(struct device_set *set, const void *block, struct error *error
 	if (set->version != FORMAT_VERSION || set->count == 0 || set->count > POOL_DEVICES_MAX)
 		return error_set(error, -EUCLEAN, "the device set holds impossible values");
 	for (uint32_t i = 0; i < set->count; i++)
-		if (set->devices[i].index >= POOL_DEVICES_MAX)
+		if (set->devices[i].index >= POOL_DEVICES_MAX ||
+		    set->devices[i].state < DEVICE_STATE_ONLINE ||
+		    set->devices[i].state > DEVICE_STATE_REMOVED)
 			return error_set(error, -EUCLEAN, "the device set holds impossible values");
 	return 0;
+}
+
+bool
+device_set_is_newer(const struct device_set *set, const struct device_set *than)
+{
+	if (than->count == 0 || set->pool_generation != than->pool_generation)
+		return than->count == 0 || set->pool_generation > than->pool_generation;
+	return set->generation > than->generation;
 }

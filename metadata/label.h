@@ -37,4 +37,7 @@ int superblock_decode(
     struct superblock *superblock, const void *block, struct error *error) must_check;
 int device_set_decode(struct device_set *set, const void *block, struct error *error) must_check;
 
+/* Whether @set was written after @than; a @than without devices is older than any. */
+bool device_set_is_newer(const struct device_set *set, const struct device_set *than);
+
 #endif

@@ -41,6 +41,13 @@ space_fini(struct space *space)
 
 /* --- copies --- */
 
+/* Whether new slabs of the device may be opened. */
+static bool
+takes_new(const struct space_device *device)
+{
+	return device->present && !device->out && !device->leaving;
+}
+
 uint32_t
 space_copies_now(const struct space *space)
 {
@@ -49,7 +56,7 @@ space_copies_now(const struct space *space)
 	if (space->copies == 1)
 		return 1;
 	for (uint32_t i = 0; i < space->device_count; i++)
-		devices += space->devices[i].present && !space->devices[i].out;
+		devices += takes_new(&space->devices[i]);
 	return (uint32_t)max_u64(1, min_u64(devices, space->copies));
 }
 
@@ -89,8 +96,8 @@ count_free(struct space *space)
 	for (uint32_t i = 0; i < space->device_count; i++) {
 		const struct space_device *device = &space->devices[i];
 
-		counts[i] = device->out ? 0 : device->free_count;
-		all[i] = device->out ? 0 : device->slab_count;
+		counts[i] = takes_new(device) ? device->free_count : 0;
+		all[i] = takes_new(device) ? device->slab_count : 0;
 	}
 	space->free_count = count_groups(counts, space->device_count, space_copies_now(space));
 	space->slab_count = count_groups(all, space->device_count, space_copies_now(space));
@@ -250,6 +257,9 @@ enter_free(struct space *space, struct slab *slab)
 	struct space_device *device = &space->devices[slab->device];
 
 	if (device->out)
+		return;
+	slab->held = device->leaving && !MUTANT(LEAVING_NOT_HELD);
+	if (slab->held)
 		return;
 	if (slab->flags & SLAB_WRITTEN)
 		list_push_front(&device->free, &slab->link);
@@ -846,7 +856,7 @@ space_pick(struct space *space, uint32_t after_device, uint64_t reserve)
 		struct space_device *device =
 		    &space->devices[(after_device + i) % space->device_count];
 
-		if (!device->present || device->out || device->free_count == 0)
+		if (!takes_new(device) || device->free_count == 0)
 			continue;
 		uint64_t share = (uint64_t)device->free_count * 64 / device->slab_count;
 
@@ -880,7 +890,7 @@ choose_places(
 
 			for (uint32_t k = 0; k < n; k++)
 				has_one |= places[k]->device == d;
-			if (has_one || !device->present || device->out || device->free_count == 0)
+			if (has_one || !takes_new(device) || device->free_count == 0)
 				continue;
 			if (spread)
 				rank += mix64(space->taken * COPIES_DEVICES_MAX + d) %
@@ -902,7 +912,7 @@ struct slab *
 space_take(struct space *space, uint32_t after_device)
 {
 	uint32_t copies = space_copies_now(space);
-	struct slab *places[COPIES_MAX];
+	struct slab *places[COPIES_MAX] = { NULL };
 	uint64_t before = space->free_count;
 
 	if (space->copies == 1) {
@@ -1078,6 +1088,139 @@ space_count_degraded(const struct space *space)
 		}
 	}
 	return n;
+}
+
+/* --- devices that leave --- */
+
+void
+space_start_leaving(struct space *space, uint32_t index)
+{
+	struct space_device *device = &space->devices[index];
+
+	CHECK(device->present && !device->leaving && !device->removed);
+	device->leaving = true;
+	space->leaving_count++;
+	for (uint32_t i = 0; i < device->slab_count; i++) {
+		struct slab *slab = &device->slabs[i];
+
+		if (slab->state != SLAB_FREE || list_empty(&slab->link))
+			continue;
+		leave_free(space, slab);
+		slab->held = true;
+	}
+	count_free(space);
+}
+
+static void
+leave_no_more(struct space *space, struct space_device *device)
+{
+	space->leaving_count -= device->leaving;
+	device->leaving = false;
+}
+
+void
+space_stop_leaving(struct space *space, uint32_t index)
+{
+	struct space_device *device = &space->devices[index];
+
+	leave_no_more(space, device);
+	for (uint32_t i = 0; i < device->slab_count; i++) {
+		struct slab *slab = &device->slabs[i];
+
+		if (!slab->held)
+			continue;
+		slab->held = false;
+		enter_free(space, slab);
+	}
+	count_free(space);
+}
+
+bool
+space_lies_badly(const struct space *space, struct slab *leader)
+{
+	unsigned count = 0;
+
+	if (space->copies == 1)
+		return space->devices[leader->device].leaving;
+	for_each_place(place, leader)
+	{
+		if (!space_place_counts(space, place))
+			continue;
+		if (space->devices[place->device].leaving)
+			return true;
+		count++;
+	}
+	return count < space_copies_now(space);
+}
+
+uint32_t
+space_count_used(const struct space *space, uint32_t index)
+{
+	const struct space_device *device = &space->devices[index];
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < device->slab_count; i++)
+		n += device->slabs[i].state != SLAB_FREE;
+	return n;
+}
+
+bool
+space_is_unused(const struct space *space, uint32_t index)
+{
+	const struct space_device *device = &space->devices[index];
+
+	for (uint32_t i = 0; i < device->slab_count; i++) {
+		const struct slab *slab = &device->slabs[i];
+
+		if (MUTANT(FORGOTTEN_IN_USE) && slab->state == SLAB_SEALED)
+			continue;
+		if (slab->state != SLAB_FREE || slab->readers > 0 || slab->twin ||
+		    !(slab->held || !list_empty(&slab->link)))
+			return false;
+	}
+	return true;
+}
+
+bool
+space_is_read(const struct space *space, uint32_t index)
+{
+	const struct space_device *device = &space->devices[index];
+
+	for (uint32_t i = 0; i < device->slab_count; i++)
+		if (device->slabs[i].readers > 0)
+			return true;
+	return false;
+}
+
+void
+space_remove_device(struct space *space, uint32_t index)
+{
+	struct space_device *device = &space->devices[index];
+
+	CHECK(device->out || (device->leaving && space_is_unused(space, index)));
+	leave_no_more(space, device);
+	device->out = true;
+	device->removed = true;
+	space->table_digest -= device->digest;
+	device->digest = 0;
+	count_free(space);
+}
+
+uint64_t
+space_slabs_without(const struct space *space, uint32_t index, uint32_t more)
+{
+	uint64_t all[POOL_DEVICES_MAX + 1] = { 0 };
+	uint32_t devices = more > 0;
+
+	for (uint32_t i = 0; i < space->device_count; i++) {
+		if (i == index || !takes_new(&space->devices[i]))
+			continue;
+		all[i] = space->devices[i].slab_count;
+		devices++;
+	}
+	all[space->device_count] = more;
+	return count_groups(
+	    all, space->device_count + 1, (uint32_t)max_u64(1, min_u64(devices, space->copies)));
 }
 
 /* --- table pages --- */
@@ -1327,6 +1470,9 @@ space_invariant(const struct space *space)
 			if (bitmap_count(slab->live_bits, space->slab_blocks) != slab->live)
 				return false;
 			if ((slab->state == SLAB_FREE) != (slab->segment == 0))
+				return false;
+			if (slab->held && (slab->state != SLAB_FREE || !list_empty(&slab->link) ||
+					      !(device->leaving || device->removed || device->out)))
 				return false;
 			if (slab->state == SLAB_COPY) {
 				if (!twins_invariant(slab))

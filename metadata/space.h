@@ -21,6 +21,10 @@
  * unless it is stale or its device is out.  In the table every slab has a record of its own.
  * `free_count` and `slab_count` count how many times there is room for all copies.
  *
+ * Devices that leave: their free slabs are held, off the free list, and so is each that becomes
+ * free.  So they empty, as relocation moves what lies badly (space_lies_badly()), until nothing is
+ * left.
+ *
  * Marking dead is idempotent, and marking an address dead whose segment is gone does nothing:
  * addresses are never used again.
  */
@@ -66,12 +70,15 @@ struct slab {
 	bool releasing; /* waits for a checkpoint to be durable */
 	bool stuck;     /* something on it is unreadable: it is not moved */
 	bool stale;     /* a place that lacks some of what its twins have */
+	bool held;      /* FREE, but off the free list since its device leaves */
 	uint16_t directory_blocks;
 };
 
 struct space_device {
 	bool present;
-	bool out; /* left out: nothing on it counts */
+	bool out;     /* left out: nothing on it counts */
+	bool leaving; /* what lies on it counts, but nothing new goes there */
+	bool removed; /* out, and not to come back */
 	struct uuid uuid;
 	uint64_t slabs_block;
 	uint32_t slab_count;
@@ -91,8 +98,9 @@ struct space {
 	uint32_t slab_blocks;
 	uint32_t device_count;
 	uint32_t copies;
-	uint64_t taken;       /* how often space_take() gave something */
-	struct table numbers; /* of PACKED slabs as the table has them, to find copies */
+	uint32_t leaving_count; /* devices */
+	uint64_t taken;         /* how often space_take() gave something */
+	struct table numbers;   /* of PACKED slabs as the table has them, to find copies */
 	struct space_device devices[POOL_DEVICES_MAX];
 	struct table segments; /* segment number -> struct space_piece */
 	struct list empty;
@@ -229,6 +237,25 @@ uint32_t space_copies_min(const struct space *space);
 /* How many segments and packed slabs have fewer copies than the pool is to keep. */
 uint64_t space_count_degraded(const struct space *space);
 
+/* --- devices that leave --- */
+
+/* Nothing new goes to the device / it stays after all. */
+void space_start_leaving(struct space *space, uint32_t index);
+void space_stop_leaving(struct space *space, uint32_t index);
+/* Whether what lies on @leader should lie elsewhere: on a device that leaves, or on fewer than it
+ * could. */
+bool space_lies_badly(const struct space *space, struct slab *leader);
+/* Slabs of the device that something lies on. */
+uint32_t space_count_used(const struct space *space, uint32_t index);
+/* Nothing lies on the device, is read there, or has plans for it. */
+bool space_is_unused(const struct space *space, uint32_t index);
+/* Somebody reads from the device. */
+bool space_is_read(const struct space *space, uint32_t index);
+/* The device is gone for good: of one that is unused, or out. */
+void space_remove_device(struct space *space, uint32_t index);
+/* What slab_count would be without the device, and with one of @more slabs (0: none) instead. */
+uint64_t space_slabs_without(const struct space *space, uint32_t index, uint32_t more);
+
 /* --- table pages --- */
 
 /* Of the versions of a device's pages, as a superblock with copies has it. */
@@ -236,6 +263,13 @@ static inline uint32_t
 space_device_digest(const struct space *space, uint32_t device)
 {
 	return (uint32_t)mix64(space->devices[device].digest);
+}
+
+/* ... of a device that was removed. */
+static inline uint32_t
+space_digest_of_none(void)
+{
+	return (uint32_t)mix64(0);
 }
 
 /* Block number of the place to which dirty page @page goes next. */

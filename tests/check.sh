@@ -71,8 +71,8 @@ sim_test() {
 
 regression_seeds() {
     local seed
-    for seed in $(grep -oE '^[0-9]+' tests/sim/regressions.txt); do
-        "$BUILD/quarry-sim" --seed "$seed" || return
+    grep -oE '^[0-9]+( --copies [23])?' tests/sim/regressions.txt | while read -r -a seed; do
+        "$BUILD/quarry-sim" --seed "${seed[@]}" || return
     done
 }
 
@@ -92,6 +92,8 @@ run_sim() {
     echo "== simulator, $seeds seeds"
     sim_log=$(mktemp)
     sim_test "$seeds seeds" "$BUILD/quarry-sim" --seeds "$seeds"
+    sim_test "$((seeds / 4)) seeds with two copies" "$BUILD/quarry-sim" --copies 2 --seeds $((seeds / 4))
+    sim_test "$((seeds / 8)) seeds with three copies" "$BUILD/quarry-sim" --copies 3 --seeds $((seeds / 8))
     sim_test "regressions" regression_seeds
     if [ "$BUILD" = build ] && [ -x build-clang/quarry-sim ]; then
         sim_test "the same traces with gcc and clang" same_traces build-clang/quarry-sim

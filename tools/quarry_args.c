@@ -32,6 +32,7 @@ static const struct option {
 	    "allocate all space of files now, and keep it" },
 	{ 0, "reserve", OPTION_RESERVE, "full|none", "hold back room for all of the volume" },
 	{ 0, "copies", OPTION_COPIES, "N", "keep everything on N devices: 1, 2 or 3" },
+	{ 0, "stop", OPTION_STOP, NULL, "do not go on with it" },
 	{ 0, "data", OPTION_DATA, NULL, "verify the checksums of all data, too" },
 	{ 0, "repair", OPTION_REPAIR, NULL, "make again what can be derived from the rest" },
 	{ 0, "what", OPTION_WHAT, "WHAT", "print this only" },

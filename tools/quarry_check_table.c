@@ -25,8 +25,10 @@ struct rebuild {
 	struct check *check;
 	struct offline *offline;
 	struct label labels[POOL_DEVICES_MAX];
-	struct device *devices[POOL_DEVICES_MAX]; /* by index in the pool */
-	struct superblock superblock;             /* the newest */
+	struct device *devices[POOL_DEVICES_MAX]; /* by index in the pool; NULL: removed */
+	uint32_t slab_blocks;
+	struct device_set set;        /* the newest */
+	struct superblock superblock; /* the newest */
 	struct space space;
 	struct table known;                  /* packed slabs of good pages, by number */
 	uint64_t *lost[POOL_DEVICES_MAX];    /* bitmaps of pages */
@@ -42,10 +44,35 @@ device_name(const struct rebuild *r, uint32_t device)
 	return r->devices[device]->name;
 }
 
+static void
+look_for_set(struct rebuild *r, struct device *device)
+{
+	const uint64_t blocks[2] = { FORMAT_DEVICE_SET_BLOCK,
+		check_tail_block(device) + FORMAT_TAIL_DEVICE_SET_BLOCK };
+	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
+
+	for (unsigned k = 0; k < 4; k++) {
+		struct device_set set;
+		struct error error;
+
+		if (overlay_read(device, (blocks[k / 2] + k % 2) * BLOCK_BYTES, block) == 0 &&
+		    device_set_decode(&set, block, &error) == 0 &&
+		    device_set_is_newer(&set, &r->set))
+			r->set = set;
+	}
+}
+
+static bool
+was_removed(const struct rebuild *r, uint32_t device)
+{
+	return device < r->set.count && r->set.devices[device].state == DEVICE_STATE_REMOVED;
+}
+
 /* All devices there, labels that fit together, and a superblock. */
 static bool
 find_pool(struct rebuild *r)
 {
+	const struct label *first = NULL;
 	struct superblock superblock;
 	struct error error;
 
@@ -59,6 +86,7 @@ find_pool(struct rebuild *r)
 			return false;
 		r->devices[label.device_index] = device;
 		r->labels[label.device_index] = label;
+		look_for_set(r, device);
 		for (unsigned k = 0; k < 4; k++)
 			if (check_read_superblock(
 				device, blocks[k / 2] + k % 2, &superblock, &error) == 0 &&
@@ -66,23 +94,30 @@ find_pool(struct rebuild *r)
 			    superblock.checkpoint > r->superblock.checkpoint)
 				r->superblock = superblock;
 	}
-	if (r->superblock.device_count != r->offline->count)
-		return false;
-	for (uint32_t i = 0; i < r->superblock.device_count; i++)
-		if (!r->devices[i] ||
-		    !uuid_equal(&r->labels[i].pool_uuid, &r->superblock.pool_uuid) ||
-		    r->labels[i].slab_blocks != r->labels[0].slab_blocks)
+	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++) {
+		bool wanted = i < r->superblock.device_count && !was_removed(r, i);
+
+		if (wanted != (r->devices[i] != NULL))
 			return false;
-	return true;
+		if (!wanted)
+			continue;
+		first = first ? first : &r->labels[i];
+		if (!uuid_equal(&r->labels[i].pool_uuid, &r->superblock.pool_uuid) ||
+		    r->labels[i].slab_blocks != first->slab_blocks)
+			return false;
+	}
+	r->slab_blocks = first ? first->slab_blocks : 0;
+	return first;
 }
 
 static void
 make_space(struct rebuild *r)
 {
-	space_init(&r->space, r->labels[0].slab_blocks, 1);
+	space_init(&r->space, r->slab_blocks, 1);
 	for (uint32_t i = 0; i < r->superblock.device_count; i++)
-		space_add_device(&r->space, i, &r->labels[i].device_uuid, r->labels[i].slabs_block,
-		    (uint32_t)r->labels[i].slab_count);
+		if (r->devices[i])
+			space_add_device(&r->space, i, &r->labels[i].device_uuid,
+			    r->labels[i].slabs_block, (uint32_t)r->labels[i].slab_count);
 }
 
 /* Both places of a page; what is unreadable reads as zeroes, which no page is. */
@@ -378,6 +413,8 @@ write_pages(struct rebuild *r)
 		const struct space_device *device = &r->space.devices[d];
 		int rc = 0;
 
+		if (!r->devices[d])
+			continue;
 		for (uint32_t page = 0; rc == 0 && page < device->page_count; page++) {
 			if (!bitmap_test(r->lost[d], page))
 				continue;
@@ -409,9 +446,11 @@ write_superblock(struct rebuild *r)
 	r->superblock.table_digest = r->space.table_digest;
 	superblock_encode(&r->superblock, block);
 	for (uint32_t d = 0; d < r->superblock.device_count; d++) {
-		const uint64_t blocks[2] = { FORMAT_SUPERBLOCK_BLOCK + place,
-			check_tail_block(r->devices[d]) + FORMAT_TAIL_SUPERBLOCK_BLOCK + place };
+		uint64_t blocks[2] = { FORMAT_SUPERBLOCK_BLOCK + place };
 
+		if (!r->devices[d])
+			continue;
+		blocks[1] = check_tail_block(r->devices[d]) + FORMAT_TAIL_SUPERBLOCK_BLOCK + place;
 		for (unsigned i = 0; i < 2; i++) {
 			int rc = overlay_write(r->devices[d], blocks[i] * BLOCK_BYTES, block);
 

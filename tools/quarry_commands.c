@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "core/base/size.h"
+#include "core/base/uuid.h"
 #include "frontends/admin/admin_json.h"
 #include "metadata/format.h"
 
@@ -122,6 +123,14 @@ take_size(struct cli *cli, size_t at, char text[SIZE_TEXT_BYTES], struct error *
 }
 
 /* The daemon has another working directory: paths are sent absolute.  URIs stay as they are. */
+static char *
+full_path(const struct cli *cli, const char *path)
+{
+	bool absolute = path[0] == '/' || strstr(path, "://");
+
+	return absolute ? xstrdup(path) : text_new("%s/%s", cli->cwd, path);
+}
+
 static int
 take_devices(struct cli *cli, size_t first, struct error *error)
 {
@@ -130,8 +139,7 @@ take_devices(struct cli *cli, size_t first, struct error *error)
 	must_put(cli->request, "devices", devices);
 	for (size_t i = first; i < cli->arg_count; i++) {
 		const char *path = cli->args[i];
-		bool absolute = path[0] == '/' || strstr(path, "://");
-		char *full = absolute ? xstrdup(path) : text_new("%s/%s", cli->cwd, path);
+		char *full = full_path(cli, path);
 		json_t *value = path[0] ? json_string(full) : NULL;
 
 		free(full);
@@ -147,16 +155,22 @@ take_devices(struct cli *cli, size_t first, struct error *error)
 
 /* --- pools --- */
 
+static void
+take_new_file_options(struct cli *cli)
+{
+	if (cli->options & OPTION_SIZE)
+		must_put(cli->request, "new_file_bytes", json_integer((json_int_t)cli->size_bytes));
+	if (cli->options & OPTION_PREALLOCATE)
+		must_put(cli->request, "preallocate", json_true());
+}
+
 /* POOL DEVICE… */
 static int
 take_new_devices(struct cli *cli, struct error *error)
 {
 	if (take_name(cli, "name", 0, WANT_POOL, error) || take_devices(cli, 1, error))
 		return -EINVAL;
-	if (cli->options & OPTION_SIZE)
-		must_put(cli->request, "new_file_bytes", json_integer((json_int_t)cli->size_bytes));
-	if (cli->options & OPTION_PREALLOCATE)
-		must_put(cli->request, "preallocate", json_true());
+	take_new_file_options(cli);
 	return 0;
 }
 
@@ -168,6 +182,63 @@ build_device_add(struct cli *cli, struct error *error)
 		return -EINVAL;
 	cli->done_text = text_new("pool %s has %zu device%s more", cli->args[0], cli->arg_count - 1,
 	    cli->arg_count == 2 ? "" : "s");
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static bool
+is_uuid(const char *text)
+{
+	return strlen(text) == UUID_TEXT_BYTES - 1 &&
+	       strspn(text, "0123456789abcdef-") == UUID_TEXT_BYTES - 1;
+}
+
+/* A device of the pool: a path, URI or UUID. */
+static int
+take_device(struct cli *cli, size_t at, struct error *error)
+{
+	const char *name = cli->args[at];
+	char *full = is_uuid(name) ? xstrdup(name) : full_path(cli, name);
+	json_t *value = name[0] ? json_string(full) : NULL;
+
+	free(full);
+	if (!value)
+		return error_set(error, -EINVAL, "the device is %s",
+		    name[0] ? "not UTF-8" : "empty: name it by path, URI or UUID");
+	must_put(cli->request, "device", value);
+	return 0;
+}
+
+static int
+build_device_remove(struct cli *cli, struct error *error)
+{
+	bool stop = cli->options & OPTION_STOP;
+
+	request_start(cli, "device.remove");
+	if (take_name(cli, "name", 0, WANT_POOL, error) || take_device(cli, 1, error))
+		return -EINVAL;
+	if (stop)
+		must_put(cli->request, "stop", json_true());
+	cli->done_text =
+	    stop ? text_new("%s stays in pool %s", cli->args[1], cli->args[0])
+		 : text_new("%s is being removed from pool %s; to see how far that is: quarry "
+			    "device list %s",
+		       cli->args[1], cli->args[0], cli->args[0]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
+build_device_replace(struct cli *cli, struct error *error)
+{
+	request_start(cli, "device.replace");
+	if (take_name(cli, "name", 0, WANT_POOL, error) || take_device(cli, 1, error) ||
+	    take_devices(cli, 2, error))
+		return -EINVAL;
+	take_new_file_options(cli);
+	cli->done_text = text_new("%s takes the place of %s; to see how far that is: quarry "
+				  "device list %s",
+	    cli->args[2], cli->args[1], cli->args[0]);
 	done_one(cli, "pools", cli->args[0]);
 	return 0;
 }
@@ -683,6 +754,20 @@ const struct cli_command cli_commands[] = {
 	    "  quarry device add tank /dev/sdd\n",
 	    OPTION_SIZE | OPTION_PREALLOCATE | OPTION_FORCE, 2, 1 + ADMIN_DEVICES_MAX, SHOW_DONE,
 	    build_device_add },
+	{ "device", "remove", "POOL DEVICE", "Take a device out of a pool, while it is in use.",
+	    "What lies on it moves to the others in the background; then its label is wiped.  It "
+	    "may take\nlong, goes on over a restart, and quarry device list shows how far it is; "
+	    "--stop ends it, and\nthe device stays.  Refused if the others could not hold all "
+	    "data and copies.  A device that was\nleft out, or is missing, is forgotten at once.  "
+	    "DEVICE is a path, a URI or a UUID.\n\n"
+	    "  quarry device remove tank /dev/sdb\n",
+	    OPTION_STOP, 2, 2, SHOW_DONE, build_device_remove },
+	{ "device", "replace", "POOL DEVICE NEW", "Put another device in the place of one.",
+	    "As quarry device add NEW, and then quarry device remove DEVICE; also of a device that "
+	    "failed.\n\n"
+	    "  quarry device replace tank /dev/sdb /dev/sdd\n",
+	    OPTION_SIZE | OPTION_PREALLOCATE | OPTION_FORCE, 3, 3, SHOW_DONE,
+	    build_device_replace },
 	{ "device", "list", "[POOL]", "List the devices of pools.", NULL, OPTIONS_LIST, 0, 1,
 	    SHOW_DEVICES, build_list },
 	{ "scrub", "start", "POOL", "Read all data of a pool, and compare it with its checksums.",

@@ -188,27 +188,6 @@ print_rows_json(FILE *out, const char *plural, json_t *rows)
 
 /* --- rows --- */
 
-/* The pools without what is in them. */
-static json_t *
-device_rows(const json_t *pools)
-{
-	json_t *rows = must_json(json_array());
-	const json_t *pool, *device;
-	size_t i, k;
-
-	json_array_foreach(pools, i, pool)
-	{
-		json_array_foreach(json_object_get(pool, "devices"), k, device)
-		{
-			json_t *row = must_json(json_copy((json_t *)(uintptr_t)device));
-
-			must_put(row, "pool", json_incref(json_object_get(pool, "name")));
-			must_append(rows, row);
-		}
-	}
-	return rows;
-}
-
 /* "3 min", and so on: about. */
 static void
 format_time(json_int_t seconds, char text[32])
@@ -219,6 +198,42 @@ format_time(json_int_t seconds, char text[32])
 		snprintf(text, 32, "%lld min", (long long)seconds / 60);
 	else
 		snprintf(text, 32, "%lld h", (long long)seconds / 3600);
+}
+
+/* For tables with how far a removal is as text of the state. */
+static json_t *
+device_row(const json_t *pool, const json_t *device, bool json)
+{
+	json_t *row = must_json(json_copy((json_t *)(uintptr_t)device));
+	const json_t *removing = json_object_get(device, "removing");
+	const json_t *left = json_object_get(removing, "seconds_left");
+	json_int_t permille = json_integer_value(json_object_get(removing, "done_permille"));
+	char time[32] = "", text[80];
+
+	must_put(row, "pool", json_incref(json_object_get(pool, "name")));
+	if (json || !json_is_object(removing))
+		return row;
+	if (json_is_integer(left))
+		format_time(json_integer_value(left), time);
+	snprintf(text, sizeof(text), "removing, %lld.%lld%%%s%s%s", (long long)permille / 10,
+	    (long long)permille % 10, time[0] ? ", " : "", time, time[0] ? " left" : "");
+	must_put(row, "state", json_string(text));
+	return row;
+}
+
+static json_t *
+device_rows(const json_t *pools, bool json)
+{
+	json_t *rows = must_json(json_array());
+	const json_t *pool, *device;
+	size_t i, k;
+
+	json_array_foreach(pools, i, pool)
+	{
+		json_array_foreach(json_object_get(pool, "devices"), k, device)
+		    must_append(rows, device_row(pool, device, json));
+	}
+	return rows;
 }
 
 /* The scrub of each pool; for tables with what is done and left as text. */
@@ -595,7 +610,15 @@ print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 	if (json_integer_value(json_object_get(pool, "unprepared_bytes")))
 		print_bytes(out, "unprepared", pool, "unprepared_bytes", exact);
 	fputs("\n", out);
-	table_print(out, &table_devices, json_object_get(pool, "devices"), cli);
+
+	json_t *rows = must_json(json_array());
+	const json_t *device;
+	size_t i;
+
+	json_array_foreach(json_object_get(pool, "devices"), i, device)
+	    must_append(rows, device_row(pool, device, false));
+	table_print(out, &table_devices, rows, cli);
+	json_decref(rows);
 }
 
 static void
@@ -706,7 +729,7 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 		rows = image_rows(pools, true, &cli->filter);
 		break;
 	case SHOW_DEVICES:
-		rows = device_rows(pools);
+		rows = device_rows(pools, json);
 		break;
 	case SHOW_EXPORTS:
 		rows = export_rows(pools, &cli->filter);

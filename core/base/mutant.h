@@ -94,6 +94,12 @@
 	X(STALE_BELIEVED, "import: a device that was left out is one among equals")               \
 	X(COPIES_NOT_LEVELLED,                                                                    \
 	    "import: what one copy of the log's end lacks is not written there")                  \
+	X(SET_NOT_SPREAD, "import: a device set that only some devices have stays there")         \
+	X(SUPERBLOCK_NOT_SPREAD, "import: so does a superblock")                                  \
+	X(DEAD_MOVES_KEPT, "relocation: what died before it was read is in the directory")        \
+	X(LEAVING_NOT_HELD, "device remove: slabs that become free there may be used")            \
+	X(FORGOTTEN_IN_USE, "device remove: the device is forgotten while it holds something")    \
+	X(FORGOTTEN_AT_ONCE, "device remove: before a checkpoint does without it is durable")     \
 	X(DURABLE_MARK_EARLY, "log: headers say that what was applied is durable")
 
 #ifdef QUARRY_MUTANTS

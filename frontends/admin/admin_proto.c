@@ -32,6 +32,8 @@ enum {
 	FIELD_CHAP_MUTUAL_USER = 1 << 18,
 	FIELD_CHAP_MUTUAL_SECRET = 1 << 19,
 	FIELD_WARN_PERCENT = 1 << 20,
+	FIELD_DEVICE = 1 << 21,
+	FIELD_STOP = 1 << 22,
 };
 
 enum name_kind {
@@ -57,6 +59,11 @@ static const struct verb verbs[] = {
 	    FIELD_NEW_FILE_BYTES | FIELD_PREALLOCATE | FIELD_COPIES | FIELD_FORCE, NAME_POOL,
 	    NAME_NONE },
 	{ "device.add", ADMIN_MESSAGE_TARGET, ADMIN_DEVICE_ADD, FIELD_NAME | FIELD_DEVICES,
+	    FIELD_NEW_FILE_BYTES | FIELD_PREALLOCATE | FIELD_FORCE, NAME_POOL, NAME_NONE },
+	{ "device.remove", ADMIN_MESSAGE_TARGET, ADMIN_DEVICE_REMOVE, FIELD_NAME | FIELD_DEVICE,
+	    FIELD_STOP, NAME_POOL, NAME_NONE },
+	{ "device.replace", ADMIN_MESSAGE_TARGET, ADMIN_DEVICE_REPLACE,
+	    FIELD_NAME | FIELD_DEVICE | FIELD_DEVICES,
 	    FIELD_NEW_FILE_BYTES | FIELD_PREALLOCATE | FIELD_FORCE, NAME_POOL, NAME_NONE },
 	{ "pool.import", ADMIN_MESSAGE_TARGET, ADMIN_POOL_IMPORT, FIELD_DEVICES, FIELD_FORCE,
 	    NAME_NONE, NAME_NONE },
@@ -242,6 +249,22 @@ decode_devices(const struct verb *verb, const json_t *value, struct admin_reques
 		request->devices[i] = xstrdup(path);
 		request->device_count = i + 1;
 	}
+	if (verb->verb == ADMIN_DEVICE_REPLACE && request->device_count != 1)
+		return error_set(error, -EINVAL,
+		    "\"devices\" must be one device, which takes the place of \"device\", not %zu",
+		    request->device_count);
+	return 0;
+}
+
+static int
+decode_device(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	if (!json_is_string(value))
+		return wrong_type("device", "a string (a path, URI or UUID)", value, error);
+	if (json_string_length(value) == 0)
+		return error_set(error, -EINVAL, "\"device\" is empty");
+	request->device = xstrdup(json_string_value(value));
 	return 0;
 }
 
@@ -277,6 +300,13 @@ decode_bool(const char *key, const json_t *value, bool *flag, struct error *erro
 		return wrong_type(key, "a boolean", value, error);
 	*flag = json_is_true(value);
 	return 0;
+}
+
+static int
+decode_stop(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	return decode_bool("stop", value, &request->stop, error);
 }
 
 static int
@@ -499,6 +529,8 @@ static const struct field {
 	{ "target", FIELD_TARGET, decode_target },
 	{ "names", FIELD_NAMES, decode_names },
 	{ "devices", FIELD_DEVICES, decode_devices },
+	{ "device", FIELD_DEVICE, decode_device },
+	{ "stop", FIELD_STOP, decode_stop },
 	{ "new_file_bytes", FIELD_NEW_FILE_BYTES, decode_new_file_bytes },
 	{ "size_bytes", FIELD_SIZE_BYTES, decode_size_bytes },
 	{ "readonly", FIELD_READONLY, decode_readonly },

@@ -80,6 +80,21 @@ bytes_json(uint64_t bytes)
 }
 
 static json_t *
+removing_json(const struct admin_device_report *device)
+{
+	json_t *object;
+
+	if (!device->leaving)
+		return must_json(json_null());
+	object = must_json(json_object());
+	must_put(object, "left_bytes", bytes_json(device->left_bytes));
+	must_put(object, "done_permille", bytes_json(device->done_permille));
+	must_put(object, "seconds_left",
+	    device->left_s ? bytes_json(device->left_s) : must_json(json_null()));
+	return object;
+}
+
+static json_t *
 device_json(const struct admin_device_report *device)
 {
 	json_t *object = must_json(json_object());
@@ -89,7 +104,9 @@ device_json(const struct admin_device_report *device)
 	must_put(object, "state",
 	    text_json(device->missing    ? "missing"
 		      : device->left_out ? "left out"
+		      : device->leaving  ? "removing"
 					 : "online"));
+	must_put(object, "removing", removing_json(device));
 	must_put(object, "size_bytes", bytes_json(device->size_bytes));
 	must_put(object, "slabs", bytes_json(device->slab_count));
 	must_put(object, "slabs_free", bytes_json(device->slabs_free));

@@ -14,7 +14,7 @@
  *   sim_history.c   what the log carried, batch by batch, seen at batch_apply(): the order in which
  *                   everything took effect, and so what a crash may leave
  *   sim_model.c     the reference: an array of blocks for each image
- *   sim_devices.c   pools that get more devices
+ *   sim_devices.c   pools that get more devices, and lose some
  *   sim_walk.c      reads the pool from the disks by itself: reachability, contents, counters
  *
  * How a crash is judged: `history.records` has each batch since the state that is surely durable,
@@ -249,6 +249,7 @@ struct weather {
 	uint64_t delay_ns_max;
 	bool prepare_space;
 	bool gives_back;
+	bool devices_leave;
 	unsigned checkpoint_writes; /* in flight at most */
 	unsigned depth;             /* requests in flight */
 	unsigned volumes_max;
@@ -275,7 +276,8 @@ struct damage {
 
 /* What devices did; `struck` and `flushes_failed` since the pool was opened, the rest for ever. */
 struct faults {
-	bool struck; /* errors are excused */
+	bool struck;        /* errors are excused */
+	bool scrub_excused; /* ... of a scrub that may go on from then */
 	uint64_t flushes_failed;
 	uint64_t resume_event;     /* when what is held goes on */
 	bool misdirect_relocation; /* its next read */
@@ -308,6 +310,8 @@ struct sim_stats {
 	uint64_t unreadable; /* reads that damaged ones refused */
 	uint64_t left_out;   /* devices that pools with copies went on without */
 	uint64_t degraded;   /* pools that were opened without some device */
+	uint64_t leaving;    /* devices that began to leave, */
+	uint64_t removed;    /* ... and were forgotten */
 };
 
 struct sim {
@@ -323,10 +327,11 @@ struct sim {
 	struct weather weather;
 	struct memory_disk *disks[SIM_DEVICES_MAX];
 	struct device *devices[SIM_DEVICES_MAX];
-	uint32_t joined;        /* devices that are in the pool: the first ones */
-	bool adding;            /* the next one */
-	bool crash_at_join;     /* a crash comes soon after that */
-	struct device *joining; /* ... until the pool has it */
+	uint32_t joined;                   /* devices that are in the pool: the first ones, */
+	bool was_removed[SIM_DEVICES_MAX]; /* ... but for these, when it was opened */
+	bool adding;                       /* the next one */
+	bool crash_at_join;                /* a crash comes soon after that */
+	struct device *joining;            /* ... until the pool has it */
 	bool may_omit;
 	bool omitted; /* the import was not given all devices */
 	struct reactor *reactor;
@@ -404,8 +409,12 @@ void work_note_range(
     struct sim *sim, const struct model_volume *volume, uint64_t lba, uint64_t count);
 
 /* sim_devices.c */
-/* How many devices the newest superblock counts. */
-uint32_t devices_on_disks(const struct sim *sim);
+/* How many devices the newest superblock counts, of all disks but @without. */
+uint32_t devices_on_disks(const struct sim *sim, uint32_t without);
+/* Whether a device, or any but it, knows that it was removed. */
+bool devices_removed(const struct sim *sim, uint32_t d);
+/* Makes @request remove some device, or have it stay. */
+void devices_leave(struct sim *sim, struct admin_request *request);
 /* Makes @request add the next one. */
 void devices_add(struct sim *sim, struct admin_request *request);
 void devices_step(struct sim *sim);

@@ -86,8 +86,10 @@ admin_done(struct admin_request *request)
 	    code ? request->error.text : "");
 	if (code == 0 && request->verb == ADMIN_DEVICE_ADD) {
 		devices_added(sim);
+	} else if (code == 0 && request->verb == ADMIN_DEVICE_REMOVE) {
+		sim->stats.leaving += !request->stop;
 	} else if (code == 0 && is_scrub(request)) {
-		if (sim->pool->scrub.record.damaged_blocks > 0 && !sim->faults.struck &&
+		if (sim->pool->scrub.record.damaged_blocks > 0 && !sim->faults.scrub_excused &&
 		    !sim->faults.damaged)
 			sim_fail(sim, "the scrub finds %llu damaged blocks in a sound pool",
 			    (unsigned long long)sim->pool->scrub.record.damaged_blocks);
@@ -260,6 +262,16 @@ admin_add_device(struct sim *sim)
 	devices_add(sim, &a->request);
 	admin_submit(sim, a);
 	return true;
+}
+
+void
+admin_remove_device(struct sim *sim)
+{
+	struct sim_admin *a = admin_new(sim, ADMIN_DEVICE_REMOVE, NULL);
+
+	devices_leave(sim, &a->request);
+	a->must_succeed = false; /* the others may be too small */
+	admin_submit(sim, a);
 }
 
 static void

@@ -1,42 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Pools that get more devices: which of the disks are in the pool, and adding the next one.
+ * Pools that get more devices, and lose some: which of the disks are in the pool, adding the next
+ * one, and removing one.
  *
- * What a crash leaves of an add is read off the disks: the newest superblock counts the devices,
- * and an import must be given those and no others.
+ * What a crash leaves of that is read off the disks: the newest superblock counts the devices, the
+ * newest device set says which were removed, and an import must be given the others and no more.
  */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "tests/sim/sim.h"
-
-uint32_t
-devices_on_disks(const struct sim *sim)
-{
-	static uint8_t block[FORMAT_BLOCK_BYTES];
-	uint64_t newest = 0;
-	uint32_t count = sim->joined;
-
-	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
-		struct geometry geometry;
-
-		geometry_of(&geometry, memory_disk_size_bytes(sim->disks[d]), SLAB_BLOCKS_MIN);
-		for (unsigned i = 0; i < 4; i++) {
-			struct superblock superblock;
-			struct error error;
-			uint64_t at =
-			    i < 2 ? FORMAT_SUPERBLOCK_BLOCK + i
-				  : geometry.tail_block + FORMAT_TAIL_SUPERBLOCK_BLOCK + i - 2;
-
-			memory_disk_read(sim->disks[d], at * BLOCK_BYTES, block, BLOCK_BYTES);
-			if (superblock_decode(&superblock, block, &error) == 0 &&
-			    superblock.checkpoint > newest) {
-				newest = superblock.checkpoint;
-				count = superblock.device_count;
-			}
-		}
-	}
-	return count;
-}
 
 /* The newest device set on a disk, of all its places. */
 static bool
@@ -56,13 +29,57 @@ newest_set(const struct sim *sim, uint32_t d, struct device_set *newest)
 		memory_disk_read(sim->disks[d], at * BLOCK_BYTES, block, BLOCK_BYTES);
 		if (device_set_decode(&set, block, &error))
 			continue;
-		if (!found || set.pool_generation > newest->pool_generation ||
-		    (set.pool_generation == newest->pool_generation &&
-			set.generation > newest->generation))
+		if (!found || device_set_is_newer(&set, newest))
 			*newest = set;
 		found = true;
 	}
 	return found;
+}
+
+/* The newest one of all disks that are looked at. */
+static void
+find_set(const struct sim *sim, uint32_t without, struct device_set *newest)
+{
+	struct device_set set;
+
+	memset(newest, 0, sizeof(*newest));
+	for (uint32_t d = 0; d < sim->weather.device_count; d++)
+		if (d != without && newest_set(sim, d, &set) && device_set_is_newer(&set, newest))
+			*newest = set;
+}
+
+uint32_t
+devices_on_disks(const struct sim *sim, uint32_t without)
+{
+	static uint8_t block[FORMAT_BLOCK_BYTES];
+	struct device_set set;
+	uint64_t newest = 0;
+	uint32_t count = sim->weather.devices_at_first;
+
+	find_set(sim, without, &set);
+	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
+		struct geometry geometry;
+
+		/* What one that is out has is old, whatever its number. */
+		if (d == without || (d < set.count && set.devices[d].state == DEVICE_STATE_OUT))
+			continue;
+		geometry_of(&geometry, memory_disk_size_bytes(sim->disks[d]), SLAB_BLOCKS_MIN);
+		for (unsigned i = 0; i < 4; i++) {
+			struct superblock superblock;
+			struct error error;
+			uint64_t at =
+			    i < 2 ? FORMAT_SUPERBLOCK_BLOCK + i
+				  : geometry.tail_block + FORMAT_TAIL_SUPERBLOCK_BLOCK + i - 2;
+
+			memory_disk_read(sim->disks[d], at * BLOCK_BYTES, block, BLOCK_BYTES);
+			if (superblock_decode(&superblock, block, &error) == 0 &&
+			    superblock.checkpoint > newest) {
+				newest = superblock.checkpoint;
+				count = superblock.device_count;
+			}
+		}
+	}
+	return count;
 }
 
 bool
@@ -74,11 +91,30 @@ devices_know(const struct sim *sim, uint32_t missing)
 		return true;
 	for (uint32_t d = 0; d < sim->joined; d++)
 		if (d != missing && newest_set(sim, d, &other) &&
-		    (other.pool_generation > its.pool_generation ||
-			(other.pool_generation == its.pool_generation &&
-			    other.generation >= its.generation)))
+		    !device_set_is_newer(&its, &other))
 			return true;
 	return false;
+}
+
+bool
+devices_removed(const struct sim *sim, uint32_t d)
+{
+	struct device_set newest;
+
+	find_set(sim, UINT32_MAX, &newest);
+	return d < newest.count && newest.devices[d].state == DEVICE_STATE_REMOVED;
+}
+
+void
+devices_leave(struct sim *sim, struct admin_request *request)
+{
+	uint32_t d = (uint32_t)random_below(&sim->random, sim->joined);
+	char name[16];
+
+	snprintf(name, sizeof(name), "disk%u", d);
+	request->verb = ADMIN_DEVICE_REMOVE;
+	request->device = xstrdup(name);
+	request->stop = sim->pool->space.devices[d].leaving && random_one_in(&sim->random, 2);
 }
 
 void
@@ -94,10 +130,25 @@ devices_add(struct sim *sim, struct admin_request *request)
 	request->devices = xcalloc(1, sizeof(*request->devices));
 }
 
+/* The pool has closed those that it removed. */
+static void
+look_for_closed(struct sim *sim)
+{
+	for (uint32_t d = 0; sim->online && d < sim->joined; d++) {
+		if (!sim->devices[d] || sim->pool->devices[d].device ||
+		    !sim->pool->space.devices[d].removed || sim->was_removed[d])
+			continue;
+		sim_trace(sim, "  disk%u was removed", d);
+		sim->devices[d] = NULL;
+		sim->stats.removed++;
+	}
+}
+
 /* Between the join and the durable superblock, which is short, a crash does most harm. */
 void
 devices_step(struct sim *sim)
 {
+	look_for_closed(sim);
 	if (!sim->crash_at_join || !sim->adding || sim->joining)
 		return;
 	sim->crash_at_join = false;

@@ -104,10 +104,12 @@ fault_hit(void *context, const struct fault_hit *hit)
 	    hit->device->name, hit->op, (unsigned long long)hit->offset_bytes,
 	    (unsigned long long)hit->len_bytes);
 	f->struck = true;
+	f->scrub_excused = true;
 	/* One that is only being added is none of the pool's yet. */
 	for (uint32_t d = 0; d < sim->joined; d++)
 		if (sim->devices[d] == hit->device && hit->op == DEVICE_FLUSH &&
-		    hit->effect == FAULT_FAIL)
+		    hit->effect == FAULT_FAIL &&
+		    !(sim->online && sim->pool->space.devices[d].removed))
 			f->flushes_failed++;
 	if (hit->op == DEVICE_WRITE &&
 	    (hit->effect == FAULT_LOSE || hit->effect == FAULT_MISDIRECT)) {
@@ -237,7 +239,7 @@ faults_strike(struct sim *sim)
 	uint64_t blocks, place;
 	unsigned kind;
 
-	if (!sim->weather.faults)
+	if (!sim->weather.faults || !device)
 		return;
 	do {
 		kind = (unsigned)draw(sim, KIND_COUNT);
@@ -327,6 +329,8 @@ faults_calm(struct sim *sim)
 	sim->faults.misdirect_relocation = false;
 	sim->progress_ns = sim->now_ns;
 	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
+		if (!sim->devices[d])
+			continue;
 		fault_clear(sim->devices[d]);
 		fault_resume(sim->devices[d]);
 	}

@@ -79,12 +79,13 @@ static void
 record_locate(struct sim *sim, struct record *record, const struct batch_header *header)
 {
 	const struct space *space = &sim->pool->space;
-	const struct slab *slab = space_find(space, header->segment);
+	struct slab *leader = space_find(space, header->segment), *places[COPIES_MAX];
 
-	if (!slab)
+	if (!leader || space_places(space, leader, places) == 0)
 		return;
-	record->disk = memory_device_disk(fault_device_inner(pool_device(sim->pool, slab->device)));
-	record->offset_bytes = space_offset_bytes(space, slab, header->slot);
+	record->disk =
+	    memory_device_disk(fault_device_inner(pool_device(sim->pool, places[0]->device)));
+	record->offset_bytes = space_offset_bytes(space, places[0], header->slot);
 }
 
 static struct record *

@@ -28,6 +28,19 @@ judge_reserve_used(const struct sim *sim)
 	return sim->pool->space.free_count <= sim->pool->reserve_slabs;
 }
 
+/* A pool with copies that lost a device has less room than it had when it was promised, and a
+ * device that leaves holds what is still to find room elsewhere. */
+static bool
+room_shrank(const struct sim *sim)
+{
+	const struct space *space = &sim->pool->space;
+	bool out = false;
+
+	for (uint32_t d = 0; d < space->device_count; d++)
+		out |= space->devices[d].out;
+	return space->leaving_count > 0 || (space->copies > 1 && out);
+}
+
 void
 judge_error(struct sim *sim, struct sim_io *s)
 {
@@ -54,6 +67,8 @@ judge_error(struct sim *sim, struct sim_io *s)
 	case -ENOSPC:
 		sim->stats.enospc++;
 		if (io_writes_data(s) || s->io.op == VOLUME_ZERO) {
+			if (room_shrank(sim))
+				return;
 			if (volume && volume->reserved && !changing && !sim->stopping &&
 			    volume->reserved_sequence < s->submit_sequence && !sim->faults.struck &&
 			    !sim->faults.damaged)
@@ -254,7 +269,7 @@ judge_reserves(struct sim *sim)
 			return;
 	}
 	if (!list_empty(&pool->catalog.reserved) && !sim->faults.struck && !sim->faults.damaged &&
-	    sum > pool->live_blocks_max + pool->live_blocks_max / 32 + 64)
+	    !room_shrank(sim) && sum > pool->live_blocks_max + pool->live_blocks_max / 32 + 64)
 		sim_fail(sim, "%llu blocks are live or held back, and %llu fit",
 		    (unsigned long long)sum, (unsigned long long)pool->live_blocks_max);
 }

@@ -65,8 +65,11 @@ crash(struct sim *sim)
 	    (unsigned long long)h->promised, (unsigned long long)h->acked,
 	    (unsigned long long)h->present->sequence, (unsigned long long)h->required);
 	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
-		memory_device_crash(
-		    fault_device_inner(sim->devices[d]), random_next(&sim->crash_random), mode);
+		uint64_t chance = random_next(&sim->crash_random);
+
+		if (!sim->devices[d])
+			continue;
+		memory_device_crash(fault_device_inner(sim->devices[d]), chance, mode);
 		fault_crash(sim->devices[d]);
 	}
 	sim->stats.crashes++;
@@ -84,7 +87,6 @@ sim_step(struct sim *sim)
 	uint64_t deadline_ns;
 
 	sim->events++;
-	devices_step(sim);
 	sim->crash_phase_after -= sim->crash_phase_after > 0;
 	if ((sim->crash_in && --sim->crash_in == 0) ||
 	    (sim->crash_phase != CHECKPOINT_IDLE && sim->crash_phase_after == 0 && sim->pool &&
@@ -94,6 +96,7 @@ sim_step(struct sim *sim)
 	}
 	faults_tick(sim);
 	reactor_run_turn(sim->reactor, sim->now_ns);
+	devices_step(sim);
 	deadline_ns = reactor_next_deadline_ns(sim->reactor);
 	if (deadline_ns != UINT64_MAX && list_empty(&sim->reactor->ready) &&
 	    list_empty(&sim->reactor->turn_end))
@@ -216,7 +219,8 @@ opened(struct pool_start *start)
 		sim_fail(sim, "the pool opens, but is not online: %s", sim->pool->state_reason);
 	sim->online = true;
 	for (uint32_t d = 0; d < sim->pool->device_count; d++)
-		sim->stats.degraded += sim->pool->space.devices[d].out;
+		sim->stats.degraded +=
+		    sim->pool->space.devices[d].out && !sim->pool->space.devices[d].removed;
 	if (sim->history.recovering) {
 		sim->stats.imports++;
 		history_recovered(sim, sim->pool);
@@ -280,6 +284,33 @@ damaged_opened(struct sim *sim)
 	return false;
 }
 
+/* Those for an import, in any order; perhaps one is @missing.  Returns how many. */
+static uint32_t
+choose_devices(struct sim *sim, struct device **devices, uint32_t *missing)
+{
+	uint32_t first = (uint32_t)random_below(&sim->random, sim->joined);
+	uint32_t indexes[SIM_DEVICES_MAX], count = 0, kept = 0, joined = sim->joined;
+
+	for (uint32_t i = 0; i < joined; i++) {
+		uint32_t d = (first + i) % joined;
+
+		sim->was_removed[d] = devices_removed(sim, d);
+		if (!sim->was_removed[d])
+			indexes[count++] = d;
+	}
+	sim->omitted = sim->may_omit && sim->weather.copies > 1 &&
+		       !sim->history.unfinished_create && !sim->faults.damaged &&
+		       random_one_in(&sim->random, 4) && count > 1;
+	if (sim->omitted) {
+		*missing = indexes[--count];
+		joined = devices_on_disks(sim, *missing);
+	}
+	for (uint32_t i = 0; i < count; i++)
+		if (indexes[i] < joined)
+			devices[kept++] = sim->devices[indexes[i]];
+	return kept;
+}
+
 /* True: the pool is online; false: a crash came, or there is no pool (of an unfinished create). */
 static bool
 open_pool(struct sim *sim, bool create)
@@ -299,22 +330,17 @@ open_pool(struct sim *sim, bool create)
 	if (create) {
 		sim->history.unfinished_create = true;
 		sim->joined = sim->weather.devices_at_first;
+		memset(sim->was_removed, 0, sizeof(sim->was_removed));
 		pool_create(&config, "p", sim->devices, sim->joined, sim->weather.slab_blocks,
 		    sim->weather.copies, &opening->start);
 	} else {
 		struct device *devices[SIM_DEVICES_MAX];
-		sim->joined = devices_on_disks(sim);
-		uint32_t first = (uint32_t)random_below(&sim->random, sim->joined);
-		uint32_t count = sim->joined;
+		uint32_t missing = UINT32_MAX, count;
 
-		for (uint32_t d = 0; d < sim->joined; d++)
-			devices[d] = sim->devices[(first + d) % sim->joined];
-		sim->omitted = sim->may_omit && sim->weather.copies > 1 &&
-			       !sim->history.unfinished_create && !sim->faults.damaged &&
-			       random_one_in(&sim->random, 4);
+		sim->joined = devices_on_disks(sim, missing);
+		count = choose_devices(sim, devices, &missing);
 		if (sim->omitted) {
-			uint32_t missing = (first + --count) % sim->joined;
-
+			sim->joined = devices_on_disks(sim, missing);
 			config.force = devices_know(sim, missing);
 			sim_trace(
 			    sim, "without disk%u%s", missing, config.force ? ", by force" : "");
@@ -444,7 +470,7 @@ is_quiet(struct sim *sim)
 {
 	const struct pool *pool = sim->pool;
 
-	return sim->io_count == 0 && sim->admin_count == 0 && log_idle(pool) &&
+	return sim->io_count == 0 && sim->admin_count == 0 && !pool->admin_busy && log_idle(pool) &&
 	       pool->checkpoint.phase == CHECKPOINT_IDLE && reaper_idle(pool) &&
 	       !task_queued(&pool->reaper.step) && !pool->reaper.waiting &&
 	       !node_loads_pending(pool) && housekeeping_idle(pool) && relocation_idle(pool);
@@ -581,6 +607,8 @@ last_life(struct sim *sim)
 	if (sim->pool->space.live_blocks > 8)
 		sim_fail(sim, "%llu blocks are live after everything was deleted",
 		    (unsigned long long)sim->pool->space.live_blocks);
+	if (sim->pool->space.leaving_count > 0)
+		sim_fail(sim, "a device is leaving, and never empty");
 	most = sim->pool->space.slab_count - sim->pool->space.free_count;
 	if (most > 8)
 		sim_fail(sim, "%llu slabs are taken after everything was deleted",
@@ -688,7 +716,9 @@ dump(const struct sim *sim)
 	    (unsigned long long)sim->events, (double)sim->now_ns / 1e6, sim->io_count,
 	    sim->admin_count);
 	for (uint32_t d = 0; d < sim->weather.device_count && !sim->crashed && sim->pool; d++)
-		printf("  disk%u: %u in flight\n", d, memory_device_in_flight(sim->devices[d]));
+		if (sim->devices[d])
+			printf("  disk%u: %u in flight\n", d,
+			    memory_device_in_flight(sim->devices[d]));
 	if (!pool)
 		return;
 	printf("  pool: state %d (%s), checkpoint %llu in phase %d%s, %llu of %llu slabs free "

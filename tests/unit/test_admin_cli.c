@@ -40,6 +40,15 @@ test_requests(void **state)
 		{ { "device", "add", "tank", "/dev/sdc", "--force" },
 		    "{\"quarry\":1,\"verb\":\"device.add\",\"force\":true,\"name\":\"tank\","
 		    "\"devices\":[\"/dev/sdc\"]}" },
+		{ { "device", "remove", "tank", "/dev/sdc" },
+		    "{\"quarry\":1,\"verb\":\"device.remove\",\"name\":\"tank\",\"device\":"
+		    "\"/dev/sdc\"}" },
+		{ { "device", "remove", "tank", "0d9a8f1e-7c55-4d0b-9b52-3f1f1a1f6c55", "--stop" },
+		    "{\"quarry\":1,\"verb\":\"device.remove\",\"name\":\"tank\",\"device\":"
+		    "\"0d9a8f1e-7c55-4d0b-9b52-3f1f1a1f6c55\",\"stop\":true}" },
+		{ { "device", "replace", "tank", "a.img", "nbd://h/x", "-f" },
+		    "{\"quarry\":1,\"verb\":\"device.replace\",\"force\":true,\"name\":\"tank\","
+		    "\"device\":\"/home/me/a.img\",\"devices\":[\"nbd://h/x\"]}" },
 		{ { "pool", "create", "tank", "a", "--size", "1M", "--preallocate" },
 		    "{\"quarry\":1,\"verb\":\"pool.create\",\"name\":\"tank\",\"devices\":"
 		    "[\"/home/me/a\"],\"new_file_bytes\":1048576,\"preallocate\":true}" },

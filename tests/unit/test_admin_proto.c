@@ -127,6 +127,14 @@ test_bad_requests(void **state)
 		{ "{\"quarry\":1,\"verb\":\"snapshot.create\",\"names\":[\"tank/a@b\",\"tank/a\"]}",
 		    -EINVAL,
 		    "\"names\" must name a snapshot, as pool/volume@snapshot, not \"tank/a\"" },
+		{ "{\"quarry\":1,\"verb\":\"device.remove\",\"name\":\"tank\",\"device\":1}",
+		    -EPROTO, "\"device\" must be a string (a path, URI or UUID), not an integer" },
+		{ "{\"quarry\":1,\"verb\":\"device.remove\",\"name\":\"tank\",\"device\":\"\"}",
+		    -EINVAL, "\"device\" is empty" },
+		{ "{\"quarry\":1,\"verb\":\"device.replace\",\"name\":\"tank\",\"device\":\"/a\","
+		  "\"devices\":[\"/b\",\"/c\"]}",
+		    -EINVAL,
+		    "\"devices\" must be one device, which takes the place of \"device\", not 2" },
 		{ "{\"quarry\":1,\"verb\":\"pool.import\",\"devices\":[true]}", -EPROTO,
 		    "\"devices\"[0] must be a string, not a boolean" },
 		{ "{\"quarry\":1,\"verb\":\"pool.import\",\"devices\":[\"/a\",\"disk0.img\"]}",
@@ -451,7 +459,11 @@ test_reply_list(void **state)
 		    .size_bytes = 1,
 		    .slab_count = 2,
 		    .slabs_free = 3,
-		    .errors = 4 },
+		    .errors = 4,
+		    .leaving = true,
+		    .left_bytes = 4096,
+		    .done_permille = 250,
+		    .left_s = 60 },
 		{ .path = NULL, .missing = true },
 	};
 	struct export export = {
@@ -547,10 +559,11 @@ test_reply_list(void **state)
 	    "\"offset_bytes\":null}]},\"devices\":"
 	    "["
 	    "{\"path\":\"/dev/sdb\",\"uuid\":\"00000000-0000-0000-0000-000000000000\","
-	    "\"state\":\"online\",\"size_bytes\":1,\"slabs\":2,\"slabs_free\":3,\"errors\":4,"
+	    "\"state\":\"removing\",\"removing\":{\"left_bytes\":4096,\"done_permille\":250,"
+	    "\"seconds_left\":60},\"size_bytes\":1,\"slabs\":2,\"slabs_free\":3,\"errors\":4,"
 	    "\"healed\":0},"
 	    "{\"path\":null,\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"state\":"
-	    "\"missing\","
+	    "\"missing\",\"removing\":null,"
 	    "\"size_bytes\":0,\"slabs\":0,\"slabs_free\":0,\"errors\":0,\"healed\":0}],\"images\":["
 	    "{\"kind\":\"volume\",\"name\":\"tank/a\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":null,\"size_bytes\":10,"

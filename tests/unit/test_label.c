@@ -116,6 +116,21 @@ test_device_set_round_trip(void **state)
 	    &out.pool_uuid, &set.pool_uuid, sizeof(out) - offsetof(struct device_set, pool_uuid));
 }
 
+static void
+test_newer_device_set_is_of_the_later_generation_of_the_pool(void **state)
+{
+	struct device_set set = good_device_set(), other = set, none = { 0 };
+
+	assert_true(device_set_is_newer(&set, &none));
+	assert_false(device_set_is_newer(&set, &other));
+	set.generation++;
+	assert_true(device_set_is_newer(&set, &other));
+	assert_false(device_set_is_newer(&other, &set));
+	other.pool_generation++;
+	assert_true(device_set_is_newer(&other, &set));
+	assert_false(device_set_is_newer(&set, &other));
+}
+
 /* --- every bit --- */
 
 static int
@@ -341,12 +356,15 @@ test_superblock_of_another_version_is_not_supported(void **state)
 static void
 test_device_set_with_impossible_values_is_refused(void **state)
 {
-	struct device_set bad[3] = { good_device_set(), good_device_set(), good_device_set() };
+	struct device_set bad[5] = { good_device_set(), good_device_set(), good_device_set(),
+		good_device_set(), good_device_set() };
 	struct error error;
 
 	bad[0].count = 0;
 	bad[1].count = POOL_DEVICES_MAX + 1;
 	bad[2].devices[1].index = POOL_DEVICES_MAX;
+	bad[3].devices[1].state = 0;
+	bad[4].devices[0].state = DEVICE_STATE_REMOVED + 1;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		device_set_encode(&bad[i], block);
 		assert_int_equal(decode_device_set(&error), -EUCLEAN);
@@ -439,6 +457,7 @@ main(void)
 		cmocka_unit_test(test_every_flipped_bit_of_a_label_is_found),
 		cmocka_unit_test(test_every_flipped_bit_of_a_superblock_is_found),
 		cmocka_unit_test(test_every_flipped_bit_of_a_device_set_is_found),
+		cmocka_unit_test(test_newer_device_set_is_of_the_later_generation_of_the_pool),
 		cmocka_unit_test(test_empty_blocks_are_nothing_rather_than_damaged),
 		cmocka_unit_test(test_label_of_another_version_or_feature_is_not_supported),
 		cmocka_unit_test(test_label_with_impossible_values_is_refused),

@@ -261,6 +261,64 @@ test_devices_take_turns_and_fill_up_together(void **state)
 }
 
 static void
+test_device_that_leaves_takes_nothing_new_and_empties(void **state)
+{
+	struct uuid other = { { 9 } };
+	struct slab *slab = open_slab(7), *reserved;
+
+	space_add_device(&space, 1, &other, 512, 2 * SLABS);
+	space_mark_live(&space, baddr_make(7, 3));
+	reserved = &space.devices[0].slabs[2];
+	space_reserve(&space, reserved);
+	assert_int_equal(space_slabs_without(&space, 0, 0), 2 * SLABS);
+	assert_int_equal(space_slabs_without(&space, 0, 5), 2 * SLABS + 5);
+	space_start_leaving(&space, 0);
+	assert_int_equal(space.slab_count, 2 * SLABS);
+	assert_int_equal(space.free_count, 2 * SLABS);
+	assert_true(space_lies_badly(&space, slab));
+	assert_int_equal(space_count_used(&space, 0), 1);
+	for (unsigned i = 0; i < 8; i++)
+		assert_int_equal(space_pick(&space, i % 2, 0)->device, 1);
+	/* Who had plans for a slab gives it back: it is held, too. */
+	assert_false(space_is_unused(&space, 0));
+	space_unreserve(&space, reserved);
+	assert_int_equal(space.free_count, 2 * SLABS);
+	space_seal_slab(&space, slab, 1);
+	space_mark_dead(&space, baddr_make(7, 3));
+	assert_true(space_invariant(&space));
+	assert_false(space_is_unused(&space, 0));
+	space_collect_empty(&space);
+	release();
+	assert_true(space_is_unused(&space, 0));
+	slab->readers++;
+	assert_false(space_is_unused(&space, 0));
+	slab->readers--;
+	uint64_t digest = space.table_digest - space.devices[0].digest;
+
+	space_remove_device(&space, 0);
+	assert_int_equal(space.leaving_count, 0);
+	assert_int_equal(space.table_digest, digest);
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_device_that_stays_after_all_has_its_slabs_back(void **state)
+{
+	struct uuid other = { { 9 } };
+
+	space_add_device(&space, 1, &other, 512, SLABS);
+	struct slab *slab = open_slab(7);
+
+	space_start_leaving(&space, slab->device);
+	assert_true(space_lies_badly(&space, slab));
+	space_stop_leaving(&space, slab->device);
+	assert_false(space_lies_badly(&space, slab));
+	assert_int_equal(space.slab_count, 2 * SLABS);
+	assert_int_equal(space.free_count, 2 * SLABS - 1);
+	assert_true(space_invariant(&space));
+}
+
+static void
 test_written_slabs_are_taken_first(void **state)
 {
 	struct slab *slab = open_slab(7);
@@ -778,6 +836,8 @@ main(void)
 		TEST(test_pick_keeps_the_reserve),
 		TEST(test_pick_passes_over_slabs_that_are_being_read),
 		TEST(test_devices_take_turns_and_fill_up_together),
+		TEST(test_device_that_leaves_takes_nothing_new_and_empties),
+		TEST(test_device_that_stays_after_all_has_its_slabs_back),
 		TEST(test_written_slabs_are_taken_first),
 		TEST(test_reserved_slab_is_not_picked),
 		TEST(test_pages_round_trip),
