@@ -56,6 +56,9 @@ DEPS_TEST := $(DEPS_BUILD) libcmocka-dev fio libnbd-bin python3 python3-libnbd q
 DEPS_E2E := qemu-system-x86 cpio
 DEPS_TIDY := clang-tidy
 DEPS_BENCH := $(DEPS_BUILD) fio python3 qemu-utils nbd-server nbdkit libnbd-bin
+# qemu-system-common has qemu-storage-daemon.  tgt is measured where it is, but not installed: its package starts
+# a server that listens on all addresses.
+DEPS_BENCH_FULL := $(DEPS_BENCH) qemu-system-common qemu-block-extra gnuplot-nox
 
 prefix ?= /usr/local
 sbindir ?= $(prefix)/sbin
@@ -86,7 +89,7 @@ help:
 	@echo 'make tidy            clang-tidy (minutes)'
 	@echo 'make bench           compare with other servers on this machine (under 10 minutes)'
 	@echo 'make bench-aged      what overwriting a pool costs that is 50 to 90 % full (a minute or two)'
-	@echo 'make bench-full      the same with more jobs, peers and rounds'
+	@echo 'make bench-full      the same with more jobs, peers and rounds, and plots (hours); BENCHFLAGS=--help'
 	@echo 'make bench-aged-latency  latency and throughput of a pool on a file that is 80 and 95 % full (minutes)'
 	@echo 'make install         to $$(DESTDIR)$$(prefix), by default $(prefix); also make uninstall'
 	@echo 'make deps            install the Debian packages that the build needs'
@@ -164,7 +167,7 @@ tidy:
 	@tests/lint/tidy.sh $(FILES)
 
 bench bench-full:
-	@tools/install-debs.sh $(DEPS_BENCH)
+	@tools/install-debs.sh $(if $(filter bench-full,$@),$(DEPS_BENCH_FULL),$(DEPS_BENCH))
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench.py $(if $(filter bench-full,$@),--full) $(BENCHFLAGS)
 

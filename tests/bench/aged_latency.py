@@ -22,6 +22,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import bench  # noqa: E402
+from jobs import FULL, Job  # noqa: E402
 
 
 def fio(work, name, target, **options):
@@ -62,17 +63,6 @@ def curve(times):
             for second in sorted(seconds)]
 
 
-class Aged(bench.Quarry):
-    def start(self):
-        super().start()
-        self.command = [os.path.join(self.bench.build, "quarry"), "--socket",
-                        os.path.join(self.bench.dir, "admin.sock")]
-
-    def status(self):
-        run = subprocess.run(self.command + ["pool", "status", "tank", "--json"], check=True, capture_output=True)
-        return json.loads(run.stdout)["pools"][0]
-
-
 class Setup:
     """What bench.Quarry looks at."""
 
@@ -80,6 +70,7 @@ class Setup:
         self.build = os.path.abspath(os.path.join(bench.ROOT, os.environ.get("BUILD", "build")))
         self.pool_size = args.pool_size << 20
         self.size = self.pool_size
+        self.jobs = [Job("")]
         self.dir = os.path.join(args.dir, f"quarry-aged-{os.getpid()}")
         os.makedirs(self.dir)
 
@@ -93,26 +84,26 @@ def main():
     parser.add_argument("--skip-95", action="store_true")
     args = parser.parse_args()
     setup = Setup(args)
-    server = Aged(setup)
-    server.start()
+    server = bench.Quarry(setup)
     try:
-        pool = server.status()
+        server.start()
+        pool = server.status("tank")
         offered = pool["live_bytes"] + pool["available_bytes"]
-        target = {"ioengine": "nbd", "uri": server.uri}
+        target = {"ioengine": "nbd", "uri": server.address(FULL)}
         most = lambda percent: offered * percent // 100 >> 20 << 20  # noqa: E731
 
         print(f"{pool['size_bytes'] >> 20} MiB, of which {offered >> 20} for volumes; steady: {args.rate} writes a second")
         size = most(80)
         fio(setup.dir, "fill", target, rw="write", bs="1m", size=size, iodepth=8, norandommap=0)
-        before = server.status()["relocated_bytes"]
+        before = server.status("tank")["relocated_bytes"]
         _, quiet = fio(setup.dir, "quiet", target, size=size, runtime=args.seconds, time_based=1, rate_iops=args.rate)
-        moved = server.status()["relocated_bytes"] - before
+        moved = server.status("tank")["relocated_bytes"] - before
         if moved:
             print(f"relocation has begun too early ({moved >> 20} MiB): the comparison is with some of it")
         age(setup, target, size)
-        before = server.status()["relocated_bytes"]
+        before = server.status("tank")["relocated_bytes"]
         _, busy = fio(setup.dir, "busy", target, size=size, runtime=args.seconds, time_based=1, rate_iops=args.rate)
-        moved = server.status()["relocated_bytes"] - before
+        moved = server.status("tank")["relocated_bytes"] - before
         print("\n| 80 % full, steady | p50, µs | p99 | p99.9 | most |\n|---|---:|---:|---:|---:|")
         for name, times in (("nothing is cleaned", quiet), (f"{moved >> 20} MiB relocated", busy)):
             values = [ns for _, ns in times]
@@ -136,7 +127,7 @@ def throughput(setup, server, target, from_bytes, size, seconds):
         norandommap=0)
     age(setup, target, size)
     aged, _ = fio(setup.dir, "full", target, size=size, runtime=seconds, time_based=1)
-    pool = server.status()
+    pool = server.status("tank")
     percent = 100 * pool["live_bytes"] / (pool["live_bytes"] + pool["available_bytes"])
     bare_file = os.path.join(setup.dir, "bare.img")
     bare = {"ioengine": "io_uring", "direct": 1, "filename": bare_file}
