@@ -225,7 +225,7 @@ def arguments():
     parser.add_argument("--dir", default="/var/tmp", help="where the files are made")
     parser.add_argument("--keep", action="store_true", help="leave the files")
     parser.add_argument("--no-docs", action="store_true", help="do not touch docs/")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", metavar="FILE", help="otherwise it goes to bench.json in the build's folder")
     parser.add_argument("--svg", metavar="FILE", help="plots, made by gnuplot")
     args = parser.parse_args()
     args.rounds = args.rounds or (5 if args.full else 3)
@@ -242,10 +242,10 @@ def main():
     args = arguments()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    result = Bench(args).run()
+    bench = Bench(args)
+    result = bench.run()
+    report.write_json(result, args.json or os.path.join(bench.build, "bench.json"))
     print("\n" + report.table(result))
-    if args.json:
-        report.write_json(result, args.json)
     if args.svg:
         plot.svg(result, args.svg)
     if not args.no_docs and not args.only and not args.servers:

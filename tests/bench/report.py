@@ -54,7 +54,7 @@ def cost(cell):
 
 
 def memory(cell):
-    return f"{cell['resident_bytes'] >> 20}" if cell.get("resident_bytes") else "?"
+    return f"{cell['resident_bytes'] / (1 << 20):.0f}" if cell.get("resident_bytes") else "?"
 
 
 def ratio(by, others):
@@ -86,11 +86,8 @@ def table(result):
     lines += grid(result, names, latencies)
     lines += ["", "Processor seconds of the server per 100,000 requests · bytes written to the device per byte of the client:", ""]
     lines += grid(result, served, cost)
-    if len(result["servers"]) > 3:
-        lines += ["", "Resident memory in MiB while the job runs:", ""]
-        lines += grid(result, served, memory)
-    resident = ", ".join(f"{name} {result['resident_bytes'][name] >> 20} MiB" for name in served)
-    lines += ["", f"Resident memory at the end: {resident}.", ""]
+    lines += ["", "Resident memory in MiB while the job runs:", ""]
+    lines += grid(result, served, memory) + [""]
     lines += [f"- **{name}**: {note}" for name, note in result["servers"].items()]
     lines += [f"- {name} was not measured: there was no {program}" for name, program in result["missing"].items()]
     return "\n".join(lines)

@@ -7,7 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 
 bench() {
-    BUILD=$BUILD $PYTHON "$ROOT/tests/bench/bench.py" --dir "$T" --no-docs --rounds 1 --seconds 1 --size 64 "$@"
+    BUILD=$BUILD $PYTHON "$ROOT/tests/bench/bench.py" --dir "$T" --no-docs --rounds 2 --seconds 1 --size 64 "$@"
 }
 
 # Every server has the directory in its arguments.
@@ -18,7 +18,8 @@ nothing_left() {
 
 test_every_cell_has_its_figures() {
     bench --full --servers quarryd --only rand-read-4k-4volumes --only fresh --only 'into an aged' --only snapshots \
-        --json "$T/out.json"
+        --json "$T/out.json" >"$T/tables"
+    [ "$(grep -c '^| rand-write-4k-qd32 after 100 snapshots |.*[0-9]' "$T/tables")" = 4 ] || fail "not in all tables"
     nothing_left
     $PYTHON - "$T/out.json" <<'PYTHON'
 import json, sys
