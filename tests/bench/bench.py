@@ -30,7 +30,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import plot  # noqa: E402
 import report  # noqa: E402
 from jobs import FRESH, JOBS  # noqa: E402
-from servers import KINDS, KINDS_FULL, ROOT, DoesNotStart, Quarry, left_out  # noqa: E402, F401
+from servers import KINDS, KINDS_FULL, ROOT, Bare, DoesNotStart, Quarry, left_out  # noqa: E402, F401
 
 
 class Bench:
@@ -44,18 +44,20 @@ class Bench:
                      (not args.only or any(text in job.name for text in args.only))]
         if not self.jobs:
             sys.exit(f"no job has {' or '.join(args.only)} in its name")
-        self.servers = []
         self.missing = {}
-        for kind in KINDS_FULL if args.full else KINDS:
-            if args.servers and kind.name not in args.servers + ["bare file"]:
-                continue
-            if left_out(kind):
-                self.missing[kind.name] = left_out(kind)
-                print(f"{kind.name} is left out: there is no {left_out(kind)} here")
-                continue
-            server = kind(self)
-            if server.sizes:
-                self.servers.append(server)
+        kinds = [kind for kind in (KINDS_FULL if args.full else KINDS) if self.chosen(kind)]
+        servers = [kind(self) for kind in kinds]
+        self.jobs = [job for job in self.jobs if any(server.takes(job) for server in servers if server.name != Bare.name)]
+        self.servers = [server for server in (kind(self) for kind in kinds) if server.sizes]
+
+    def chosen(self, kind):
+        if self.args.servers and kind.name not in self.args.servers + [Bare.name]:
+            return False
+        if left_out(kind):
+            self.missing[kind.name] = left_out(kind)
+            print(f"{kind.name} is left out: there is no {left_out(kind)} here")
+            return False
+        return True
 
     def job_file(self, server, job, path):
         """The job as it is in fio-jobs/; of a bare file the engine is another."""
@@ -230,7 +232,7 @@ def arguments():
     args = parser.parse_args()
     args.rounds = args.rounds or (5 if args.full else 3)
     args.seconds = args.seconds or 5
-    args.size = args.size or (4096 if args.full else 2048)
+    args.size = args.size or 2048
     args.pool_size = args.pool_size or (args.size * 9 // 2 if args.full else args.size * 12)
     unknown = set(args.servers or []) - {kind.name for kind in KINDS_FULL}
     if unknown:

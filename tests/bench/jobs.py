@@ -17,6 +17,7 @@ class Job:
     several: bool = False
     snapshots: int = 0  # made before, where the server has such a thing
     quick: bool = False  # of `make bench`, too
+    iscsi: bool = False  # over iSCSI, too
 
     @property
     def name(self):
@@ -29,23 +30,23 @@ class Job:
 
 # In this order: sequential reads come before random writes, and once more behind them.
 JOBS = [
-    Job("seq-write-64k-qd16", quick=True),
-    Job("seq-read-64k-qd16", quick=True),
+    Job("seq-write-64k-qd16", quick=True, iscsi=True),
+    Job("seq-read-64k-qd16", quick=True, iscsi=True),
     Job("seq-write-1m-qd4", quick=True),
     Job("seq-read-1m-qd4", quick=True),
-    Job("rand-read-4k-qd1", quick=True),
+    Job("rand-read-4k-qd1", quick=True, iscsi=True),
     Job("rand-read-4k-qd8"),
-    Job("rand-read-4k-qd32", quick=True),
+    Job("rand-read-4k-qd32", quick=True, iscsi=True),
     Job("rand-read-4k-qd128"),
     Job("rand-read-4k-4x8"),
     Job("rand-read-4k-16x2"),
     Job("rand-read-4k-4volumes", several=True),
-    Job("rand-mixed-4k-qd32"),
-    Job("rand-write-4k-fdatasync-qd1", quick=True),
+    Job("rand-mixed-4k-qd32", iscsi=True),
+    Job("rand-write-4k-fdatasync-qd1", quick=True, iscsi=True),
     Job("rand-write-4k-fdatasync-16"),
     Job("rand-write-4k-qd1"),
     Job("rand-write-4k-qd8"),
-    Job("rand-write-4k-qd32", quick=True),
+    Job("rand-write-4k-qd32", quick=True, iscsi=True),
     Job("rand-write-4k-qd128"),
     Job("rand-write-4k-4x8"),
     Job("rand-write-4k-16x2"),

@@ -57,10 +57,10 @@ def memory(cell):
     return f"{cell['resident_bytes'] / (1 << 20):.0f}" if cell.get("resident_bytes") else "?"
 
 
-def ratio(by, others):
+def ratio(by, ours, others):
     """Of our requests per second to the most of the others'; nothing if one of the two is not there."""
     there = [by[name]["iops"] for name in others if name in by]
-    return f"{by[OURS]['iops'] / max(there):.2f}" if OURS in by and there else ""
+    return f"{by[ours]['iops'] / max(there):.2f}" if ours in by and there else ""
 
 
 def grid(result, names, cell, more=()):
@@ -77,11 +77,15 @@ def table(result):
     """The tables for docs/BENCHMARKS.md."""
     names = list(result["servers"])
     served = [name for name in names if name != BARE]
-    peers = [name for name in served if not name.startswith(OURS)]
+    iscsi = [name for name in served if name.endswith("iSCSI")]
+    peers = [name for name in served if not name.startswith(OURS) and name not in iscsi]
+    ratios = [(f"{OURS} : {BARE}", lambda by: ratio(by, OURS, [BARE])),
+              (f"{OURS} : best other server", lambda by: ratio(by, OURS, peers))]
+    if len(iscsi) == 2:
+        ratios.append((" : ".join(iscsi), lambda by: ratio(by, iscsi[0], iscsi[1:])))
     lines = [f"{result['date'][:10]}, {result['machine']}; a volume of {result['volume_bytes'] >> 20} MiB, "
              f"{result['rounds']} rounds of {result['seconds']} seconds each, medians.", ""]
-    lines += grid(result, names, human, ((f"{OURS} : {BARE}", lambda by: ratio(by, [BARE])),
-                                         (f"{OURS} : best other server", lambda by: ratio(by, peers))))
+    lines += grid(result, names, human, ratios)
     lines += ["", "Latency in µs (50 / 99 / 99.9 % of all requests are faster):", ""]
     lines += grid(result, names, latencies)
     lines += ["", "Processor seconds of the server per 100,000 requests · bytes written to the device per byte of the client:", ""]

@@ -165,16 +165,19 @@ class Server:
         self.wait_for(accepts, process, f"{self.name} accepts a connection")
 
     def stop(self):
-        for process in self.processes:
+        while self.processes:  # the last first: it may be a client of the one before
+            process = self.processes[-1]
             if process.poll() is None:
-                process.terminate()
-        for process in self.processes:
+                self.end(process)
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(60)
-        self.processes = []
+            self.processes.pop()
+
+    def end(self, process):
+        process.terminate()
 
     def measured(self):
         """The processes whose use of the machine counts."""
@@ -464,6 +467,76 @@ class NbdServer(Server):
             os.unlink(self.pid_file())
 
 
+class OverIscsi:
+    """What a client of iSCSI sees.  fio knows no iSCSI, so that qemu-storage-daemon is the initiator between the two, of
+    these servers alike; it is not measured, but it takes its share of the processors."""
+    programs = ("qemu-storage-daemon",)
+
+    def takes(self, job):
+        return job.iscsi
+
+    def connect(self, target, lun):
+        initiator = self.launch(
+            "qemu-storage-daemon", "--blockdev",
+            f"driver=iscsi,transport=tcp,portal=127.0.0.1:{self.port},target={target},lun={lun},node-name=lun,cache.direct=on",
+            "--nbd-server", f"addr.type=unix,addr.path={self.socket('initiator')}",
+            "--export", f"type=nbd,id=lun,node-name=lun,name={FULL},writable=on")
+        self.wait_for_socket(initiator, self.socket("initiator"))
+
+    def address(self, volume):
+        return f"nbd+unix:///{volume}?socket={self.socket('initiator')}"
+
+    def measured(self):
+        return self.processes[:1]
+
+
+class QuarryIscsi(OverIscsi, Quarry):
+    name = "quarryd iSCSI"
+    note = "quarryd with qemu-storage-daemon as the initiator, over TCP on loopback"
+
+    def __init__(self, bench):
+        super().__init__(bench)
+        self.port = free_port()
+        self.listen = (f"iscsi://127.0.0.1:{self.port}",)
+
+    def serve(self):
+        self.connect(f"iqn.2026-11.io.quarry:tank.{FULL}", 0)
+
+    def pool_size(self):
+        return min(self.bench.pool_size, 2 * self.bench.size)
+
+
+class Tgt(OverIscsi, Server):
+    name = "tgt iSCSI"
+    note = "tgtd with --bstype aio (O_DIRECT) and the same initiator"
+    programs = ("tgtd", "tgtadm", *OverIscsi.programs)
+    target = "iqn.2026-11.org.example:bench"
+
+    def serve(self):
+        self.port = free_port()
+        # Else its socket is in a place that all tgtd of the machine share.
+        self.environment = {"TGT_IPC_SOCKET": self.socket("tgtadm")}
+        process = self.launch("tgtd", "--foreground", "--iscsi", f"portal=127.0.0.1:{self.port}", env=self.environment)
+        self.wait_for(lambda: self.admin("--op", "show", "--mode", "target", check=False) == 0, process, "tgtd answers")
+        self.admin("--op", "new", "--mode", "target", "--tid", "1", "--targetname", self.target)
+        self.admin("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "--backing-store", self.path(FULL),
+                   "--bstype", "aio")
+        self.admin("--op", "bind", "--mode", "target", "--tid", "1", "--initiator-address", "127.0.0.1")
+        self.connect(self.target, 1)
+
+    def admin(self, *words, check=True):
+        return subprocess.run(["tgtadm", "--lld", "iscsi", *words], check=check, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              env={**os.environ, **self.environment}).returncode
+
+    def end(self, process):
+        if process != self.processes[0]:
+            return super().end(process)
+        # It does not heed SIGTERM.
+        self.admin("--op", "delete", "--mode", "target", "--force", "--tid", "1", check=False)
+        self.admin("--op", "delete", "--mode", "system", check=False)
+
+
 def free_port():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -476,4 +549,5 @@ def left_out(kind):
 
 
 KINDS = [Bare, Quarry, QemuNbd]
-KINDS_FULL = [Bare, Quarry, QuarryKernel, QemuNbd, StorageDaemonRaw, QemuQcow2, StorageDaemonQcow2, Nbdkit, NbdServer]
+KINDS_FULL = [Bare, Quarry, QuarryKernel, QemuNbd, StorageDaemonRaw, QemuQcow2, StorageDaemonQcow2, Nbdkit, NbdServer,
+              QuarryIscsi, Tgt]
