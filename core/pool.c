@@ -3,7 +3,7 @@
  * A pool as a whole: its memory, its limits, its failure, and its end.
  *
  * Stopping:  PAUSE (no handles, no new requests) ─► DRAIN (what is under way ends) ─► CHECKPOINT ─►
- * close.
+ * RELEASE (the heartbeat) ─► close.
  */
 #include "core/pool_internal.h"
 #include "core/pool_lifecycle.h"
@@ -62,6 +62,7 @@ pool_new(const struct pool_config *config)
 	pool->clock_s = config->clock_s;
 	pool->state = POOL_STARTING;
 	pool->node_cache_bytes = config->node_cache_bytes;
+	heartbeat_init(pool, config->owner);
 	list_init(&pool->link);
 	list_init(&pool->space_waiters);
 	list_init(&pool->full_waiters);
@@ -145,6 +146,7 @@ free_list_of(struct list *list, size_t link_offset)
 void
 pool_free(struct pool *pool)
 {
+	heartbeat_fini(pool);
 	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++)
 		device_close(pool->devices[i].device);
 	if (pool->engine) {
@@ -173,6 +175,7 @@ enum stop_phase {
 	STOP_PAUSE,
 	STOP_DRAIN,
 	STOP_CHECKPOINT,
+	STOP_RELEASE,
 	STOP_WIPE,
 	STOP_CLOSE
 };
@@ -284,10 +287,10 @@ stop_step(struct stopping *s)
 			}
 			if (stop->destroy) {
 				s->zeroes = xalloc_pages(FORMAT_BLOCK_BYTES);
-				s->phase = STOP_WIPE;
+				s->phase = STOP_RELEASE;
 				continue;
 			}
-			s->phase = STOP_CLOSE;
+			s->phase = STOP_RELEASE;
 			if (stop->abandon || pool->was_readonly)
 				continue;
 			if (pool->state == POOL_FAILED) {
@@ -299,7 +302,12 @@ stop_step(struct stopping *s)
 			checkpoint_start(pool, &s->wait);
 			return;
 		case STOP_CHECKPOINT:
-			s->phase = STOP_CLOSE;
+			s->phase = STOP_RELEASE;
+			continue;
+		case STOP_RELEASE:
+			if (heartbeat_stop(pool, &s->step))
+				return;
+			s->phase = stop->destroy ? STOP_WIPE : STOP_CLOSE;
 			continue;
 		case STOP_WIPE:
 			if (s->device < pool->device_count)

@@ -10,6 +10,7 @@
 #include "metadata/label.h"
 #include "metadata/name.h"
 
+struct heartbeat_owner;
 struct pool;
 struct target;
 
@@ -17,8 +18,12 @@ struct pool_config {
 	struct reactor *reactor;
 	uint64_t node_cache_bytes;
 	uint64_t (*clock_s)(void); /* seconds since 1970; may be NULL */
-	/* An import goes without devices that are missing, though they may know better. */
+	/* An import goes without devices that are missing, though they may know better; and though
+	 * the pool may be in service elsewhere. */
 	bool force;
+	/* Who has the pool in service from now on; NULL: nobody is told (core/heartbeat.h).  It
+	 * outlives the pool. */
+	const struct heartbeat_owner *owner;
 };
 
 /* An operation that makes, opens or closes a pool; done() from the reactor. */

@@ -87,6 +87,7 @@ finish(struct creation *c)
 		for (uint32_t i = 0; i < c->pool->device_count; i++)
 			c->pool->devices[i].device->made = false;
 		housekeeping_start(c->pool);
+		heartbeat_start(c->pool);
 		start->pool = c->pool;
 	}
 	free(c);

@@ -2,9 +2,8 @@
 /*
  * Opening a pool: what its devices say, and recovery from a crash.
  *
- *   LABELS ─► FLUSH ─► SUPERBLOCKS ─► TABLE ─► PACKED ─► CATALOG ─► LINK ─► SEGMENT ─► BATCH
- *       (─► LEVEL: its copies are made alike) ─► …
- *       ─► BEGIN ─► done
+ *   LABELS ─► FLUSH ─► SUPERBLOCKS ─► HEARTBEAT ─► TABLE ─► PACKED ─► CATALOG ─► LINK ─► SEGMENT ─►
+ * BATCH (─► LEVEL: its copies are made alike) ─► … ─► BEGIN ─► done
  *
  *  1. Labels: all devices of one pool, each there.  Of label and superblocks every device has
  * twins; a damaged one is reported, its twin serves.
@@ -25,6 +24,7 @@
 
 #include "core/base/diag.h"
 #include "core/base/mutant.h"
+#include "core/base/process.h"
 
 /* More segments than can be in flight at once. */
 #define SEGMENT_GAP (1u << 16)
@@ -508,7 +508,142 @@ accept_superblock(struct import *m)
 	pool->catalog.self.map.levels = (uint8_t)m->superblock.catalog_levels;
 	m->device = 0;
 	m->page = 0;
+	m->phase = pool->pulse.owner ? IMPORT_HEARTBEAT : IMPORT_TABLE;
+}
+
+/* --- heartbeats: is the pool in service elsewhere? --- */
+
+/* Those that count. */
+static uint32_t
+heartbeat_devices(const struct import *m, struct device **devices)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < m->device_count; i++)
+		if (!m->pool->space.devices[index_of(m, m->devices[i])].out)
+			devices[count++] = m->devices[i];
+	return count;
+}
+
+/* Whether who wrote it may be alive. */
+static bool
+may_beat(const struct import *m, const struct heartbeat *seen)
+{
+	const struct heartbeat_owner *owner = m->pool->pulse.owner;
+
+	if (seen->interval_ms == 0 || seen->released ||
+	    !uuid_equal(&seen->pool_uuid, &m->pool->uuid))
+		return false;
+	return !uuid_equal(&seen->machine, &owner->machine) ||
+	       (seen->pid != owner->pid && !process_is_gone((int)seen->pid));
+}
+
+static void
+refuse_other(struct import *m, const struct heartbeat *seen)
+{
+	IMPORT_FAIL(m, -EBUSY,
+	    "pool %s is in service on %.63s (process %u): export it there first; if that machine "
+	    "cannot write to the devices any more, --force imports it",
+	    m->pool->name, seen->host, seen->pid);
+}
+
+/* The block is there, with others; nobody else wrote one meanwhile. */
+static void
+heartbeat_confirmed(struct heartbeat_round *round)
+{
+	struct import *m = container_of(round, struct import, heartbeats);
+
+	for (uint32_t i = 0; i < round->count; i++) {
+		const struct heartbeat *seen = &round->ios[i].seen;
+
+		if (seen->interval_ms != 0 && uuid_equal(&seen->pool_uuid, &m->pool->uuid) &&
+		    !uuid_equal(&seen->session, &m->pool->pulse.session))
+			return refuse_other(m, seen), import_step(m);
+	}
+	import_step(m);
+}
+
+static void
+heartbeat_written(struct heartbeat_round *round)
+{
+	struct import *m = container_of(round, struct import, heartbeats);
+	struct device *devices[POOL_DEVICES_MAX];
+	uint32_t count = heartbeat_devices(m, devices);
+
+	round->done = heartbeat_confirmed;
+	heartbeat_round_read(round, devices, count);
+}
+
+/* Nobody else has the pool: it is ours. */
+static void
+take_over(struct import *m)
+{
+	struct device *devices[POOL_DEVICES_MAX];
+	uint32_t count = heartbeat_devices(m, devices);
+	struct heartbeat heartbeat;
+
 	m->phase = IMPORT_TABLE;
+	m->pool->pulse.beat++;
+	heartbeat_of(m->pool, &heartbeat);
+	m->heartbeats.done = heartbeat_written;
+	heartbeat_round_write(&m->heartbeats, &heartbeat, devices, count);
+}
+
+static void
+heartbeats_again(struct heartbeat_round *round)
+{
+	struct import *m = container_of(round, struct import, heartbeats);
+
+	for (uint32_t i = 0; i < round->count; i++) {
+		const struct heartbeat *seen = &round->ios[i].seen, *before = &m->before[i];
+
+		if (may_beat(m, seen) &&
+		    (seen->beat != before->beat || !uuid_equal(&seen->session, &before->session)))
+			return refuse_other(m, seen), import_step(m);
+	}
+	take_over(m);
+}
+
+static void
+waited(struct timer *timer)
+{
+	struct import *m = container_of(timer, struct import, heartbeat_timer);
+	struct device *devices[POOL_DEVICES_MAX];
+	uint32_t count = heartbeat_devices(m, devices);
+
+	m->heartbeats.done = heartbeats_again;
+	heartbeat_round_read(&m->heartbeats, devices, count);
+}
+
+static void
+heartbeats_read(struct heartbeat_round *round)
+{
+	struct import *m = container_of(round, struct import, heartbeats);
+	const struct heartbeat *suspect = NULL;
+
+	for (uint32_t i = 0; i < round->count; i++) {
+		m->before[i] = round->ios[i].seen;
+		if (may_beat(m, &m->before[i]))
+			suspect = &m->before[i];
+	}
+	if (!suspect || m->force)
+		return take_over(m);
+	diag_info("pool %s was in service on %.63s (process %u), and was not exported: looks for "
+		  "%u ms whether it still is",
+	    m->pool->name, suspect->host, suspect->pid, suspect->interval_ms * 5 / 2);
+	reactor_timer_start(
+	    m->pool->reactor, &m->heartbeat_timer, suspect->interval_ms * 2500000ull);
+}
+
+static void
+look_for_heartbeats(struct import *m)
+{
+	struct device *devices[POOL_DEVICES_MAX];
+	uint32_t count = heartbeat_devices(m, devices);
+
+	timer_init(&m->heartbeat_timer, waited);
+	m->heartbeats.done = heartbeats_read;
+	heartbeat_round_read(&m->heartbeats, devices, count);
 }
 
 /* --- slab tables --- */
@@ -885,6 +1020,8 @@ finish(struct import *m)
 	free(m->newest);
 	free(m->device_slots);
 	free(m->sets);
+	free(m->before);
+	heartbeat_round_fini(&m->heartbeats);
 	free(m->blocks);
 	for (unsigned i = 0; i < COPIES_MAX; i++)
 		free(m->copies[i]);
@@ -899,6 +1036,7 @@ finish(struct import *m)
 	} else {
 		if (pool->state == POOL_STARTING)
 			pool->state = POOL_ONLINE;
+		heartbeat_start(pool);
 		housekeeping_start(pool);
 		reaper_kick(pool);
 		relocation_kick(pool);
@@ -934,6 +1072,8 @@ import_step(struct import *m)
 				return read_superblocks(m);
 			accept_superblock(m);
 			continue;
+		case IMPORT_HEARTBEAT:
+			return look_for_heartbeats(m);
 		case IMPORT_TABLE:
 			while (m->device < m->pool->device_count &&
 			       m->pool->space.devices[m->device].out)
@@ -1016,6 +1156,8 @@ pool_import(const struct pool_config *config, struct device **devices, uint32_t 
 	m->newest = xcalloc(device_count, sizeof(*m->newest));
 	m->device_slots = xcalloc(device_count, sizeof(*m->device_slots));
 	m->sets = xcalloc(device_count, sizeof(*m->sets));
+	m->before = xcalloc(device_count, sizeof(*m->before));
+	heartbeat_round_init(&m->heartbeats);
 	m->force = config->force;
 	m->label_read.block = xalloc_pages(FORMAT_BLOCK_BYTES);
 	m->blocks = xalloc_pages(5 * (size_t)FORMAT_BLOCK_BYTES);

@@ -12,6 +12,7 @@ enum import_phase {
 	IMPORT_LABELS,
 	IMPORT_FLUSH,
 	IMPORT_SUPERBLOCKS,
+	IMPORT_HEARTBEAT,
 	IMPORT_TABLE,
 	IMPORT_PACKED,
 	IMPORT_CATALOG,
@@ -57,6 +58,9 @@ struct import {
 	struct superblock *newest; /* of each device that was given; .checkpoint 0: none */
 	struct device_set set;     /* the newest; .count 0: none was found */
 	struct device_set *sets;   /* the newest of each device that was given */
+	struct heartbeat_round heartbeats;
+	struct heartbeat *before; /* what was read first */
+	struct timer heartbeat_timer;
 	bool force;
 	uint32_t set_at;
 	bool set_changed;           /* devices are missing that it has ONLINE */

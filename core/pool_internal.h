@@ -8,6 +8,7 @@
 #define QUARRY_CORE_POOL_INTERNAL_H
 
 #include "core/device.h"
+#include "core/heartbeat.h"
 #include "core/pool.h"
 #include "core/read_pace.h"
 #include "core/target.h"
@@ -404,6 +405,19 @@ struct device_loss {
 	struct task step;
 };
 
+/* See heartbeat.h. */
+struct pulse {
+	const struct heartbeat_owner *owner; /* NULL: it has none */
+	struct uuid session;
+	uint64_t beat;
+	bool beating;      /* a round is under way */
+	bool lost;         /* somebody else has the pool in service */
+	bool released;     /* it was taken back */
+	struct task *stop; /* who waits for the round to end */
+	struct timer timer;
+	struct heartbeat_round round;
+};
+
 struct pool_device {
 	struct device *device; /* NULL: missing */
 	struct label label;
@@ -558,6 +572,7 @@ struct pool {
 	uint64_t checksum_errors;
 	unsigned heals; /* under way */
 	struct device_loss loss;
+	struct pulse pulse;
 	uint32_t copies_told;        /* copies_min of the last device set */
 	struct admin_request forget; /* of device_leaving_consider(): */
 	bool forgetting;             /* ... it is under way */
@@ -633,6 +648,17 @@ void log_settle(struct pool *pool);
 void checkpoint_settle(struct pool *pool);
 /* The next segment was meant for slabs that do not count any more: another one, if it can be. */
 void log_forget_next(struct pool *pool);
+
+/* heartbeat.c */
+void heartbeat_init(struct pool *pool, const struct heartbeat_owner *owner);
+void heartbeat_fini(struct pool *pool);
+/* The block as it is now. */
+void heartbeat_of(const struct pool *pool, struct heartbeat *heartbeat);
+/* The pool is in service: beats from now on. */
+void heartbeat_start(struct pool *pool);
+/* It is not any more: takes the block back.  True: @stopped runs when that is done, or may be asked
+ * for once more. */
+bool heartbeat_stop(struct pool *pool, struct task *stopped);
 
 /* device_remove.c */
 /* At import, before the log begins: the device leaves. */

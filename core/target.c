@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "core/base/diag.h"
+#include "core/heartbeat.h"
 #include "core/pool_admin.h"
 #include "core/reactor_uring.h"
 
@@ -18,6 +19,7 @@
 
 struct target {
 	struct target_config config;
+	struct heartbeat_owner owner;
 	struct reactor *home;
 	struct list pools; /* struct pool, by link */
 	size_t next_reactor;
@@ -45,6 +47,7 @@ target_create(const struct target_config *config)
 	struct target *target = xcalloc(1, sizeof(*target));
 
 	target->config = *config;
+	heartbeat_owner_init(&target->owner);
 	target->home = config->reactors[0];
 	list_init(&target->pools);
 	list_init(&target->openings);
@@ -384,6 +387,7 @@ configure(const struct opening *o, struct pool_config *config)
 	config->node_cache_bytes = o->target->config.node_cache_bytes;
 	config->clock_s = clock_s;
 	config->force = o->request->force;
+	config->owner = &o->target->owner;
 }
 
 static void

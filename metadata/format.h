@@ -16,6 +16,7 @@
  *      1                    label
  *      2, 3                 superblocks: checkpoint n in number n % 2
  *      4, 5                 device set: generation n in number n % 2
+ *      6                    heartbeat of whoever has the pool in service
  *      8 ...                slab table: page p in blocks 8 + 2p and 9 + 2p, alternating
  *      slabs_block ...      slabs, slab_blocks each
  *      tail: the last MiB   label, superblocks 0 and 1, device set 0 and 1 once more
@@ -34,6 +35,7 @@
 #define FORMAT_LABEL_BLOCK 1u
 #define FORMAT_SUPERBLOCK_BLOCK 2u /* and the next */
 #define FORMAT_DEVICE_SET_BLOCK 4u /* and the next */
+#define FORMAT_HEARTBEAT_BLOCK 6u  /* it has no twin */
 #define FORMAT_TABLE_BLOCK 8u
 /* The same within the tail. */
 #define FORMAT_TAIL_LABEL_BLOCK 0u
@@ -248,6 +250,31 @@ struct device_set {
 	uint8_t reserved2[FORMAT_BLOCK_BYTES - 56 - POOL_DEVICES_MAX * 32];
 };
 static_assert(sizeof(struct device_set) == FORMAT_BLOCK_BYTES, "a device set is a block");
+
+/* --- heartbeat --- */
+
+#define HEARTBEAT_MAGIC "QUARRYHB"
+#define HEARTBEAT_HOST_BYTES 64u
+#define HEARTBEAT_INTERVAL_MS 3000u
+#define HEARTBEAT_INTERVAL_MS_MAX 60000u
+
+/* Who has the pool in service; see core/heartbeat.h. */
+struct heartbeat {
+	char magic[8];
+	uint32_t version;
+	uint32_t crc; /* place: 6 */
+	struct uuid pool_uuid;
+	struct uuid session; /* of no other import */
+	struct uuid machine;
+	uint64_t beat; /* grows */
+	uint32_t interval_ms;
+	uint32_t pid;
+	uint32_t released; /* 1: the pool was exported */
+	uint32_t reserved;
+	char host[HEARTBEAT_HOST_BYTES]; /* zero-terminated */
+	uint8_t reserved2[512 - 152];
+};
+static_assert(sizeof(struct heartbeat) == 512, "a heartbeat cannot tear");
 
 /* --- slab table --- */
 

@@ -172,3 +172,26 @@ device_set_is_newer(const struct device_set *set, const struct device_set *than)
 		return than->count == 0 || set->pool_generation > than->pool_generation;
 	return set->generation > than->generation;
 }
+
+void
+heartbeat_encode(const struct heartbeat *heartbeat, void *block)
+{
+	struct heartbeat *out = block;
+
+	memset(block, 0, FORMAT_BLOCK_BYTES);
+	memcpy(out, heartbeat, sizeof(*out));
+	memcpy(out->magic, HEARTBEAT_MAGIC, sizeof(out->magic));
+	out->version = FORMAT_VERSION;
+	out->crc = CRC_OF(out, FORMAT_HEARTBEAT_BLOCK);
+}
+
+void
+heartbeat_decode(struct heartbeat *heartbeat, const void *block)
+{
+	memcpy(heartbeat, block, sizeof(*heartbeat));
+	if (memcmp(heartbeat->magic, HEARTBEAT_MAGIC, sizeof(heartbeat->magic)) != 0 ||
+	    CRC_OF(heartbeat, FORMAT_HEARTBEAT_BLOCK) != heartbeat->crc ||
+	    heartbeat->interval_ms > HEARTBEAT_INTERVAL_MS_MAX ||
+	    memchr(heartbeat->host, '\0', sizeof(heartbeat->host)) == NULL)
+		heartbeat->interval_ms = 0;
+}

@@ -37,6 +37,10 @@ int superblock_decode(
     struct superblock *superblock, const void *block, struct error *error) must_check;
 int device_set_decode(struct device_set *set, const void *block, struct error *error) must_check;
 
+/* A block that is no heartbeat leaves .interval_ms 0. */
+void heartbeat_encode(const struct heartbeat *heartbeat, void *block);
+void heartbeat_decode(struct heartbeat *heartbeat, const void *block);
+
 /* Whether @set was written after @than; a @than without devices is older than any. */
 bool device_set_is_newer(const struct device_set *set, const struct device_set *than);
 

@@ -731,7 +731,9 @@ const struct cli_command cli_commands[] = {
 	    "Name every device of each pool.  Of a pool that keeps copies some may be missing: if "
 	    "the "
 	    "others\ncannot know whether they have the newest data, --force imports it all the "
-	    "same.\n",
+	    "same.\n"
+	    "A pool that another machine has in service is refused, too; if that one cannot write "
+	    "to the\ndevices any more, --force imports it.\n",
 	    OPTION_FORCE, 1, ADMIN_DEVICES_MAX, SHOW_DONE, build_pool_import },
 	{ "pool", "export", "POOL", "Take a pool out of service; it can be imported again.",
 	    "Refused while clients are connected, unless by --force.\n", OPTION_FORCE, 1, 1,

@@ -131,6 +131,42 @@ test_newer_device_set_is_of_the_later_generation_of_the_pool(void **state)
 	assert_false(device_set_is_newer(&set, &other));
 }
 
+static void
+test_heartbeat_round_trip_and_every_damage_makes_it_none(void **state)
+{
+	struct heartbeat heartbeat = { .pool_uuid = uuid_new(),
+		.session = uuid_new(),
+		.beat = 7,
+		.interval_ms = HEARTBEAT_INTERVAL_MS,
+		.pid = 4711,
+		.host = "far-away" };
+	struct heartbeat out;
+
+	heartbeat_encode(&heartbeat, block);
+	heartbeat_decode(&out, block);
+	assert_memory_equal(&out.pool_uuid, &heartbeat.pool_uuid,
+	    sizeof(out) - offsetof(struct heartbeat, pool_uuid));
+	for (size_t bit = 0; bit < 8 * sizeof(heartbeat); bit++) {
+		block[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		heartbeat_decode(&out, block);
+		assert_int_equal(out.interval_ms, 0);
+		block[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	}
+	/* Values that would have an import wait for ever, or read beyond the name. */
+	heartbeat.interval_ms = HEARTBEAT_INTERVAL_MS_MAX + 1;
+	heartbeat_encode(&heartbeat, block);
+	heartbeat_decode(&out, block);
+	assert_int_equal(out.interval_ms, 0);
+	heartbeat.interval_ms = 1;
+	memset(heartbeat.host, 'x', sizeof(heartbeat.host));
+	heartbeat_encode(&heartbeat, block);
+	heartbeat_decode(&out, block);
+	assert_int_equal(out.interval_ms, 0);
+	memset(block, 0, sizeof(block));
+	heartbeat_decode(&out, block);
+	assert_int_equal(out.interval_ms, 0);
+}
+
 /* --- every bit --- */
 
 static int
@@ -458,6 +494,7 @@ main(void)
 		cmocka_unit_test(test_every_flipped_bit_of_a_superblock_is_found),
 		cmocka_unit_test(test_every_flipped_bit_of_a_device_set_is_found),
 		cmocka_unit_test(test_newer_device_set_is_of_the_later_generation_of_the_pool),
+		cmocka_unit_test(test_heartbeat_round_trip_and_every_damage_makes_it_none),
 		cmocka_unit_test(test_empty_blocks_are_nothing_rather_than_damaged),
 		cmocka_unit_test(test_label_of_another_version_or_feature_is_not_supported),
 		cmocka_unit_test(test_label_with_impossible_values_is_refused),

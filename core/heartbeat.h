@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Heartbeats: a pool is in service on one machine at a time.
+ *
+ * A lock keeps two daemons of one machine apart, but devices may be shared with other machines (a
+ * SAN's disks, NBD exports, files on a network).  So who has a pool in service writes a block on
+ * each of its devices every few seconds, and takes it back when the pool is exported.
+ *
+ *  1. An import that finds such a block, not taken back, of another machine or of a process that
+ *     lives, reads it once more when it should have changed.  If it did, the import is refused.
+ *     Before that it has written nothing.
+ *  2. Then it writes its own, and reads it again before anything else is written: of two imports at
+ *     the same moment the one that wrote first sees the other.
+ *  3. Before each beat the block is read: if somebody else's is there, whom an operator let in by
+ *     force, the pool fails and writes nothing more.
+ *
+ * A machine that stands still for longer than an import waits, and then goes on, writes until its
+ * next beat: who uses --force, or has machines that are paused, must see to it that it cannot.
+ */
+#ifndef QUARRY_CORE_HEARTBEAT_H
+#define QUARRY_CORE_HEARTBEAT_H
+
+#include "core/pool.h"
+
+/* Who has pools in service: this process. */
+struct heartbeat_owner {
+	struct uuid machine; /* since it was booted, and of its process namespace */
+	uint32_t pid;
+	char host[HEARTBEAT_HOST_BYTES];
+	uint32_t interval_ms;
+};
+
+/* Fills in what the system says. */
+void heartbeat_owner_init(struct heartbeat_owner *owner);
+
+/* Reads or writes the block of each of some devices, all at a time. */
+struct heartbeat_round {
+	struct heartbeat_io {
+		struct heartbeat_round *round;
+		struct device_io io;
+		struct iovec iov;
+		uint8_t *block;
+		struct device *device;
+		struct heartbeat seen; /* .interval_ms 0: none that is valid */
+		int error;
+	} ios[POOL_DEVICES_MAX];
+	uint32_t count;
+	void (*done)(struct heartbeat_round *round);
+	/* private */
+	uint32_t left;
+};
+
+void heartbeat_round_init(struct heartbeat_round *round);
+void heartbeat_round_fini(struct heartbeat_round *round);
+/* All devices at once; done() never from inside. */
+void heartbeat_round_read(struct heartbeat_round *round, struct device **devices, uint32_t count);
+void heartbeat_round_write(struct heartbeat_round *round, const struct heartbeat *heartbeat,
+    struct device **devices, uint32_t count);
+
+#endif
