@@ -16,6 +16,7 @@ admin_request_fini(struct admin_request *request)
 	for (size_t i = 0; i < request->device_count; i++)
 		free(request->devices[i]);
 	free(request->devices);
+	free(request->device);
 	free(request->names);
 	free(request->export);
 	for (size_t i = 0; i < request->pool_count; i++) {
