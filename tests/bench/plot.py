@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 DEPTHS = (1, 8, 32, 128)
+# By the order of servers in the result, the same in all plots; ours stand out.
+COLOURS = ["#555555", "#d62728", "#ff9896", "#1f77b4", "#17becf", "#2ca02c", "#98df8a", "#9467bd", "#c5b0d5", "#8c564b",
+           "#bcbd22"]
 WRITE = "rand-write-4k-qd32"
 
 
@@ -21,7 +24,7 @@ def megabytes(cell):
 PANELS = [
     ("4 KiB random reads", "1,000 a second", requests, "lines", [(str(d), f"rand-read-4k-qd{d}") for d in DEPTHS]),
     ("4 KiB random writes", "1,000 a second", requests, "lines", [(str(d), f"rand-write-4k-qd{d}") for d in DEPTHS]),
-    ("32 random requests over 1, 4 and 16 connections, and over 4 volumes", "1,000 a second", requests, "bars",
+    ("32 at a time, over 1, 4, 16 connections, 4 volumes", "1,000 a second", requests, "bars",
      [(f"{kind} {label}", f"rand-{kind}-4k-{suffix}") for kind in ("read", "write") for label, suffix in
       (("1", "qd32"), ("4", "4x8"), ("16", "16x2"), ("volumes", "4volumes"))]),
     ("4 KiB random writes at depth 32, by the volume's state", "1,000 a second", requests, "bars",
@@ -69,10 +72,11 @@ def panel(result, number, title, axis, value, style, points):
     for label, by in points:
         lines.append(" ".join([json.dumps(label), *(f"{value(by[name]):.3f}" if name in by else "?" for name in names)]))
     lines += ["EOD", LOOK[style], f"set title {quoted(title)}", f"set ylabel {quoted(axis)}"]
-    lines.append("plot " + ", ".join(f"$data{number} using {column}:xtic(1) title {quoted(name)} lw 2 pt 7 ps 0.6"
-                                     if style == "lines" else
-                                     f"$data{number} using {column}:xtic(1) title {quoted(name)}"
-                                     for column, name in enumerate(names, 2)))
+    look = "lw 2 pt 7 ps 0.6" if style == "lines" else ""
+    order = list(result["servers"])
+    lines.append("plot " + ", ".join(
+        f"$data{number} using {column}:xtic(1) title {quoted(name)} {look} lc rgb '{COLOURS[order.index(name) % len(COLOURS)]}'"
+        for column, name in enumerate(names, 2)))
     return lines
 
 
