@@ -313,7 +313,7 @@ class QuarryKernel(Quarry):
 class QemuNbd(Server):
     """A process for each volume: it knows no other way."""
     name = "qemu-nbd"
-    note = "raw file, --cache=none, io_uring where it has it"
+    note = "raw file, --cache=none, io_uring where it has it; a process for each volume, the memory of all"
     programs = ("qemu-nbd",)
     format = "raw"
 
@@ -431,7 +431,7 @@ class Nbdkit(Server):
 class NbdServer(Server):
     """It serves several connections only if it may put itself into the background."""
     name = "nbd-server"
-    note = "through the page cache"
+    note = "through the page cache; a process for each connection"
     programs = ("nbd-server",)
 
     def pid_file(self):
