@@ -262,7 +262,17 @@ fault_close(struct device *device)
 	free(fault);
 }
 
+static void
+fault_refresh(struct device *device)
+{
+	struct device *inner = fault_device_of(device)->inner;
+
+	inner->ops->refresh(inner);
+	device->size_bytes = inner->size_bytes;
+}
+
 static const struct device_ops fault_device_ops = {
+	.refresh = fault_refresh,
 	.submit = fault_submit,
 	.close = fault_close,
 };

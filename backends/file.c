@@ -386,7 +386,19 @@ file_close(struct device *device)
 	free(file);
 }
 
+static void
+file_refresh(struct device *device)
+{
+	struct file_device *file = file_device_of(device);
+	uint64_t size_bytes = file_size_bytes(file);
+
+	/* One that has shrunk fails where it is used. */
+	if (size_bytes > device->size_bytes)
+		device->size_bytes = size_bytes;
+}
+
 const struct device_ops file_device_ops = {
+	.refresh = file_refresh,
 	.submit = file_submit,
 	.close = file_close,
 };

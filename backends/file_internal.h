@@ -19,6 +19,9 @@ struct file_device {
 
 extern const struct device_ops file_device_ops;
 
+/* As it is now; 0: that cannot be told. */
+uint64_t file_size_bytes(const struct file_device *file);
+
 static inline struct file_device *
 file_device_of(struct device *device)
 {

@@ -303,6 +303,19 @@ err_close:
 
 /* --- what it can do --- */
 
+uint64_t
+file_size_bytes(const struct file_device *file)
+{
+	uint64_t size_bytes = 0;
+	struct stat st;
+
+	if (file->block_device)
+		(void)ioctl(file->fd, BLKGETSIZE64, &size_bytes);
+	else if (fstat(file->fd, &st) == 0)
+		size_bytes = (uint64_t)st.st_size;
+	return round_down(size_bytes, BLOCK_BYTES);
+}
+
 static int
 block_device_query(struct file_device *file, struct error *error)
 {

@@ -191,7 +191,14 @@ memory_close(struct device *device)
 	free(memory);
 }
 
+static void
+memory_refresh(struct device *device)
+{
+	device->size_bytes = memory_disk_size_bytes(memory_device_of(device)->disk);
+}
+
 static const struct device_ops memory_device_ops = {
+	.refresh = memory_refresh,
 	.submit = memory_submit,
 	.close = memory_close,
 };

@@ -35,6 +35,8 @@ struct memory_disk *memory_disk_create(uint64_t size_bytes);
 struct memory_disk *memory_disk_get(struct memory_disk *disk);
 void memory_disk_put(struct memory_disk *disk); /* NULL does nothing */
 uint64_t memory_disk_size_bytes(const struct memory_disk *disk);
+/* It becomes larger; what is new reads as zeroes. */
+void memory_disk_grow(struct memory_disk *disk, uint64_t size_bytes);
 
 /* Contents as a read would find them now; any place and length within the disk. */
 void memory_disk_read(

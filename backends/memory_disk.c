@@ -348,6 +348,19 @@ memory_disk_size_bytes(const struct memory_disk *disk)
 	return disk->size_bytes;
 }
 
+void
+memory_disk_grow(struct memory_disk *disk, uint64_t size_bytes)
+{
+	uint64_t chunks = div_round_up(size_bytes / BLOCK_BYTES, CHUNK_BLOCKS);
+
+	CHECK(size_bytes >= disk->size_bytes && size_bytes % BLOCK_BYTES == 0);
+	disk->chunks = xrealloc(disk->chunks, chunks * sizeof(*disk->chunks));
+	for (uint64_t i = disk->chunk_count; i < chunks; i++)
+		disk->chunks[i] = NULL;
+	disk->chunk_count = chunks;
+	disk->size_bytes = size_bytes;
+}
+
 size_t
 memory_disk_unflushed_count(const struct memory_disk *disk)
 {

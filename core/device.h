@@ -58,6 +58,8 @@ struct device_io {
 
 struct device_ops {
 	void (*submit)(struct device *device, struct device_io *io);
+	/* Looks whether it has grown, and sets size_bytes; NULL: that cannot be seen. */
+	void (*refresh)(struct device *device);
 	/* Frees the device; nothing is in flight.  The last call on it. */
 	void (*close)(struct device *device);
 };

@@ -21,6 +21,7 @@ written(struct block_writer *writer)
 
 	if (writer->error && add->phase == DEVICE_ADD_HEADS) {
 		/* They are the pool's, and a recovery knows it: only the list lags behind. */
+		device_written(add->pool, writer, add->at);
 		diag_warning("pool %s: the list of devices on %s could not be written: %s",
 		    add->pool->name, writer->device->name, strerror(-writer->error));
 	} else if (writer->error) {

@@ -119,3 +119,10 @@ device_lost(struct pool *pool, struct device_io *io, uint32_t index)
 	pool_encode_device_set(pool, loss->block);
 	reactor_defer(pool->reactor, &loss->step);
 }
+
+void
+device_written(struct pool *pool, struct block_writer *writer, uint32_t index)
+{
+	if (writer->error && writer->io.op == DEVICE_FLUSH)
+		device_lost(pool, &writer->io, index);
+}

@@ -117,6 +117,7 @@ set_written(struct block_writer *writer)
 	if (writer->error && remove->kind == DEVICE_LEAVE && !remove->error.code)
 		error_set(&remove->error, writer->error, "writing to %s failed: %s",
 		    writer->device->name, strerror(-writer->error));
+	device_written(remove->pool, writer, remove->at);
 	remove->at++;
 	device_remove_step(remove);
 }

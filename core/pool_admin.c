@@ -12,6 +12,7 @@
 
 #include "core/base/size.h"
 #include "core/device_add.h"
+#include "core/device_grow.h"
 #include "core/device_remove.h"
 
 #include <stdio.h>
@@ -27,6 +28,7 @@ enum admin_phase {
 	ADMIN_WALK,
 	ADMIN_ADD_DEVICES,
 	ADMIN_REMOVE_DEVICE,
+	ADMIN_GROW_DEVICE,
 	ADMIN_SUPERBLOCK,
 	ADMIN_DONE,
 };
@@ -53,6 +55,7 @@ struct admin_operation {
 	uint64_t lba;
 	struct device_add add;       /* DEVICE_ADD, DEVICE_REPLACE */
 	struct device_remove remove; /* DEVICE_REMOVE, DEVICE_REPLACE, DEVICE_FORGET */
+	struct device_grow grow;     /* DEVICE_GROW */
 };
 
 static void admin_step(struct admin_operation *a);
@@ -411,6 +414,18 @@ check_remove(struct admin_operation *a)
 }
 
 static int
+check_grow(struct admin_operation *a)
+{
+	struct admin_request *request = a->request;
+	int rc = device_find(a->pool, request->device, &a->grow.index, &request->error);
+
+	if (rc || !a->pool->space.devices[a->grow.index].out)
+		return rc;
+	return error_set(&request->error, -ENODEV, "%s is not in use: it failed, or is missing",
+	    request->device);
+}
+
+static int
 build(struct admin_operation *a)
 {
 	struct admin_request *request = a->request;
@@ -505,6 +520,8 @@ build(struct admin_operation *a)
 	case ADMIN_DEVICE_REMOVE:
 	case ADMIN_DEVICE_REPLACE:
 		return check_remove(a);
+	case ADMIN_DEVICE_GROW:
+		return check_grow(a);
 	case ADMIN_DEVICE_FORGET:
 		a->remove.index = request->device_index;
 		a->remove.kind = (enum device_remove_kind)request->device_kind;
@@ -790,6 +807,25 @@ remove_device(struct admin_operation *a)
 	device_remove_start(&a->remove);
 }
 
+/* --- DEVICE_GROW --- */
+
+static void
+device_grown(struct device_grow *grow)
+{
+	struct admin_operation *a = container_of(grow, struct admin_operation, grow);
+
+	a->request->error = grow->error;
+	admin_step(a);
+}
+
+static void
+grow_device(struct admin_operation *a)
+{
+	a->grow.pool = a->pool;
+	a->grow.done = device_grown;
+	device_grow_start(&a->grow);
+}
+
 /* What the next superblock keeps. */
 static void
 change_pool(struct admin_operation *a)
@@ -852,6 +888,8 @@ admin_step(struct admin_operation *a)
 			else if (a->request->verb == ADMIN_DEVICE_REMOVE ||
 				 a->request->verb == ADMIN_DEVICE_FORGET)
 				a->phase = ADMIN_REMOVE_DEVICE;
+			else if (a->request->verb == ADMIN_DEVICE_GROW)
+				a->phase = ADMIN_GROW_DEVICE;
 			else if (a->op_count == 0)
 				a->phase = ADMIN_SUPERBLOCK;
 			else
@@ -909,6 +947,9 @@ admin_step(struct admin_operation *a)
 			if (a->request->error.code)
 				continue; /* the new one could not be added */
 			return remove_device(a);
+		case ADMIN_GROW_DEVICE:
+			a->phase = ADMIN_DONE;
+			return grow_device(a);
 		case ADMIN_SUPERBLOCK:
 			change_pool(a);
 			a->phase = ADMIN_DONE;

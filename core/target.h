@@ -72,6 +72,7 @@ enum admin_verb {
 	ADMIN_DEVICE_REMOVE,  /* name.pool, device; stop: it stays after all */
 	ADMIN_DEVICE_REPLACE, /* name.pool, device, devices[1], new_file_bytes, preallocate, force
 			       */
+	ADMIN_DEVICE_GROW,    /* name.pool, device: it is larger than it was */
 	ADMIN_VOLUME_CREATE,  /* name, size_bytes, reserved */
 	ADMIN_VOLUME_RESIZE,  /* name, size_bytes, force: shrink */
 	ADMIN_VOLUME_RENAME,  /* name, target (same pool) */

@@ -3,28 +3,61 @@
 
 #include "core/base/crc32c.h"
 
+/* So many times its size a device can grow to, by the room in its table. */
+#define TABLE_ROOM 8u
+/* ... if that takes no more than this part of it. */
+#define TABLE_ROOM_PART 128u
+
+static uint64_t
+table_blocks_for(uint64_t slabs, uint32_t slab_blocks)
+{
+	return 2 * div_round_up(slabs, table_records_per_page(slab_blocks));
+}
+
+uint32_t
+geometry_slabs(uint64_t size_bytes, uint32_t slab_blocks, uint64_t slabs_block)
+{
+	uint64_t end = size_bytes / FORMAT_BLOCK_BYTES;
+	uint64_t tail_blocks = FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
+	uint64_t room;
+
+	if (slabs_block <= FORMAT_TABLE_BLOCK || end < tail_blocks ||
+	    end - tail_blocks <= slabs_block)
+		return 0;
+	room = (slabs_block - FORMAT_TABLE_BLOCK) / 2 * table_records_per_page(slab_blocks);
+	return (uint32_t)min_u64(
+	    min_u64((end - tail_blocks - slabs_block) / slab_blocks, room), UINT32_MAX - 1);
+}
+
+uint64_t
+geometry_size_bytes(uint64_t size_bytes, uint32_t slab_blocks, uint64_t slabs_block, uint32_t slabs)
+{
+	uint64_t blocks = slabs_block + (uint64_t)slabs * slab_blocks;
+
+	if (geometry_slabs(size_bytes, slab_blocks, slabs_block) == slabs)
+		return size_bytes;
+	return blocks * FORMAT_BLOCK_BYTES + FORMAT_TAIL_BYTES;
+}
+
 void
 geometry_of(struct geometry *geometry, uint64_t size_bytes, uint32_t slab_blocks)
 {
 	uint64_t blocks = size_bytes / FORMAT_BLOCK_BYTES;
 	uint64_t tail_blocks = FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
-	uint32_t per_page = table_records_per_page(slab_blocks);
 
 	memset(geometry, 0, sizeof(*geometry));
 	if (blocks < FORMAT_TABLE_BLOCK + tail_blocks + slab_blocks)
 		return;
 	geometry->tail_block = blocks - tail_blocks;
-	/* The table is sized for as many slabs as there could be without it: a little too large. */
+	/* The table is sized for as many slabs as there could be without it, and for growth. */
 	uint64_t slabs_most = (geometry->tail_block - FORMAT_TABLE_BLOCK) / slab_blocks;
-	uint64_t table_blocks = 2 * div_round_up(slabs_most, per_page);
+	uint64_t table_blocks = table_blocks_for(slabs_most, slab_blocks);
+	uint64_t room_blocks = min_u64(
+	    table_blocks_for(slabs_most * TABLE_ROOM, slab_blocks), blocks / TABLE_ROOM_PART);
 
-	geometry->slabs_block = FORMAT_TABLE_BLOCK + table_blocks;
+	geometry->slabs_block = FORMAT_TABLE_BLOCK + max_u64(table_blocks, room_blocks);
 	geometry->slabs_block = round_up(geometry->slabs_block, 256); /* whole MiBs */
-	if (geometry->slabs_block >= geometry->tail_block)
-		return;
-	uint64_t slabs = (geometry->tail_block - geometry->slabs_block) / slab_blocks;
-
-	geometry->slab_count = (uint32_t)min_u64(slabs, UINT32_MAX - 1);
+	geometry->slab_count = geometry_slabs(size_bytes, slab_blocks, geometry->slabs_block);
 }
 
 uint32_t
@@ -68,7 +101,7 @@ label_encode(const struct label *label, void *block)
 int
 label_decode(struct label *label, const void *block, uint64_t device_bytes, struct error *error)
 {
-	struct geometry geometry;
+	uint32_t slabs;
 
 	memcpy(label, block, sizeof(*label));
 	if (memcmp(label->magic, LABEL_MAGIC, sizeof(label->magic)) != 0)
@@ -85,9 +118,8 @@ label_decode(struct label *label, const void *block, uint64_t device_bytes, stru
 	    label->device_index >= POOL_DEVICES_MAX ||
 	    memchr(label->pool_name, '\0', sizeof(label->pool_name)) == NULL)
 		return error_set(error, -EUCLEAN, "the label holds impossible values");
-	geometry_of(&geometry, label->size_bytes, label->slab_blocks);
-	if (geometry.slab_count == 0 || geometry.slab_count != label->slab_count ||
-	    geometry.slabs_block != label->slabs_block)
+	slabs = geometry_slabs(label->size_bytes, label->slab_blocks, label->slabs_block);
+	if (slabs == 0 || slabs != label->slab_count)
 		return error_set(error, -EUCLEAN, "the label's geometry is impossible");
 	if (label->size_bytes > device_bytes)
 		return error_set(error, -EUCLEAN,

@@ -9,13 +9,19 @@
 #include "core/base/error.h"
 #include "metadata/format.h"
 
-/* How a device of @size_bytes is divided. */
+/* How a new device of @size_bytes is divided; of any device the tail. */
 struct geometry {
 	uint64_t slabs_block;
 	uint64_t tail_block; /* first block of the tail */
 	uint32_t slab_count; /* 0: too small */
 };
 void geometry_of(struct geometry *geometry, uint64_t size_bytes, uint32_t slab_blocks);
+
+/* How many slabs a device of @size_bytes has, from @slabs_block on; no more than its table has room
+ * for.  And the size of one that has @slabs, if that is fewer than @size_bytes have. */
+uint32_t geometry_slabs(uint64_t size_bytes, uint32_t slab_blocks, uint64_t slabs_block);
+uint64_t geometry_size_bytes(
+    uint64_t size_bytes, uint32_t slab_blocks, uint64_t slabs_block, uint32_t slabs);
 
 /* The size of a slab for a pool whose devices hold @pool_bytes together: about 1,000 slabs, within
  * the limits. */

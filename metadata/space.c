@@ -162,7 +162,32 @@ space_name_places(const struct space *space, struct slab *leader, uint32_t *devi
 static uint64_t
 page_digest(uint32_t device, uint32_t page, uint64_t checkpoint)
 {
+	if (checkpoint == 0)
+		return 0; /* as if it were not there */
 	return mix64(mix64((uint64_t)device << 32 | page) + checkpoint);
+}
+
+static uint32_t
+slab_room(const struct space *space, uint64_t slabs_block, uint32_t slab_count)
+{
+	uint64_t pages =
+	    slabs_block > FORMAT_TABLE_BLOCK ? (slabs_block - FORMAT_TABLE_BLOCK) / 2 : 0;
+	uint64_t room =
+	    min_u64(pages * table_records_per_page(space->slab_blocks), 4ull * slab_count);
+
+	return (uint32_t)max_u64(slab_count, room);
+}
+
+static void
+init_slab(struct space *space, uint32_t device_index, uint32_t i)
+{
+	struct space_device *device = &space->devices[device_index];
+	struct slab *slab = &device->slabs[i];
+
+	slab->device = device_index;
+	slab->index = i;
+	slab->live_bits = device->bits + (size_t)i * (space->slab_blocks / 64);
+	list_init(&slab->link);
 }
 
 void
@@ -177,17 +202,14 @@ space_add_device(struct space *space, uint32_t index, const struct uuid *uuid, u
 	device->uuid = *uuid;
 	device->slabs_block = slabs_block;
 	device->slab_count = slab_count;
-	device->slabs = xcalloc(slab_count, sizeof(struct slab));
-	device->bits = xcalloc((size_t)slab_count * words, sizeof(uint64_t));
+	device->slab_room = slab_room(space, slabs_block, slab_count);
+	/* What it may grow to takes no memory before it does. */
+	device->slabs = xcalloc(device->slab_room, sizeof(struct slab));
+	device->bits = xcalloc((size_t)device->slab_room * words, sizeof(uint64_t));
 	list_init(&device->free);
 	for (uint32_t i = 0; i < slab_count; i++) {
-		struct slab *slab = &device->slabs[i];
-
-		slab->device = index;
-		slab->index = i;
-		slab->live_bits = device->bits + (size_t)i * words;
-		list_init(&slab->link);
-		list_push_back(&device->free, &slab->link);
+		init_slab(space, index, i);
+		list_push_back(&device->free, &device->slabs[i].link);
 	}
 	device->free_count = slab_count;
 	device->page_count =
@@ -195,11 +217,8 @@ space_add_device(struct space *space, uint32_t index, const struct uuid *uuid, u
 	device->page_place = xcalloc(device->page_count, 1);
 	device->page_checkpoint = xcalloc(device->page_count, sizeof(uint64_t));
 	device->page_dirty = xcalloc(BITMAP_WORDS(device->page_count), sizeof(uint64_t));
-	for (uint32_t page = 0; page < device->page_count; page++) {
+	for (uint32_t page = 0; page < device->page_count; page++)
 		bitmap_set(device->page_dirty, page);
-		device->digest += page_digest(index, page, 0);
-	}
-	space->table_digest += device->digest;
 	space->place_count += slab_count;
 	if (index >= space->device_count)
 		space->device_count = index + 1;
@@ -271,6 +290,35 @@ enter_free(struct space *space, struct slab *slab)
 		count_free(space);
 	else
 		space->free_count++;
+}
+
+void
+space_grow_device(struct space *space, uint32_t index, uint32_t slab_count)
+{
+	struct space_device *device = &space->devices[index];
+	uint32_t old_count = device->slab_count, old_pages = device->page_count;
+	uint32_t pages =
+	    (uint32_t)div_round_up(slab_count, table_records_per_page(space->slab_blocks));
+	size_t words = BITMAP_WORDS(pages), old_words = BITMAP_WORDS(old_pages);
+
+	CHECK(slab_count >= old_count && slab_count <= device->slab_room);
+	device->page_place = xrealloc(device->page_place, pages);
+	device->page_checkpoint =
+	    xrealloc(device->page_checkpoint, pages * sizeof(*device->page_checkpoint));
+	device->page_dirty = xrealloc(device->page_dirty, words * sizeof(*device->page_dirty));
+	memset(device->page_dirty + old_words, 0, (words - old_words) * sizeof(uint64_t));
+	for (uint32_t page = old_pages; page < pages; page++) {
+		device->page_place[page] = 0;
+		device->page_checkpoint[page] = 0;
+	}
+	device->page_count = pages;
+	device->slab_count = slab_count;
+	space->place_count += slab_count - old_count;
+	for (uint32_t i = old_count; i < slab_count; i++) {
+		init_slab(space, index, i);
+		enter_free(space, &device->slabs[i]);
+	}
+	count_free(space);
 }
 
 static void
@@ -1283,6 +1331,18 @@ space_encode_page(
 	set_page_version(space, device_index, page, checkpoint);
 	device->page_place[page] = !device->page_place[page];
 	bitmap_clear(device->page_dirty, page);
+}
+
+void
+space_encode_empty_page(const struct uuid *device_uuid, uint32_t page, void *block)
+{
+	struct table_page *header = block;
+
+	memset(block, 0, FORMAT_BLOCK_BYTES);
+	header->magic = TABLE_MAGIC;
+	header->version = FORMAT_VERSION;
+	header->index = page;
+	header->crc = page_crc(device_uuid, page, block);
 }
 
 bool

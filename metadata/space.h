@@ -82,6 +82,7 @@ struct space_device {
 	struct uuid uuid;
 	uint64_t slabs_block;
 	uint32_t slab_count;
+	uint32_t slab_room; /* so many it may grow to: there is memory, and room in the table */
 	uint32_t free_count;
 	uint32_t written_free_count; /* of those: with SLAB_WRITTEN, first in the list */
 	struct slab *slabs;
@@ -119,6 +120,10 @@ void space_fini(struct space *space);
 /* All slabs FREE and all pages dirty with version 0 (as a new pool has it). */
 void space_add_device(struct space *space, uint32_t index, const struct uuid *uuid,
     uint64_t slabs_block, uint32_t slab_count);
+
+/* The device has @slab_count slabs now, at most slab_room; the new ones are FREE.  Their pages are
+ * on the disk as space_encode_empty_page() makes them: of version 0, and no part of the digest. */
+void space_grow_device(struct space *space, uint32_t index, uint32_t slab_count);
 
 /* The slab where the log wrote @segment; NULL: it is free again, or never was. */
 struct slab *space_find(const struct space *space, uint64_t segment);
@@ -277,6 +282,8 @@ uint64_t space_page_block(const struct space_device *device, uint32_t page);
 /* Writes page @page as of now into @block; marks it clean and its other place current. */
 void space_encode_page(
     struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint, void *block);
+/* A page of version 0: all slabs are FREE. */
+void space_encode_empty_page(const struct uuid *device_uuid, uint32_t page, void *block);
 /* All slabs of a device that was just added are off its free list, until they are let go. */
 void space_hold_device(struct space *space, uint32_t index);
 void space_unhold_device(struct space *space, uint32_t index);

@@ -229,6 +229,17 @@ build_device_remove(struct cli *cli, struct error *error)
 }
 
 static int
+build_device_grow(struct cli *cli, struct error *error)
+{
+	request_start(cli, "device.grow");
+	if (take_name(cli, "name", 0, WANT_POOL, error) || take_device(cli, 1, error))
+		return -EINVAL;
+	cli->done_text = text_new("pool %s uses the new space of %s", cli->args[0], cli->args[1]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
 build_device_replace(struct cli *cli, struct error *error)
 {
 	request_start(cli, "device.replace");
@@ -770,6 +781,10 @@ const struct cli_command cli_commands[] = {
 	    "  quarry device replace tank /dev/sdb /dev/sdd\n",
 	    OPTION_SIZE | OPTION_PREALLOCATE | OPTION_FORCE, 3, 3, SHOW_DONE,
 	    build_device_replace },
+	{ "device", "grow", "POOL DEVICE", "Use the space of a device that has become larger.",
+	    "First enlarge the disk, or the file, while it is in use.\n\n"
+	    "  truncate -s 40G disk0.img && quarry device grow tank disk0.img\n",
+	    0, 2, 2, SHOW_DONE, build_device_grow },
 	{ "device", "list", "[POOL]", "List the devices of pools.", NULL, OPTIONS_LIST, 0, 1,
 	    SHOW_DEVICES, build_list },
 	{ "scrub", "start", "POOL", "Read all data of a pool, and compare it with its checksums.",

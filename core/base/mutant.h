@@ -100,6 +100,9 @@
 	X(LEAVING_NOT_HELD, "device remove: slabs that become free there may be used")            \
 	X(FORGOTTEN_IN_USE, "device remove: the device is forgotten while it holds something")    \
 	X(FORGOTTEN_AT_ONCE, "device remove: before a checkpoint does without it is durable")     \
+	X(GROWN_PAGES_LEFT_OUT,                                                                   \
+	    "device grow: pages of the slab table for new slabs are not written")                 \
+	X(GROWN_HEAD_FIRST, "device grow: the label at the head before the end is there")         \
 	X(DURABLE_MARK_EARLY, "log: headers say that what was applied is durable")
 
 #ifdef QUARRY_MUTANTS

@@ -163,6 +163,38 @@ test_a_device_is_replaced() {
     content_is_right
 }
 
+test_a_device_grows() {
+    start_daemon
+    make_devices 128M 128M
+    write_content
+    fails_with 1 'as before' quarry device grow tank "${POOL_FILES[0]}"
+    size=$(quarry pool list tank --json | json "d['pools'][0]['size_bytes']")
+    truncate -s 300M "${POOL_FILES[0]}"
+    quarry device grow tank "${POOL_FILES[0]}"
+    grown=$(quarry pool list tank --json | json "d['pools'][0]['size_bytes']")
+    [ $((grown - size)) -gt $((170 * MIB)) ] || fail "from $size to $grown bytes only"
+    quarry volume create tank/w 256M
+    qemu-io -f raw -c 'write -P 21 0 220M' -c flush "$(uri w)" >/dev/null
+    kill9_daemon
+    restart_with_pool
+    content_is_right
+    qemu-io -r -f raw -c 'read -P 21 0 220M' "$(uri w)" >io.out
+    refuses grep -i -E 'failed|error' io.out
+    stop_daemon
+    # Its ends are where they belong.
+    "$BUILD/quarry" check --data "${POOL_FILES[@]}" || fail "the pool does not check"
+    dd if=/dev/zero of="${POOL_FILES[0]}" bs=4096 seek=1 count=5 conv=notrunc status=none
+    restart_with_pool
+    content_is_right
+    # More than its table, or the memory for it, has room for is not lost: a new import goes on.
+    truncate -s 8G "${POOL_FILES[0]}"
+    quarry device grow tank "${POOL_FILES[0]}"
+    stop_daemon
+    "$BUILD/quarry" check "${POOL_FILES[@]}" || fail "the pool does not check"
+    restart_with_pool
+    content_is_right
+}
+
 test_copies_are_made_again_without_the_device_that_is_lost() {
     start_daemon
     make_devices --copies 2 256M 256M 256M

@@ -14,7 +14,7 @@
  *   sim_history.c   what the log carried, batch by batch, seen at batch_apply(): the order in which
  *                   everything took effect, and so what a crash may leave
  *   sim_model.c     the reference: an array of blocks for each image
- *   sim_devices.c   pools that get more devices, and lose some
+ *   sim_devices.c   pools that get more devices, or larger ones, and lose some
  *   sim_walk.c      reads the pool from the disks by itself: reachability, contents, counters
  *
  * How a crash is judged: `history.records` has each batch since the state that is surely durable,
@@ -250,6 +250,7 @@ struct weather {
 	bool prepare_space;
 	bool gives_back;
 	bool devices_leave;
+	bool devices_grow;
 	unsigned checkpoint_writes; /* in flight at most */
 	unsigned depth;             /* requests in flight */
 	unsigned volumes_max;
@@ -312,6 +313,7 @@ struct sim_stats {
 	uint64_t degraded;   /* pools that were opened without some device */
 	uint64_t leaving;    /* devices that began to leave, */
 	uint64_t removed;    /* ... and were forgotten */
+	uint64_t grown;      /* devices that became larger */
 };
 
 struct sim {
@@ -415,6 +417,8 @@ uint32_t devices_on_disks(const struct sim *sim, uint32_t without);
 bool devices_removed(const struct sim *sim, uint32_t d);
 /* Makes @request remove some device, or have it stay. */
 void devices_leave(struct sim *sim, struct admin_request *request);
+/* Makes some disk larger, and @request use that. */
+void devices_grow(struct sim *sim, struct admin_request *request);
 /* Makes @request add the next one. */
 void devices_add(struct sim *sim, struct admin_request *request);
 void devices_step(struct sim *sim);

@@ -88,6 +88,8 @@ admin_done(struct admin_request *request)
 		devices_added(sim);
 	} else if (code == 0 && request->verb == ADMIN_DEVICE_REMOVE) {
 		sim->stats.leaving += !request->stop;
+	} else if (code == 0 && request->verb == ADMIN_DEVICE_GROW) {
+		sim->stats.grown++;
 	} else if (code == 0 && is_scrub(request)) {
 		if (sim->pool->scrub.record.damaged_blocks > 0 && !sim->faults.scrub_excused &&
 		    !sim->faults.damaged)
@@ -271,6 +273,16 @@ admin_remove_device(struct sim *sim)
 
 	devices_leave(sim, &a->request);
 	a->must_succeed = false; /* the others may be too small */
+	admin_submit(sim, a);
+}
+
+void
+admin_grow_device(struct sim *sim)
+{
+	struct sim_admin *a = admin_new(sim, ADMIN_DEVICE_GROW, NULL);
+
+	devices_grow(sim, &a->request);
+	a->must_succeed = false; /* it may be as large as before */
 	admin_submit(sim, a);
 }
 

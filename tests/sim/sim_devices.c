@@ -118,6 +118,22 @@ devices_leave(struct sim *sim, struct admin_request *request)
 }
 
 void
+devices_grow(struct sim *sim, struct admin_request *request)
+{
+	uint32_t d = (uint32_t)random_below(&sim->random, sim->joined);
+	uint64_t size_bytes = memory_disk_size_bytes(sim->disks[d]);
+	char name[16];
+
+	/* It may have grown already, when a crash came. */
+	if (size_bytes < 100 * MIB && !random_one_in(&sim->random, 4))
+		memory_disk_grow(sim->disks[d],
+		    size_bytes + (1 + random_below(&sim->random, 5000)) * BLOCK_BYTES);
+	snprintf(name, sizeof(name), "disk%u", d);
+	request->verb = ADMIN_DEVICE_GROW;
+	request->device = xstrdup(name);
+}
+
+void
 devices_add(struct sim *sim, struct admin_request *request)
 {
 	CHECK(sim->joined < sim->weather.device_count);

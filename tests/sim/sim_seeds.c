@@ -179,7 +179,8 @@ seeds_print(const struct seeds *seeds)
 	printf("  copies: %llu devices were left out, %llu were out or missing when pools were "
 	       "opened\n",
 	    (unsigned long long)s->left_out, (unsigned long long)s->degraded);
-	printf("  %llu devices began to leave, %llu were removed\n", (unsigned long long)s->leaving,
-	    (unsigned long long)s->removed);
+	printf("  %llu devices began to leave, %llu were removed, %llu became larger\n",
+	    (unsigned long long)s->leaving, (unsigned long long)s->removed,
+	    (unsigned long long)s->grown);
 	printf("  digest %016llx\n", (unsigned long long)seeds->digest);
 }

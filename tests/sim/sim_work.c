@@ -121,16 +121,18 @@ work_draw(struct sim *sim)
 			w->device_bytes[0] / 16 * (15 + mix64(sim->seed + i) % 2), BLOCK_BYTES));
 	/* Not drawn: the other seeds stay what they were. */
 	w->devices_leave = w->device_count > 1 && mix64(sim->seed ^ 11ull << 32) % 4 == 0;
+	w->devices_grow = mix64(sim->seed ^ 13ull << 32) % 6 == 0;
 	sim_trace(sim,
 	    "%u copies, %u devices, %u at first, slabs of %u, cache %llu KiB, delay %llu ns, depth "
 	    "%u, up to "
 	    "%u volumes, "
-	    "%u lives of %u ops, writes of %llu, spread %llu%s%s%s",
+	    "%u lives of %u ops, writes of %llu, spread %llu%s%s%s%s",
 	    w->copies, w->device_count, w->devices_at_first, w->slab_blocks,
 	    (unsigned long long)w->node_cache_bytes / 1024, (unsigned long long)w->delay_ns_max,
 	    w->depth, w->volumes_max, w->lives, w->ops, (unsigned long long)w->blocks_max,
 	    (unsigned long long)w->spread, w->prepare_space ? ", prepares" : "",
-	    w->gives_back ? ", gives back" : "", w->devices_leave ? ", devices leave" : "");
+	    w->gives_back ? ", gives back" : "", w->devices_leave ? ", devices leave" : "",
+	    w->devices_grow ? ", devices grow" : "");
 }
 
 /* --- the mix --- */
@@ -196,6 +198,10 @@ one_op(struct sim *sim)
 		return;
 	if (sim->weather.devices_leave && one_in(sim, 60)) {
 		admin_remove_device(sim);
+		return;
+	}
+	if (sim->weather.devices_grow && one_in(sim, 70)) {
+		admin_grow_device(sim);
 		return;
 	}
 	if (one_in(sim, sim->weather.admin_one_in) || !volume) {

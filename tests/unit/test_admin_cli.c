@@ -46,6 +46,9 @@ test_requests(void **state)
 		{ { "device", "remove", "tank", "0d9a8f1e-7c55-4d0b-9b52-3f1f1a1f6c55", "--stop" },
 		    "{\"quarry\":1,\"verb\":\"device.remove\",\"name\":\"tank\",\"device\":"
 		    "\"0d9a8f1e-7c55-4d0b-9b52-3f1f1a1f6c55\",\"stop\":true}" },
+		{ { "device", "grow", "tank", "a.img" },
+		    "{\"quarry\":1,\"verb\":\"device.grow\",\"name\":\"tank\",\"device\":"
+		    "\"/home/me/a.img\"}" },
 		{ { "device", "replace", "tank", "a.img", "nbd://h/x", "-f" },
 		    "{\"quarry\":1,\"verb\":\"device.replace\",\"force\":true,\"name\":\"tank\","
 		    "\"device\":\"/home/me/a.img\",\"devices\":[\"nbd://h/x\"]}" },

@@ -432,7 +432,23 @@ check_geometry(uint64_t size_bytes, uint32_t slab_blocks)
 	assert_int_equal(g.slabs_block % 256, 0);
 	/* No slab was forgotten, and the table wastes little. */
 	assert_true(slabs_end + slab_blocks > g.tail_block);
-	assert_true(g.slabs_block <= 256 + FORMAT_TABLE_BLOCK + 2 * pages + 2 + pages / 16);
+	assert_true(g.slabs_block <=
+		    max_u64(blocks / 128, 2 * pages + 2 + pages / 16) + 256 + FORMAT_TABLE_BLOCK);
+	/* Unless it is very small, it can grow to more than four times its size. */
+	if (blocks > 128 * 1024)
+		assert_true(
+		    geometry_slabs(4 * size_bytes, slab_blocks, g.slabs_block) >= 4 * g.slab_count);
+	uint64_t smaller =
+	    geometry_size_bytes(size_bytes, slab_blocks, g.slabs_block, g.slab_count);
+
+	assert_int_equal(smaller, size_bytes);
+	if (g.slab_count > 1) {
+		smaller =
+		    geometry_size_bytes(size_bytes, slab_blocks, g.slabs_block, g.slab_count - 1);
+		assert_true(smaller < size_bytes);
+		assert_int_equal(
+		    geometry_slabs(smaller, slab_blocks, g.slabs_block), g.slab_count - 1);
+	}
 }
 
 static void

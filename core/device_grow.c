@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/device_grow.h"
+
+#include <stdlib.h>
+
+#include "core/base/diag.h"
+#include "core/base/mutant.h"
+#include "core/base/size.h"
+
+#define PAGE_BLOCKS 256u
+
+static void device_grow_step(struct device_grow *grow);
+
+static void
+run_step(struct task *task)
+{
+	device_grow_step(container_of(task, struct device_grow, step));
+}
+
+static struct device *
+device_of(const struct device_grow *grow)
+{
+	return grow->pool->devices[grow->index].device;
+}
+
+/* Nothing has changed by then: only the head's label counts. */
+static void
+io_failed(struct device_grow *grow, int error)
+{
+	error_set(&grow->error, error, "%s: %s", device_of(grow)->name, strerror(-error));
+	grow->phase = DEVICE_GROW_DONE;
+}
+
+static void
+pages_written(struct device_io *io)
+{
+	struct device_grow *grow = container_of(io, struct device_grow, io);
+
+	if (io->error)
+		io_failed(grow, io->error);
+	device_grow_step(grow);
+}
+
+static void
+copied(struct block_reader *reader)
+{
+	struct device_grow *grow = container_of(reader, struct device_grow, reader);
+
+	if (reader->error)
+		io_failed(grow, reader->error);
+	device_grow_step(grow);
+}
+
+static void
+written(struct block_writer *writer)
+{
+	struct device_grow *grow = container_of(writer, struct device_grow, writer);
+
+	device_written(grow->pool, writer, grow->index);
+	if (writer->error)
+		io_failed(grow, writer->error);
+	device_grow_step(grow);
+}
+
+static void
+woken(struct waiter *waiter, int error)
+{
+	struct device_grow *grow = container_of(waiter, struct device_grow, wait);
+
+	if (error) {
+		error_set(
+		    &grow->error, error, "pool %s: %s", grow->pool->name, grow->pool->state_reason);
+		grow->phase = DEVICE_GROW_DONE;
+	}
+	device_grow_step(grow);
+}
+
+/* The new label: as large as the device is now, and the table has room for. */
+static int
+lay_out(struct device_grow *grow)
+{
+	struct pool *pool = grow->pool;
+	const struct space_device *space = &pool->space.devices[grow->index];
+	struct label *label = &grow->label;
+	struct device *device = device_of(grow);
+	uint64_t slabs;
+	char size[SIZE_TEXT_BYTES];
+
+	*label = pool->devices[grow->index].label;
+	if (device->ops->refresh)
+		device->ops->refresh(device);
+	slabs = geometry_slabs(device->size_bytes, label->slab_blocks, label->slabs_block);
+	slabs = min_u64(slabs, space->slab_room);
+	size_format(label->size_bytes, size);
+	if (slabs > label->slab_count) {
+		/* The end of it lies where that many slabs end, unless that is the device's. */
+		label->size_bytes = geometry_size_bytes(
+		    device->size_bytes, label->slab_blocks, label->slabs_block, (uint32_t)slabs);
+		label->slab_count = slabs;
+		return 0;
+	}
+	if (device->size_bytes < label->size_bytes + (uint64_t)label->slab_blocks * BLOCK_BYTES)
+		return error_set(&grow->error, -ENODATA, "%s has %s, as before%s", device->name,
+		    size,
+		    device->ops->refresh ? ""
+					 : ": of an export that is seen when the pool is imported");
+	return error_set(&grow->error, -ENOSPC,
+	    "%s has grown, but no room was left in its slab table: quarry device replace puts a "
+	    "larger one in its place",
+	    device->name);
+}
+
+/* Starts writing more pages; false: all are written. */
+static bool
+write_pages(struct device_grow *grow)
+{
+	uint32_t per_page = table_records_per_page(grow->label.slab_blocks);
+	uint32_t end = (uint32_t)div_round_up(grow->label.slab_count, per_page);
+	uint32_t count = (uint32_t)min_u64(end - min_u64(grow->page, end), PAGE_BLOCKS / 2);
+	struct device_io *io = &grow->io;
+
+	if (count == 0 || MUTANT(GROWN_PAGES_LEFT_OUT))
+		return false;
+	for (uint32_t i = 0; i < 2 * count; i++)
+		space_encode_empty_page(&grow->label.device_uuid, grow->page + i / 2,
+		    grow->blocks + (size_t)i * FORMAT_BLOCK_BYTES);
+	memset(io, 0, sizeof(*io));
+	grow->iov.iov_base = grow->blocks;
+	grow->iov.iov_len = 2 * (size_t)count * FORMAT_BLOCK_BYTES;
+	io->op = DEVICE_WRITE;
+	io->offset_bytes = (FORMAT_TABLE_BLOCK + 2ull * grow->page) * FORMAT_BLOCK_BYTES;
+	io->len_bytes = grow->iov.iov_len;
+	io->iov = &grow->iov;
+	io->iov_count = 1;
+	io->done = pages_written;
+	grow->page += count;
+	device_submit(device_of(grow), io);
+	return true;
+}
+
+static void
+read_head(struct device_grow *grow)
+{
+	grow->reader.done = copied;
+	block_reader_start(&grow->reader, device_of(grow), FORMAT_LABEL_BLOCK, 5, grow->blocks);
+}
+
+static void
+write_tail(struct device_grow *grow)
+{
+	uint64_t tail = (grow->label.size_bytes - FORMAT_TAIL_BYTES) / FORMAT_BLOCK_BYTES;
+
+	label_encode(&grow->label, grow->blocks);
+	grow->writer.count = 0;
+	grow->writer.done = written;
+	for (unsigned i = 0; i < 5; i++)
+		block_writer_add(&grow->writer, tail + FORMAT_TAIL_LABEL_BLOCK + i,
+		    grow->blocks + (size_t)i * FORMAT_BLOCK_BYTES);
+	block_writer_start(&grow->writer, device_of(grow));
+}
+
+static void
+write_head(struct device_grow *grow)
+{
+	grow->writer.count = 0;
+	grow->writer.done = written;
+	block_writer_add(&grow->writer, FORMAT_LABEL_BLOCK, grow->blocks);
+	block_writer_start(&grow->writer, device_of(grow));
+}
+
+static void
+use_space(struct device_grow *grow)
+{
+	struct pool *pool = grow->pool;
+
+	pool->devices[grow->index].label = grow->label;
+	space_grow_device(&pool->space, grow->index, (uint32_t)grow->label.slab_count);
+	pool_set_limits(pool);
+	housekeeping_consider(pool);
+	waiters_wake(&pool->log.waiters, 0);
+	volume_full_consider(pool);
+	relocation_place(pool); /* copies that had no room before */
+}
+
+static void
+device_grow_step(struct device_grow *grow)
+{
+	for (;;) {
+		switch (grow->phase) {
+		case DEVICE_GROW_PAGES:
+			if (write_pages(grow))
+				return;
+			grow->phase = DEVICE_GROW_COPY;
+			continue;
+		case DEVICE_GROW_COPY:
+			/* What is copied must not change meanwhile. */
+			if (grow->pool->checkpoint.phase != CHECKPOINT_IDLE ||
+			    grow->pool->loss.active)
+				return checkpoint_start(grow->pool, &grow->wait);
+			grow->phase = DEVICE_GROW_TAIL;
+			return read_head(grow);
+		case DEVICE_GROW_TAIL:
+			grow->phase = DEVICE_GROW_HEAD;
+			if (MUTANT(GROWN_HEAD_FIRST)) {
+				label_encode(&grow->label, grow->blocks);
+				continue;
+			}
+			return write_tail(grow);
+		case DEVICE_GROW_HEAD:
+			grow->phase = DEVICE_GROW_CHECKPOINT;
+			return write_head(grow);
+		case DEVICE_GROW_CHECKPOINT:
+			use_space(grow);
+			grow->phase = DEVICE_GROW_DONE;
+			return checkpoint_start(grow->pool, &grow->wait);
+		case DEVICE_GROW_DONE:
+			free(grow->blocks);
+			return grow->done(grow);
+		}
+	}
+}
+
+void
+device_grow_start(struct device_grow *grow)
+{
+	waiter_init(&grow->wait, woken);
+	task_init(&grow->step, run_step);
+	memset(&grow->error, 0, sizeof(grow->error));
+	grow->blocks = xalloc_pages(PAGE_BLOCKS * (size_t)FORMAT_BLOCK_BYTES);
+	grow->page = grow->pool->space.devices[grow->index].page_count;
+	grow->phase = lay_out(grow) ? DEVICE_GROW_DONE : DEVICE_GROW_PAGES;
+	reactor_defer(grow->pool->reactor, &grow->step);
+}
