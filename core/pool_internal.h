@@ -643,8 +643,8 @@ bool node_loads_pending(const struct pool *pool);
 void device_loss_init(struct pool *pool);
 /* A write or a flush of the pool failed: its device is left out, or the pool fails. */
 void device_lost(struct pool *pool, struct device_io *io, uint32_t index);
-/* After blocks were written to device @index: if that failed as it was flushed, nobody knows what of
- * the pool's other writes was lost, and the device is lost as above. */
+/* After blocks were written to device @index: if that failed as it was flushed, nobody knows what
+ * of the pool's other writes was lost, and the device is lost as above. */
 void device_written(struct pool *pool, struct block_writer *writer, uint32_t index);
 /* No device is being left out any more: what was held goes on. */
 void log_settle(struct pool *pool);
