@@ -528,6 +528,7 @@ build(struct admin_operation *a)
 		return 0;
 	case ADMIN_DEVICE_ADD:
 	case ADMIN_POOL_SET:
+	case ADMIN_POOL_REBALANCE:
 	case ADMIN_SCRUB_START:
 	case ADMIN_SCRUB_PAUSE:
 		return 0;
@@ -832,6 +833,8 @@ change_pool(struct admin_operation *a)
 {
 	if (a->request->verb == ADMIN_SCRUB_START)
 		scrub_start(a->pool);
+	else if (a->request->verb == ADMIN_POOL_REBALANCE)
+		relocation_balance(a->pool, !a->request->stop);
 	else if (a->request->verb == ADMIN_SCRUB_PAUSE)
 		scrub_pause(a->pool);
 	else

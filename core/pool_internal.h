@@ -269,11 +269,14 @@ struct relocation {
 	bool misplaced;          /* some slabs may lie badly: all are looked at, ... */
 	uint64_t place_at;       /* the slab looked at last */
 	uint64_t place_looked;   /* ... and so many in a row did not */
-	bool placed;             /* some were moved since a checkpoint was asked for */
-	bool placed_durably;     /* none lies badly, and a checkpoint has it so */
-	unsigned fruitless;      /* checkpoints in a row without a pass between them */
-	uint64_t look_at;        /* the slab looked at last, of all */
-	uint64_t looked;         /* at so many in a row without finding any that pay */
+	uint64_t balance_left;   /* blocks that are to move from fuller devices to others, */
+	uint64_t balance_blocks; /* ... of so many when that began */
+	uint64_t balance_began_ns;
+	bool placed;         /* some were moved since a checkpoint was asked for */
+	bool placed_durably; /* none lies badly, and a checkpoint has it so */
+	unsigned fruitless;  /* checkpoints in a row without a pass between them */
+	uint64_t look_at;    /* the slab looked at last, of all */
+	uint64_t looked;     /* at so many in a row without finding any that pay */
 	/* the present pass */
 	struct relocation_victim *victims;
 	uint32_t victim_count;
@@ -705,6 +708,8 @@ bool relocation_wait(struct pool *pool, struct waiter *waiter) must_check;
 bool relocation_idle(const struct pool *pool);
 /* Slabs lie badly (space_lies_badly()): they are moved. */
 void relocation_place(struct pool *pool);
+/* Fuller devices give some of what they have to others, until all are about as full / no more. */
+void relocation_balance(struct pool *pool, bool on);
 void relocation_report(const struct pool *pool, struct admin_pool_report *report);
 
 /* The checksums that lie beside the blocks of @slab, whose first @end_slot blocks are in @blocks:

@@ -47,6 +47,8 @@
 #define IDLE_SHARE 0.25
 /* Share of the time, while clients work, for what lies badly. */
 #define PLACE_SHARE 0.4
+/* ... and for what would better lie elsewhere. */
+#define BALANCE_SHARE 0.15
 #define PAUSE_NS_MAX (1000ull * 1000 * 1000)
 #define VICTIMS_MAX 256u
 #define IO_BLOCKS 256u
@@ -180,8 +182,13 @@ urgency(const struct pool *pool)
 {
 	double share = need(pool);
 
-	if (pool->relocation.misplaced && pool->state == POOL_ONLINE)
-		return pool->requests_in_flight == 0 || share > PLACE_SHARE ? 1 : PLACE_SHARE;
+	if (pool->relocation.misplaced && pool->state == POOL_ONLINE) {
+		double least = pool->relocation.balance_left > 0 && pool->space.leaving_count == 0
+				   ? BALANCE_SHARE
+				   : PLACE_SHARE;
+
+		return pool->requests_in_flight == 0 || share > least ? 1 : least;
+	}
 	return share < IDLE_SHARE && pool_rests(pool) ? IDLE_SHARE : share;
 }
 
@@ -457,9 +464,13 @@ choose_misplaced(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
 	struct space *space = &pool->space;
-	uint64_t step = stride(space->place_count);
+	uint64_t step = stride(space->place_count), last_at = 0;
+	bool fuller[POOL_DEVICES_MAX] = { false };
+	uint32_t count;
 
 	begin_victims(pool);
+	if (r->balance_left > 0 && space_find_fuller(space, fuller) == 0)
+		r->balance_left = 0;
 	for (uint32_t i = 0; i < min_u64(space->place_count, LOOK_SLABS) && r->misplaced &&
 			     r->victim_count < VICTIMS_MAX && r->move_count < space->slab_blocks;
 	     i++) {
@@ -468,14 +479,22 @@ choose_misplaced(struct pool *pool)
 
 		r->place_looked++;
 		if ((slab->state != SLAB_SEALED && slab->state != SLAB_PACKED) || slab->stuck ||
-		    slab->live == 0 || !space_lies_badly(space, slab))
+		    slab->live == 0)
+			continue;
+		if (!space_lies_badly(space, slab) &&
+		    !(r->balance_left > 0 && space_lies_on(space, slab, fuller)))
 			continue;
 		add_victim(pool, slab);
+		last_at = r->place_at;
 	}
 	if (r->victim_count == 0)
 		return false;
 	r->place_looked = 0;
+	count = r->move_count;
 	fit_moves(pool);
+	/* The last one, of which some is left, is the first of the next pass. */
+	if (r->move_count < count)
+		r->place_at = (last_at + space->place_count - step) % space->place_count;
 	return true;
 }
 
@@ -747,6 +766,7 @@ switch_over(struct pool *pool)
 	    (uint32_t)pool->checkpoint_number);
 	CHECK_SLOW(space_invariant(&pool->space));
 	r->placed |= r->misplaced;
+	r->balance_left -= min_u64(r->balance_left, r->move_count);
 	if (space_lies_badly(&pool->space, r->slab))
 		look_for_misplaced(r); /* a device left, or was lost, meanwhile */
 	r->slab = NULL;
@@ -791,6 +811,7 @@ end_placing(struct pool *pool)
 
 	r->misplaced = false;
 	r->place_looked = 0;
+	r->balance_left = 0;
 	if (!r->placed && pool->space.leaving_count == 0) {
 		r->placed_durably = true;
 		return false;
@@ -973,6 +994,22 @@ relocation_place(struct pool *pool)
 	relocation_kick(pool);
 }
 
+void
+relocation_balance(struct pool *pool, bool on)
+{
+	struct relocation *r = &pool->relocation;
+	bool fuller[POOL_DEVICES_MAX];
+
+	r->balance_left = on ? space_find_fuller(&pool->space, fuller) : 0;
+	r->balance_left *= pool->space.slab_blocks;
+	r->balance_blocks = r->balance_left;
+	r->balance_began_ns = pool->reactor->now_ns;
+	if (r->balance_left == 0)
+		return;
+	look_for_misplaced(r);
+	relocation_kick(pool);
+}
+
 bool
 relocation_wait(struct pool *pool, struct waiter *waiter)
 {
@@ -999,4 +1036,13 @@ relocation_report(const struct pool *pool, struct admin_pool_report *report)
 	report->relocating = r->phase != RELOCATION_IDLE;
 	report->relocated_bytes = r->blocks_moved * BLOCK_BYTES;
 	report->relocation_permille = report->relocating ? (uint64_t)(urgency(pool) * 1000) : 0;
+	report->balancing = r->balance_left > 0;
+	if (!report->balancing)
+		return;
+	uint64_t done = r->balance_blocks - r->balance_left;
+	uint64_t took_s = (pool->reactor->now_ns - r->balance_began_ns) / 1000000000;
+
+	report->balance_left_bytes = r->balance_left * BLOCK_BYTES;
+	report->balance_done_permille = done * 1000 / r->balance_blocks;
+	report->balance_left_s = done > 0 ? max_u64(1, took_s * r->balance_left / done) : 0;
 }

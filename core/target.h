@@ -86,6 +86,7 @@ enum admin_verb {
 	ADMIN_ROLLBACK,        /* name (a snapshot): the volume becomes as it was then */
 	ADMIN_DIFF,            /* name, target: changed ranges, from name to target */
 	ADMIN_POOL_SET,        /* name.pool, warn_percent */
+	ADMIN_POOL_REBALANCE,  /* name.pool, stop */
 	ADMIN_SCRUB_START,     /* name.pool: begins, or goes on where it was paused */
 	ADMIN_SCRUB_PAUSE,     /* name.pool */
 	ADMIN_LIST,            /* name.pool or "" for all: report */
@@ -193,7 +194,11 @@ struct admin_pool_report {
 	bool relocating;
 	uint64_t relocated_bytes;     /* since the import */
 	uint64_t relocation_permille; /* the share of the time that it takes */
-	uint64_t unprepared_bytes;    /* space of files that is yet to be written in advance */
+	bool balancing;               /* devices give to others, so that all are as full */
+	uint64_t balance_left_bytes;
+	uint64_t balance_done_permille;
+	uint64_t balance_left_s;   /* 0: not known */
+	uint64_t unprepared_bytes; /* space of files that is yet to be written in advance */
 	bool checkpoint_running;
 	struct admin_scrub_report scrub;
 	struct admin_device_report *devices;
@@ -212,7 +217,7 @@ struct admin_request {
 	char **devices; /* paths */
 	size_t device_count;
 	char *device; /* of the pool: a path, URI or UUID */
-	bool stop;    /* DEVICE_REMOVE */
+	bool stop;    /* DEVICE_REMOVE, POOL_REBALANCE */
 	uint32_t device_index;
 	unsigned device_kind;
 	uint64_t new_file_bytes; /* POOL_CREATE: files that do not exist are made this long; 0:

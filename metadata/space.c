@@ -1271,6 +1271,43 @@ space_slabs_without(const struct space *space, uint32_t index, uint32_t more)
 	    all, space->device_count + 1, (uint32_t)max_u64(1, min_u64(devices, space->copies)));
 }
 
+/* --- balance --- */
+
+uint64_t
+space_find_fuller(const struct space *space, bool *fuller)
+{
+	uint64_t used = 0, slabs = 0, beyond = 0;
+
+	for (uint32_t i = 0; i < space->device_count; i++) {
+		const struct space_device *device = &space->devices[i];
+
+		if (!takes_new(device))
+			continue;
+		used += device->slab_count - device->free_count;
+		slabs += device->slab_count;
+	}
+	for (uint32_t i = 0; i < space->device_count; i++) {
+		const struct space_device *device = &space->devices[i];
+		uint64_t own = device->slab_count - device->free_count;
+		uint64_t share = slabs ? used * device->slab_count / slabs : 0;
+
+		fuller[i] =
+		    takes_new(device) && own > share + 1 + max_u64(1, device->slab_count / 32);
+		beyond += fuller[i] ? own - share - 1 : 0;
+	}
+	return beyond;
+}
+
+bool
+space_lies_on(const struct space *space, struct slab *leader, const bool *devices)
+{
+	bool lies = false;
+
+	for_each_place(place, leader) lies |=
+	    space_place_counts(space, place) && devices[place->device];
+	return lies;
+}
+
 /* --- table pages --- */
 
 uint64_t

@@ -261,6 +261,12 @@ void space_remove_device(struct space *space, uint32_t index);
 /* What slab_count would be without the device, and with one of @more slabs (0: none) instead. */
 uint64_t space_slabs_without(const struct space *space, uint32_t index, uint32_t more);
 
+/* How many slabs lie on devices that are fuller than the average, beyond it; those devices are set
+ * in @fuller (POOL_DEVICES_MAX).  A device that would not be after it had given one is not. */
+uint64_t space_find_fuller(const struct space *space, bool *fuller);
+/* Whether a place of @leader lies on one of them. */
+bool space_lies_on(const struct space *space, struct slab *leader, const bool *devices);
+
 /* --- table pages --- */
 
 /* Of the versions of a device's pages, as a superblock with copies has it. */

@@ -341,6 +341,25 @@ build_scrub_start(struct cli *cli, struct error *error)
 }
 
 static int
+build_pool_rebalance(struct cli *cli, struct error *error)
+{
+	bool stop = cli->options & OPTION_STOP;
+
+	request_start(cli, "pool.rebalance");
+	if (take_name(cli, "name", 0, WANT_POOL, error))
+		return -EINVAL;
+	if (stop)
+		must_put(cli->request, "stop", json_true());
+	cli->done_text =
+	    stop ? text_new("pool %s is not rebalanced any more", cli->args[0])
+		 : text_new("pool %s is being rebalanced; to see how far that is: quarry pool "
+			    "status %s",
+		       cli->args[0], cli->args[0]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
 build_scrub_pause(struct cli *cli, struct error *error)
 {
 	request_start(cli, "scrub.pause");
@@ -758,6 +777,10 @@ const struct cli_command cli_commands[] = {
 	    "80 and 90.\n\n"
 	    "  quarry pool set tank warn=70,85\n",
 	    0, 2, 2, SHOW_DONE, build_pool_set },
+	{ "pool", "rebalance", "POOL", "Spread what is there over all devices.",
+	    "After devices were added or have grown.  In the background, and gently; --stop ends "
+	    "it.\nWithout it new data goes to the emptier devices first.\n",
+	    OPTION_STOP, 1, 1, SHOW_DONE, build_pool_rebalance },
 	{ "pool", "destroy", "POOL", "Give up a pool and everything in it.",
 	    "Refused while it has volumes or clients, unless by --force.\n",
 	    OPTION_FORCE | OPTIONS_DESTRUCTIVE, 1, 1, SHOW_DONE, build_pool_destroy },

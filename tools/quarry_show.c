@@ -572,6 +572,26 @@ print_scrub(FILE *out, const json_t *pool)
 }
 
 static void
+print_rebalancing(FILE *out, const json_t *pool)
+{
+	const json_t *moving = json_object_get(pool, "rebalancing");
+	const json_t *left = json_object_get(moving, "seconds_left");
+	json_int_t permille = json_integer_value(json_object_get(moving, "done_permille"));
+	char size[SIZE_TEXT_BYTES], time[32];
+
+	if (!json_is_object(moving))
+		return;
+	size_format((uint64_t)json_integer_value(json_object_get(moving, "left_bytes")), size);
+	fprintf(out, "  %-12s%lld.%lld%% done, %s left", "rebalancing", (long long)permille / 10,
+	    (long long)permille % 10, size);
+	if (json_is_integer(left)) {
+		format_time(json_integer_value(left), time);
+		fprintf(out, ", about %s", time);
+	}
+	fputs("\n", out);
+}
+
+static void
 print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 {
 	bool exact = cli->options & OPTION_EXACT;
@@ -606,6 +626,7 @@ print_pool_status(FILE *out, const struct cli *cli, const json_t *pool)
 		fprintf(out, "  %-12sat %lld.%lld%% of its speed, %s moved since the import\n",
 		    "relocating", (long long)share / 10, (long long)share % 10, moved);
 	}
+	print_rebalancing(out, pool);
 	print_scrub(out, pool);
 	if (json_integer_value(json_object_get(pool, "unprepared_bytes")))
 		print_bytes(out, "unprepared", pool, "unprepared_bytes", exact);

@@ -79,18 +79,18 @@ bytes_json(uint64_t bytes)
 	return must_json(json_integer((json_int_t)min_u64(bytes, INT64_MAX)));
 }
 
+/* How far something is that moves data in the background; null: it is not under way. */
 static json_t *
-removing_json(const struct admin_device_report *device)
+moving_json(bool moving, uint64_t left_bytes, uint64_t done_permille, uint64_t left_s)
 {
 	json_t *object;
 
-	if (!device->leaving)
+	if (!moving)
 		return must_json(json_null());
 	object = must_json(json_object());
-	must_put(object, "left_bytes", bytes_json(device->left_bytes));
-	must_put(object, "done_permille", bytes_json(device->done_permille));
-	must_put(object, "seconds_left",
-	    device->left_s ? bytes_json(device->left_s) : must_json(json_null()));
+	must_put(object, "left_bytes", bytes_json(left_bytes));
+	must_put(object, "done_permille", bytes_json(done_permille));
+	must_put(object, "seconds_left", left_s ? bytes_json(left_s) : must_json(json_null()));
 	return object;
 }
 
@@ -106,7 +106,9 @@ device_json(const struct admin_device_report *device)
 		      : device->left_out ? "left out"
 		      : device->leaving  ? "removing"
 					 : "online"));
-	must_put(object, "removing", removing_json(device));
+	must_put(object, "removing",
+	    moving_json(
+		device->leaving, device->left_bytes, device->done_permille, device->left_s));
 	must_put(object, "size_bytes", bytes_json(device->size_bytes));
 	must_put(object, "slabs", bytes_json(device->slab_count));
 	must_put(object, "slabs_free", bytes_json(device->slabs_free));
@@ -231,6 +233,9 @@ pool_json(const struct admin_pool_report *pool)
 	must_put(object, "relocating", json_boolean(pool->relocating));
 	must_put(object, "relocated_bytes", bytes_json(pool->relocated_bytes));
 	must_put(object, "relocation_permille", bytes_json(pool->relocation_permille));
+	must_put(object, "rebalancing",
+	    moving_json(pool->balancing, pool->balance_left_bytes, pool->balance_done_permille,
+		pool->balance_left_s));
 	must_put(object, "unprepared_bytes", bytes_json(pool->unprepared_bytes));
 	must_put(object, "scrub", scrub_json(&pool->scrub));
 	must_put(object, "devices", devices);

@@ -163,6 +163,36 @@ test_a_device_is_replaced() {
     content_is_right
 }
 
+# free_share FILE: of its slabs, in percent.
+free_share() {
+    quarry device list tank --json | json "next(x['slabs_free'] * 100 // x['slabs'] for x in d['devices'] if x['path'] == '$1')"
+}
+
+rests() {
+    [ "$(quarry list --json >/dev/null && quarry pool list tank --json | json "d['pools'][0]['rebalancing']")" = None ]
+}
+
+test_a_pool_is_rebalanced() {
+    start_daemon
+    make_devices 512M
+    quarry volume create tank/v 400M
+    qemu-io -f raw -c 'write -P 5 0 400M' -c flush "$(uri v)" >/dev/null
+    quarry device add tank "$T/more.img" --size 512M
+    [ "$(free_share "$T/more.img")" -gt 95 ] || fail "the new device is not empty"
+    quarry pool rebalance tank
+    wait_for 60 rests
+    first=$(free_share "${POOL_FILES[0]}") second=$(free_share "$T/more.img")
+    [ $((second - first)) -lt 10 ] || fail "$first % and $second % are free"
+    qemu-io -r -f raw -c 'read -P 5 0 400M' "$(uri v)" >io.out
+    refuses grep -i -E 'failed|error' io.out
+    # There is nothing to do now; and what runs can be stopped.
+    quarry pool rebalance tank
+    rests || fail "it is rebalanced for ever"
+    quarry pool rebalance tank --stop
+    stop_daemon
+    "$BUILD/quarry" check --data "${POOL_FILES[0]}" "$T/more.img" || fail "the pool does not check"
+}
+
 test_a_device_grows() {
     start_daemon
     make_devices 128M 128M

@@ -71,7 +71,8 @@ disconnect(struct sim *sim, uint64_t volume_id)
 static bool
 is_scrub(const struct admin_request *request)
 {
-	return request->verb == ADMIN_SCRUB_START || request->verb == ADMIN_SCRUB_PAUSE;
+	return request->verb == ADMIN_POOL_REBALANCE || request->verb == ADMIN_SCRUB_START ||
+	       request->verb == ADMIN_SCRUB_PAUSE;
 }
 
 static void
@@ -273,6 +274,15 @@ admin_remove_device(struct sim *sim)
 
 	devices_leave(sim, &a->request);
 	a->must_succeed = false; /* the others may be too small */
+	admin_submit(sim, a);
+}
+
+void
+admin_rebalance(struct sim *sim)
+{
+	struct sim_admin *a = admin_new(sim, ADMIN_POOL_REBALANCE, NULL);
+
+	a->request.stop = one_in(sim, 4);
 	admin_submit(sim, a);
 }
 

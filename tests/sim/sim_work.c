@@ -201,7 +201,10 @@ one_op(struct sim *sim)
 		return;
 	}
 	if (sim->weather.devices_grow && one_in(sim, 70)) {
-		admin_grow_device(sim);
+		if (one_in(sim, 3))
+			admin_rebalance(sim);
+		else
+			admin_grow_device(sim);
 		return;
 	}
 	if (one_in(sim, sim->weather.admin_one_in) || !volume) {

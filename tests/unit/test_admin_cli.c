@@ -46,6 +46,8 @@ test_requests(void **state)
 		{ { "device", "remove", "tank", "0d9a8f1e-7c55-4d0b-9b52-3f1f1a1f6c55", "--stop" },
 		    "{\"quarry\":1,\"verb\":\"device.remove\",\"name\":\"tank\",\"device\":"
 		    "\"0d9a8f1e-7c55-4d0b-9b52-3f1f1a1f6c55\",\"stop\":true}" },
+		{ { "pool", "rebalance", "tank", "--stop" },
+		    "{\"quarry\":1,\"verb\":\"pool.rebalance\",\"name\":\"tank\",\"stop\":true}" },
 		{ { "device", "grow", "tank", "a.img" },
 		    "{\"quarry\":1,\"verb\":\"device.grow\",\"name\":\"tank\",\"device\":"
 		    "\"/home/me/a.img\"}" },
@@ -170,10 +172,10 @@ test_usage_errors(void **state)
 		{ { NULL }, "what is to be done? See: quarry --help" },
 		{ { "--json" }, "what is to be done? See: quarry --help" },
 		{ { "poool" }, "there is no command \"poool\"; see: quarry --help" },
-		{ { "pool" },
-		    "pool what? One of: create, import, export, list, status, set, destroy" },
+		{ { "pool" }, "pool what? One of: create, import, export, list, status, set, "
+			      "rebalance, destroy" },
 		{ { "pool", "eat" }, "there is no \"pool eat\"; one of: create, import, export, "
-				     "list, status, set, destroy" },
+				     "list, status, set, rebalance, destroy" },
 		{ { "volume", "--help", "eat" }, "there is no \"volume eat\"; one of: create, "
 						 "list, resize, rename, delete, set" },
 		{ { "snapshot" }, "snapshot what? One of: create, list, delete" },
@@ -394,7 +396,9 @@ static const char result_text[] =
     "\"warn_percent\":[80,90],\"checkpoint\":3,\"checkpoint_"
     "running\":true,\"deleting\":2,"
     "\"deleting_done_permille\":455,\"relocating\":true,\"relocated_bytes\":8192,"
-    "\"relocation_permille\":305,\"scrub\":{\"state\":\"running\",\"started\":\"T6\",\"ended\":"
+    "\"relocation_permille\":305,\"rebalancing\":{\"left_bytes\":1048576,"
+    "\"done_permille\":505,\"seconds_left\":600},\"scrub\":{\"state\":\"running\",\"started\":"
+    "\"T6\",\"ended\":"
     "null,"
     "\"done_permille\":455,\"seconds_left\":600,\"checked_bytes\":4096,\"damaged_blocks\":1,"
     "\"unverified_blocks\":0,\"damage\":[{\"device\":\"/d0\",\"device_offset_bytes\":8192,"
@@ -507,6 +511,7 @@ test_status(void **state)
 	    "  checkpoint  3, the next is being written\n"
 	    "  deleting    2 in the background, 45.5% done\n"
 	    "  relocating  at 30.5% of its speed, 8KiB moved since the import\n"
+	    "  rebalancing 50.5% done, 1MiB left, about 10 min\n"
 	    "  scrub       running, 45.5% done, about 10 min left, 1 damaged blocks\n"
 	    "  damaged     /d0 at byte 8192: tank/a at byte 4096\n"
 	    "\n"

@@ -521,6 +521,9 @@ test_reply_list(void **state)
 		.provisioned_bytes = 60,
 		.reserved_bytes = 20,
 		.relocation_permille = 300,
+		.balancing = true,
+		.balance_left_bytes = 4096,
+		.balance_done_permille = 500,
 		.unprepared_bytes = 4096,
 		.checkpoint_running = true,
 		.scrub = { .state = "running",
@@ -550,6 +553,7 @@ test_reply_list(void **state)
 	    "\"warn_percent\":[80,90],\"checkpoint\":7,"
 	    "\"checkpoint_running\":true,\"deleting\":1,\"deleting_done_permille\":500,"
 	    "\"relocating\":true,\"relocated_bytes\":8192,\"relocation_permille\":300,"
+	    "\"rebalancing\":{\"left_bytes\":4096,\"done_permille\":500,\"seconds_left\":null},"
 	    "\"unprepared_bytes\":4096,\"scrub\":{\"state\":\"running\","
 	    "\"started\":\"2001-09-09T01:46:40Z\",\"ended\":null,\"done_permille\":250,"
 	    "\"seconds_left\":60,\"checked_bytes\":8192,\"damaged_blocks\":2,"
