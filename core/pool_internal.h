@@ -265,7 +265,7 @@ struct relocation {
 	struct list waiters;     /* who needs space: woken when there is some, or none will come */
 	bool gentle;             /* nobody needs it: the pool rests */
 	bool exhausted;          /* nothing can be gained now ... */
-	uint64_t exhausted_live; /* ... with so many live blocks in the pool */
+	uint64_t exhausted_dead; /* ... with so many dead blocks in the pool */
 	bool misplaced;          /* some slabs may lie badly: all are looked at, ... */
 	uint64_t place_at;       /* the slab looked at last */
 	uint64_t place_looked;   /* ... and so many in a row did not */

@@ -168,6 +168,20 @@ need(const struct pool *pool)
 	return share > 0 ? share : 0;
 }
 
+/* What could be gained at most, of all slabs that are not free. */
+static uint64_t
+dead_blocks(const struct pool *pool)
+{
+	const struct space *space = &pool->space;
+	uint64_t slabs = space->slab_count - min_u64(space->slab_count, space->free_count);
+	uint64_t blocks = slabs * space->slab_blocks;
+	/* Of the open segment, and the next one, what is not written yet is not dead. */
+	uint64_t others = space->live_blocks + space->slab_blocks - pool->log.slot +
+			  (pool->log.next_slab ? space->slab_blocks : 0);
+
+	return blocks > others ? blocks - others : 0;
+}
+
 /* Nobody has used the pool since the cut of the last checkpoint, nor does now. */
 static bool
 pool_rests(const struct pool *pool)
@@ -860,8 +874,8 @@ begin_pass(struct pool *pool)
 		return false;
 	}
 	r->looked = 0;
-	r->exhausted = !r->gentle; /* those with more live blocks may yet give something */
-	r->exhausted_live = pool->space.live_blocks;
+	r->exhausted = !r->gentle; /* when there is more dead, that may give something */
+	r->exhausted_dead = dead_blocks(pool);
 	r->fruitless = 0;
 	r->phase = RELOCATION_IDLE;
 	if (!MUTANT(EXHAUSTED_SILENT))
@@ -966,7 +980,7 @@ relocation_kick(struct pool *pool)
 	}
 	if (r->phase != RELOCATION_IDLE || urgency(pool) == 0 ||
 	    (r->exhausted &&
-		pool->space.live_blocks + pool->space.slab_blocks / 4 > r->exhausted_live))
+		dead_blocks(pool) < r->exhausted_dead + pool->space.slab_blocks / 4))
 		return;
 	r->exhausted = false;
 	r->phase = RELOCATION_CHOOSE;
@@ -1015,7 +1029,10 @@ relocation_wait(struct pool *pool, struct waiter *waiter)
 {
 	struct relocation *r = &pool->relocation;
 
-	if (pool->state != POOL_ONLINE || r->exhausted)
+	if (pool->state != POOL_ONLINE)
+		return false;
+	relocation_kick(pool);
+	if (r->exhausted)
 		return false;
 	list_push_back(&r->waiters, &waiter->link);
 	relocation_kick(pool);
