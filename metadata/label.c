@@ -223,6 +223,7 @@ heartbeat_decode(struct heartbeat *heartbeat, const void *block)
 	memcpy(heartbeat, block, sizeof(*heartbeat));
 	if (memcmp(heartbeat->magic, HEARTBEAT_MAGIC, sizeof(heartbeat->magic)) != 0 ||
 	    CRC_OF(heartbeat, FORMAT_HEARTBEAT_BLOCK) != heartbeat->crc ||
+	    heartbeat->version != FORMAT_VERSION ||
 	    heartbeat->interval_ms > HEARTBEAT_INTERVAL_MS_MAX ||
 	    memchr(heartbeat->host, '\0', sizeof(heartbeat->host)) == NULL)
 		heartbeat->interval_ms = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Label, superblock, device set: as they are, and with magic, version and CRC made right, so that
+ * Label, superblock, device set, heartbeat: as they are, and with magic, version and CRC made right, so that
  * what stands behind those is reached.  What is accepted means the same when written and read
  * again.
  */
@@ -56,6 +56,22 @@ try_device_set(const void *block)
 	CHECK(memcmp(&set, &again, sizeof(set)) == 0);
 }
 
+static void
+try_heartbeat(const void *block)
+{
+	struct heartbeat heartbeat, again;
+	uint8_t copy[FORMAT_BLOCK_BYTES];
+
+	heartbeat_decode(&heartbeat, block);
+	if (heartbeat.interval_ms == 0)
+		return;
+	CHECK(heartbeat.interval_ms <= HEARTBEAT_INTERVAL_MS_MAX);
+	CHECK(strnlen(heartbeat.host, sizeof(heartbeat.host)) < sizeof(heartbeat.host));
+	heartbeat_encode(&heartbeat, copy);
+	heartbeat_decode(&again, copy);
+	CHECK(memcmp(&heartbeat, &again, sizeof(heartbeat)) == 0);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -66,6 +82,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		struct label label;
 		struct superblock superblock;
 		struct device_set set;
+		struct heartbeat heartbeat;
 	} from;
 	uint8_t sealed[FORMAT_BLOCK_BYTES];
 
@@ -73,7 +90,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	try_label(from.block);
 	try_superblock(from.block);
 	try_device_set(from.block);
-	switch (kind % 3) {
+	try_heartbeat(from.block);
+	switch (kind % 4) {
 	case 0:
 		if (kind & 0x80) { /* a geometry that fits the device */
 			struct geometry geometry;
@@ -90,6 +108,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	case 1:
 		superblock_encode(&from.superblock, sealed);
 		try_superblock(sealed);
+		break;
+	case 2:
+		heartbeat_encode(&from.heartbeat, sealed);
+		try_heartbeat(sealed);
 		break;
 	default:
 		device_set_encode(&from.set, sealed);
