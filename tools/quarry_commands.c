@@ -118,7 +118,7 @@ take_size(struct cli *cli, size_t at, char text[SIZE_TEXT_BYTES], struct error *
 	if (bytes == 0)
 		return error_set(error, -EINVAL, "a volume cannot have size 0");
 	must_put(cli->request, "size_bytes", json_integer((json_int_t)bytes));
-	size_format(bytes, text);
+	size_format(round_up(bytes, FORMAT_BLOCK_BYTES), text); /* as the daemon does */
 	return 0;
 }
 

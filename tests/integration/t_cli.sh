@@ -388,4 +388,12 @@ test_export_import_destroy() {
     quarry pool create again "$T/disk1.img" "$T/moved.img"
 }
 
+test_a_size_is_rounded_up_and_said() {
+    start_with_pool 128M 1
+    quarry volume create tank/odd 1 | grep -qx 'volume tank/odd created, 4KiB' || fail "the size that it got is not said"
+    expect 4096 "$(image_field tank/odd size_bytes)" "the size"
+    quarry volume resize tank/odd 4097 | grep -q '8KiB' || fail "the size that it got is not said"
+    expect 8192 "$(image_field tank/odd size_bytes)" "the size"
+}
+
 run_tests
