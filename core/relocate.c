@@ -979,8 +979,7 @@ relocation_kick(struct pool *pool)
 		return;
 	}
 	if (r->phase != RELOCATION_IDLE || urgency(pool) == 0 ||
-	    (r->exhausted &&
-		dead_blocks(pool) < r->exhausted_dead + pool->space.slab_blocks / 4))
+	    (r->exhausted && dead_blocks(pool) < r->exhausted_dead + pool->space.slab_blocks / 4))
 		return;
 	r->exhausted = false;
 	r->phase = RELOCATION_CHOOSE;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Label, superblock, device set, heartbeat: as they are, and with magic, version and CRC made right, so that
- * what stands behind those is reached.  What is accepted means the same when written and read
- * again.
+ * Label, superblock, device set, heartbeat: as they are, and with magic, version and CRC made
+ * right, so that what stands behind those is reached.  What is accepted means the same when written
+ * and read again.
  */
 #include "metadata/label.h"
 #include "tests/fuzz/fuzz.h"
