@@ -663,7 +663,7 @@ checkpoint_start(struct pool *pool, struct waiter *waiter)
 
 	if (waiter)
 		list_push_back(&c->again_waiters, &waiter->link);
-	if (c->phase != CHECKPOINT_IDLE) {
+	if (c->phase != CHECKPOINT_IDLE || c->barred) {
 		c->again |= waiter != NULL;
 		return;
 	}
@@ -678,6 +678,23 @@ checkpoint_start(struct pool *pool, struct waiter *waiter)
 	reactor_defer(pool->reactor, &c->step);
 }
 
+void
+checkpoint_bar(struct pool *pool)
+{
+	CHECK(pool->checkpoint.phase == CHECKPOINT_IDLE && !pool->checkpoint.barred);
+	pool->checkpoint.barred = true;
+}
+
+void
+checkpoint_unbar(struct pool *pool)
+{
+	pool->checkpoint.barred = false;
+	if (pool->checkpoint.again)
+		checkpoint_start(pool, NULL);
+	else
+		checkpoint_consider(pool);
+}
+
 /*
  * A table without a cut: the superblock keeps its maps, catalog and place in the log, so a replay
  * begins where it began, and meets a table that shows more than before.  All that is in durable
@@ -689,7 +706,7 @@ begin_table_alone(struct pool *pool)
 	struct checkpoint *c = &pool->checkpoint;
 	uint64_t needless = space_count_needless(&pool->space);
 
-	if (c->phase != CHECKPOINT_IDLE || pool->state != POOL_ONLINE ||
+	if (c->phase != CHECKPOINT_IDLE || c->barred || pool->state != POOL_ONLINE ||
 	    (pool->reaper.progressed && !MUTANT(TABLE_ALONE_AFTER_REAPER)) ||
 	    c->superblock.checkpoint != pool->checkpoint_number ||
 	    c->superblock.device_count != pool->device_count || needless == 0 ||
@@ -731,7 +748,7 @@ checkpoint_consider(struct pool *pool)
 	struct checkpoint *c = &pool->checkpoint;
 	const struct log *log = &pool->log;
 
-	if (c->phase != CHECKPOINT_IDLE || pool->state != POOL_ONLINE)
+	if (c->phase != CHECKPOINT_IDLE || c->barred || pool->state != POOL_ONLINE)
 		return;
 	if (log->blocks_since_cut > pool->checkpoint_blocks ||
 	    pool->nodes.dirty_count > pool->dirty_nodes_max / 4 * 3) {

@@ -25,7 +25,7 @@ device_of(const struct device_grow *grow)
 
 /* Nothing has changed by then: only the head's label counts. */
 static void
-io_failed(struct device_grow *grow, int error)
+fail(struct device_grow *grow, int error)
 {
 	error_set(&grow->error, error, "%s: %s", device_of(grow)->name, strerror(-error));
 	grow->phase = DEVICE_GROW_DONE;
@@ -37,7 +37,7 @@ pages_written(struct device_io *io)
 	struct device_grow *grow = container_of(io, struct device_grow, io);
 
 	if (io->error)
-		io_failed(grow, io->error);
+		fail(grow, io->error);
 	device_grow_step(grow);
 }
 
@@ -47,7 +47,7 @@ copied(struct block_reader *reader)
 	struct device_grow *grow = container_of(reader, struct device_grow, reader);
 
 	if (reader->error)
-		io_failed(grow, reader->error);
+		fail(grow, reader->error);
 	device_grow_step(grow);
 }
 
@@ -58,7 +58,7 @@ written(struct block_writer *writer)
 
 	device_written(grow->pool, writer, grow->index);
 	if (writer->error)
-		io_failed(grow, writer->error);
+		fail(grow, writer->error);
 	device_grow_step(grow);
 }
 
@@ -183,8 +183,18 @@ use_space(struct device_grow *grow)
 }
 
 static void
+unbar(struct device_grow *grow)
+{
+	if (grow->barred)
+		checkpoint_unbar(grow->pool);
+	grow->barred = false;
+}
+
+static void
 device_grow_step(struct device_grow *grow)
 {
+	struct pool *pool = grow->pool;
+
 	for (;;) {
 		switch (grow->phase) {
 		case DEVICE_GROW_PAGES:
@@ -194,9 +204,13 @@ device_grow_step(struct device_grow *grow)
 			continue;
 		case DEVICE_GROW_COPY:
 			/* What is copied must not change meanwhile. */
-			if (grow->pool->checkpoint.phase != CHECKPOINT_IDLE ||
-			    grow->pool->loss.active)
-				return checkpoint_start(grow->pool, &grow->wait);
+			if (pool->checkpoint.phase != CHECKPOINT_IDLE || pool->loss.active)
+				return checkpoint_start(pool, &grow->wait);
+			if (!MUTANT(GROWN_UNDER_CHECKPOINT)) {
+				checkpoint_bar(pool);
+				grow->barred = true;
+			}
+			grow->copied_generation = pool->device_set_generation;
 			grow->phase = DEVICE_GROW_TAIL;
 			return read_head(grow);
 		case DEVICE_GROW_TAIL:
@@ -210,10 +224,22 @@ device_grow_step(struct device_grow *grow)
 			grow->phase = DEVICE_GROW_CHECKPOINT;
 			return write_head(grow);
 		case DEVICE_GROW_CHECKPOINT:
+			if (pool->space.devices[grow->index].out) {
+				fail(grow, -EIO);
+				continue;
+			}
+			if (grow->copied_generation != pool->device_set_generation) {
+				/* Another device was left out: the set went to the old end. */
+				unbar(grow);
+				grow->phase = DEVICE_GROW_COPY;
+				continue;
+			}
 			use_space(grow);
+			unbar(grow);
 			grow->phase = DEVICE_GROW_DONE;
-			return checkpoint_start(grow->pool, &grow->wait);
+			return checkpoint_start(pool, &grow->wait);
 		case DEVICE_GROW_DONE:
+			unbar(grow);
 			free(grow->blocks);
 			return grow->done(grow);
 		}
@@ -228,6 +254,7 @@ device_grow_start(struct device_grow *grow)
 	memset(&grow->error, 0, sizeof(grow->error));
 	grow->blocks = xalloc_pages(PAGE_BLOCKS * (size_t)FORMAT_BLOCK_BYTES);
 	grow->page = grow->pool->space.devices[grow->index].page_count;
+	grow->barred = false;
 	grow->phase = lay_out(grow) ? DEVICE_GROW_DONE : DEVICE_GROW_PAGES;
 	reactor_defer(grow->pool->reactor, &grow->step);
 }

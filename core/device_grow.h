@@ -7,7 +7,8 @@
  *  1. The pages of the slab table for the new slabs are written, in the room that was left for them
  *     when the device was labelled.  All slabs are free there, of version 0: the digest of the
  * table stays what it was.
- *  2. Superblocks and device sets are copied to the new end of the device, with the new label.
+ *  2. Superblocks and device sets are copied to the new end of the device, with the new label.  No
+ *     checkpoint begins until 4, and if the device set changes meanwhile, all is copied again.
  *  3. The label at the head is written.  It is this one block that makes the device larger: before
  *     it the old end counts, behind it the new one, which has all that the old one had.
  *  4. The new slabs may be used.  A checkpoint brings the superblock to the new end, too.
@@ -35,8 +36,10 @@ struct device_grow {
 	struct error error;
 	/* private */
 	enum device_grow_phase phase;
-	struct label label; /* the new one */
-	uint32_t page;      /* next to write */
+	struct label label;         /* the new one */
+	uint32_t page;              /* next to write */
+	bool barred;                /* checkpoints are */
+	uint64_t copied_generation; /* of the device set that was copied */
 	uint8_t *blocks;
 	struct block_reader reader;
 	struct block_writer writer;

@@ -51,7 +51,7 @@ device_find(const struct pool *pool, const char *name, uint32_t *index, struct e
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		const struct pool_device *device = &pool->devices[i];
 
-		if (pool->space.devices[i].removed)
+		if (pool->space.devices[i].removed && device->told)
 			continue;
 		uuid_format(&device->label.device_uuid, uuid);
 		if (strcmp(name, uuid) != 0 &&
@@ -114,6 +114,8 @@ set_written(struct block_writer *writer)
 		    remove->pool->name, writer->device->name, strerror(-writer->error));
 	else
 		remove->sets++;
+	if (writer->error)
+		remove->pool->copies_told = 0; /* tells again when there is something to tell */
 	if (writer->error && remove->kind == DEVICE_LEAVE && !remove->error.code)
 		error_set(&remove->error, writer->error, "writing to %s failed: %s",
 		    writer->device->name, strerror(-writer->error));
@@ -277,7 +279,9 @@ begin(struct device_remove *remove)
 	remove->phase = DEVICE_REMOVE_SETS;
 	switch (remove->kind) {
 	case DEVICE_LEAVE:
-		if (!device->leaving)
+		if (remove->again && !device->leaving)
+			remove->phase = DEVICE_REMOVE_DONE; /* meanwhile it was to stay */
+		else if (!device->leaving)
 			start_leaving(pool, remove->index);
 		else
 			remove->phase = DEVICE_REMOVE_LOG;
@@ -286,7 +290,10 @@ begin(struct device_remove *remove)
 		stop_leaving(pool, remove->index);
 		return;
 	case DEVICE_FORGET:
-		remove->phase = device->removed ? DEVICE_REMOVE_WIPE : DEVICE_REMOVE_QUIET;
+		if (device->removed && pool->devices[remove->index].told)
+			remove->phase = DEVICE_REMOVE_WIPE;
+		else if (!device->removed)
+			remove->phase = DEVICE_REMOVE_QUIET;
 		return;
 	case DEVICE_TELL:
 		return;
@@ -309,9 +316,7 @@ behind_sets(struct device_remove *remove)
 		remove->at = 0;
 		return DEVICE_REMOVE_SETS;
 	case DEVICE_FORGET:
-		/* Only the device itself may know that it is not needed: it keeps its label. */
-		if (remove->sets == 0)
-			return DEVICE_REMOVE_DONE;
+		pool->devices[remove->index].told |= remove->sets > 0;
 		return DEVICE_REMOVE_WIPE;
 	case DEVICE_STAY:
 	case DEVICE_TELL:
@@ -364,7 +369,8 @@ device_remove_step(struct device_remove *remove)
 			continue;
 		case DEVICE_REMOVE_WIPE:
 			remove->phase = DEVICE_REMOVE_CLOSE;
-			if (device->device && !device->may_not_answer)
+			/* If no device could be told that it is not needed, it keeps its label. */
+			if (device->device && device->told && !device->may_not_answer)
 				return wipe(remove);
 			continue;
 		case DEVICE_REMOVE_CLOSE:

@@ -15,6 +15,7 @@
  *     does without the device: a crash from here on is followed by an import that finds it unused,
  *     or does not need it.
  *  4. All other devices get a device set that has it REMOVED; its label is wiped, and it is closed.
+ *     If none can be told, the label stays: an import needs it.
  *
  * A device that was left out, or is missing, has nothing that counts: it is forgotten at once, and
  * not wiped, for it may not answer.
@@ -48,6 +49,7 @@ struct device_remove {
 	struct pool *pool;
 	enum device_remove_kind kind;
 	uint32_t index;
+	bool again; /* the pool itself asks, since the device was leaving */
 	void (*done)(struct device_remove *remove);
 	/* result */
 	struct error error;

@@ -46,27 +46,12 @@ heartbeat_owner_init(struct heartbeat_owner *owner)
 	owner->interval_ms = HEARTBEAT_INTERVAL_MS;
 }
 
-/* --- rounds --- */
-
-void
-heartbeat_round_init(struct heartbeat_round *round)
-{
-	memset(round, 0, sizeof(*round));
-}
-
-void
-heartbeat_round_fini(struct heartbeat_round *round)
-{
-	CHECK(round->left == 0);
-	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++)
-		free(round->ios[i].block);
-}
+/* --- one device's block --- */
 
 static void
 io_done(struct device_io *io)
 {
 	struct heartbeat_io *one = container_of(io, struct heartbeat_io, io);
-	struct heartbeat_round *round = one->round;
 
 	one->error = io->error;
 	if (io->op == DEVICE_READ) {
@@ -74,70 +59,113 @@ io_done(struct device_io *io)
 		if (!io->error)
 			heartbeat_decode(&one->seen, one->block);
 	}
+	one->done(one);
+}
+
+static void
+start(struct heartbeat_io *one, enum device_op op, struct device *device)
+{
+	one->iov.iov_base = one->block;
+	one->iov.iov_len = FORMAT_BLOCK_BYTES;
+	memset(&one->io, 0, sizeof(one->io));
+	one->io.op = op;
+	one->io.offset_bytes = FORMAT_HEARTBEAT_BLOCK * (uint64_t)FORMAT_BLOCK_BYTES;
+	one->io.len_bytes = FORMAT_BLOCK_BYTES;
+	one->io.iov = &one->iov;
+	one->io.iov_count = 1;
+	one->io.done = io_done;
+	device_submit(device, &one->io);
+}
+
+static void
+get_block(struct heartbeat_io *one)
+{
+	if (!one->block)
+		one->block = xalloc_pages(FORMAT_BLOCK_BYTES);
+}
+
+void
+heartbeat_io_fini(struct heartbeat_io *one)
+{
+	free(one->block);
+}
+
+void
+heartbeat_read(struct heartbeat_io *one, struct device *device)
+{
+	get_block(one);
+	start(one, DEVICE_READ, device);
+}
+
+void
+heartbeat_write(struct heartbeat_io *one, struct device *device, const struct heartbeat *heartbeat)
+{
+	get_block(one);
+	heartbeat_encode(heartbeat, one->block);
+	start(one, DEVICE_WRITE, device);
+}
+
+/* --- rounds --- */
+
+static void
+round_io_done(struct heartbeat_io *one)
+{
+	struct heartbeat_round *round = container_of(one, struct heartbeat_round_io, one)->round;
+
 	if (--round->left == 0)
 		round->done(round);
 }
 
+void
+heartbeat_round_init(struct heartbeat_round *round)
+{
+	memset(round, 0, sizeof(*round));
+	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++) {
+		round->ios[i].round = round;
+		round->ios[i].one.done = round_io_done;
+	}
+}
+
+void
+heartbeat_round_fini(struct heartbeat_round *round)
+{
+	CHECK(round->left == 0);
+	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++)
+		heartbeat_io_fini(&round->ios[i].one);
+}
+
 static void
-start(struct heartbeat_round *round, enum device_op op, struct device **devices, uint32_t count)
+round_begin(struct heartbeat_round *round, uint32_t count)
 {
 	CHECK(round->left == 0 && count > 0 && count <= POOL_DEVICES_MAX);
 	round->count = count;
 	round->left = count;
-	for (uint32_t i = 0; i < count; i++) {
-		struct heartbeat_io *one = &round->ios[i];
-
-		one->round = round;
-		one->device = devices[i];
-		one->iov.iov_base = one->block;
-		one->iov.iov_len = FORMAT_BLOCK_BYTES;
-		memset(&one->io, 0, sizeof(one->io));
-		one->io.op = op;
-		one->io.offset_bytes = FORMAT_HEARTBEAT_BLOCK * (uint64_t)FORMAT_BLOCK_BYTES;
-		one->io.len_bytes = FORMAT_BLOCK_BYTES;
-		one->io.iov = &one->iov;
-		one->io.iov_count = 1;
-		one->io.done = io_done;
-		device_submit(devices[i], &one->io);
-	}
-}
-
-static void
-get_blocks(struct heartbeat_round *round, uint32_t count)
-{
-	for (uint32_t i = 0; i < count; i++)
-		if (!round->ios[i].block)
-			round->ios[i].block = xalloc_pages(FORMAT_BLOCK_BYTES);
 }
 
 void
 heartbeat_round_read(struct heartbeat_round *round, struct device **devices, uint32_t count)
 {
-	get_blocks(round, count);
-	start(round, DEVICE_READ, devices, count);
+	round_begin(round, count);
+	for (uint32_t i = 0; i < count; i++)
+		heartbeat_read(&round->ios[i].one, devices[i]);
 }
 
 void
 heartbeat_round_write(struct heartbeat_round *round, const struct heartbeat *heartbeat,
     struct device **devices, uint32_t count)
 {
-	get_blocks(round, count);
+	round_begin(round, count);
 	for (uint32_t i = 0; i < count; i++)
-		heartbeat_encode(heartbeat, round->ios[i].block);
-	start(round, DEVICE_WRITE, devices, count);
+		heartbeat_write(&round->ios[i].one, devices[i], heartbeat);
 }
 
 /* --- of a pool in service --- */
 
-static uint32_t
-devices_in_service(const struct pool *pool, struct device **devices)
+static bool
+is_in_service(const struct pool *pool, uint32_t index)
 {
-	uint32_t count = 0;
-
-	for (uint32_t i = 0; i < pool->device_count; i++)
-		if (pool->devices[i].device && !pool->space.devices[i].out)
-			devices[count++] = pool->devices[i].device;
-	return count;
+	return index < pool->device_count && pool->devices[index].device &&
+	       !pool->space.devices[index].out && !pool->pulse.beats[index].mute;
 }
 
 void
@@ -164,66 +192,98 @@ is_other(const struct pool *pool, const struct heartbeat *seen)
 	       !uuid_equal(&seen->session, &pool->pulse.session);
 }
 
-static void
-rest(struct pool *pool)
+static uint64_t
+interval_ns(const struct pulse *pulse)
 {
-	struct pulse *pulse = &pool->pulse;
-
-	pulse->beating = false;
-	if (pulse->stop) {
-		reactor_defer(pool->reactor, pulse->stop);
-		pulse->stop = NULL;
-	} else {
-		reactor_timer_start(
-		    pool->reactor, &pulse->timer, pulse->owner->interval_ms * 1000000ull);
-	}
+	return pulse->owner->interval_ms * 1000000ull;
 }
 
 static void
-beaten(struct heartbeat_round *round)
+beat_ended(struct beat *beat)
 {
-	rest(container_of(round, struct pool, pulse.round));
+	struct pool *pool = beat->pool;
+	struct pulse *pulse = &pool->pulse;
+
+	beat->under_way = false;
+	if (--pulse->under_way > 0 || !pulse->stop)
+		return;
+	reactor_defer(pool->reactor, pulse->stop);
+	pulse->stop = NULL;
 }
 
 static void
-beat_seen(struct heartbeat_round *round)
+beat_written(struct heartbeat_io *one)
 {
-	struct pool *pool = container_of(round, struct pool, pulse.round);
-	struct pulse *pulse = &pool->pulse;
-	struct device *devices[POOL_DEVICES_MAX];
+	beat_ended(container_of(one, struct beat, one));
+}
+
+static void beat_seen(struct heartbeat_io *one);
+
+static void
+beat_read(struct beat *beat)
+{
+	struct pool *pool = beat->pool;
+
+	beat->read_ns = pool->reactor->now_ns;
+	beat->one.done = beat_seen;
+	heartbeat_read(&beat->one, pool->devices[beat->index].device);
+}
+
+static void
+beat_write(struct beat *beat)
+{
+	struct pool *pool = beat->pool;
 	struct heartbeat heartbeat;
-	uint32_t count = devices_in_service(pool, devices);
 
-	for (uint32_t i = 0; i < round->count && !pulse->lost; i++) {
-		const struct heartbeat *seen = &round->ios[i].seen;
-
-		if (!is_other(pool, seen))
-			continue;
-		pulse->lost = true;
-		pool_fail(
-		    pool, "it was imported by %.63s (process %u), by force", seen->host, seen->pid);
-	}
-	if (pulse->lost || count == 0)
-		return rest(pool);
-	pulse->beat++;
 	heartbeat_of(pool, &heartbeat);
-	round->done = beaten;
-	heartbeat_round_write(round, &heartbeat, devices, count);
+	beat->one.done = beat_written;
+	heartbeat_write(&beat->one, pool->devices[beat->index].device, &heartbeat);
 }
 
 static void
-beat(struct timer *timer)
+beat_seen(struct heartbeat_io *one)
+{
+	struct beat *beat = container_of(one, struct beat, one);
+	struct pool *pool = beat->pool;
+	struct pulse *pulse = &pool->pulse;
+
+	if (is_other(pool, &one->seen) && !pulse->lost) {
+		pulse->lost = true;
+		pool_fail(pool, "it was imported by %.63s (process %u), by force", one->seen.host,
+		    one->seen.pid);
+	}
+	if (pulse->lost || pulse->stop || !is_in_service(pool, beat->index))
+		beat_ended(beat);
+	else if (pool->reactor->now_ns - beat->read_ns >= interval_ns(pulse))
+		beat_read(beat);
+	else
+		beat_write(beat);
+}
+
+static struct beat *
+begin_beat(struct pool *pool, uint32_t index)
+{
+	struct beat *beat = &pool->pulse.beats[index];
+
+	CHECK(!beat->under_way);
+	beat->pool = pool;
+	beat->index = index;
+	beat->under_way = true;
+	pool->pulse.under_way++;
+	return beat;
+}
+
+static void
+tick(struct timer *timer)
 {
 	struct pool *pool = container_of(timer, struct pool, pulse.timer);
 	struct pulse *pulse = &pool->pulse;
-	struct device *devices[POOL_DEVICES_MAX];
-	uint32_t count = devices_in_service(pool, devices);
 
-	pulse->beating = true;
-	if (pulse->lost || count == 0)
-		return rest(pool);
-	pulse->round.done = beat_seen;
-	heartbeat_round_read(&pulse->round, devices, count);
+	reactor_timer_start(pool->reactor, &pulse->timer, interval_ns(pulse));
+	pulse->beat++;
+	for (uint32_t i = 0; i < pool->device_count && !pulse->lost; i++)
+		if (is_in_service(pool, i) && !pulse->beats[i].under_way)
+			beat_read(begin_beat(pool, i));
 }
 
 void
@@ -231,8 +291,7 @@ heartbeat_init(struct pool *pool, const struct heartbeat_owner *owner)
 {
 	struct pulse *pulse = &pool->pulse;
 
-	heartbeat_round_init(&pulse->round);
-	timer_init(&pulse->timer, beat);
+	timer_init(&pulse->timer, tick);
 	pulse->owner = owner;
 	if (owner)
 		pulse->session = uuid_new();
@@ -241,48 +300,41 @@ heartbeat_init(struct pool *pool, const struct heartbeat_owner *owner)
 void
 heartbeat_fini(struct pool *pool)
 {
-	CHECK(!pool->pulse.beating);
+	CHECK(pool->pulse.under_way == 0);
 	reactor_timer_cancel(pool->reactor, &pool->pulse.timer);
-	heartbeat_round_fini(&pool->pulse.round);
+	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++)
+		heartbeat_io_fini(&pool->pulse.beats[i].one);
 }
 
 void
 heartbeat_start(struct pool *pool)
 {
-	if (pool->pulse.owner && !pool->pulse.beating)
-		beat(&pool->pulse.timer);
-}
-
-static void
-released(struct heartbeat_round *round)
-{
-	struct pool *pool = container_of(round, struct pool, pulse.round);
-
-	rest(pool);
+	if (!pool->pulse.owner || pool->pulse.started)
+		return;
+	pool->pulse.started = true;
+	tick(&pool->pulse.timer);
 }
 
 bool
 heartbeat_stop(struct pool *pool, struct task *stopped)
 {
 	struct pulse *pulse = &pool->pulse;
-	struct device *devices[POOL_DEVICES_MAX];
-	struct heartbeat heartbeat;
-	uint32_t count = devices_in_service(pool, devices);
 
-	if (!pulse->owner || pulse->released)
+	if (!pulse->started || pulse->released)
 		return false;
-	if (pulse->beating) {
+	reactor_timer_cancel(pool->reactor, &pulse->timer);
+	if (pulse->under_way > 0) {
 		pulse->stop = stopped; /* it asks again */
 		return true;
 	}
-	reactor_timer_cancel(pool->reactor, &pulse->timer);
 	pulse->released = true;
-	if (pulse->lost || pulse->beat == 0 || count == 0)
+	if (pulse->lost)
 		return false; /* the block is another's */
-	pulse->beating = true;
+	for (uint32_t i = 0; i < pool->device_count; i++)
+		if (is_in_service(pool, i))
+			beat_write(begin_beat(pool, i));
+	if (pulse->under_way == 0)
+		return false;
 	pulse->stop = stopped;
-	heartbeat_of(pool, &heartbeat);
-	pulse->round.done = released;
-	heartbeat_round_write(&pulse->round, &heartbeat, devices, count);
 	return true;
 }

@@ -7,12 +7,16 @@
  * each of its devices every few seconds, and takes it back when the pool is exported.
  *
  *  1. An import that finds such a block, not taken back, of another machine or of a process that
- *     lives, reads it once more when it should have changed.  If it did, the import is refused.
- *     Before that it has written nothing.
+ *     lives, reads it once more when it should have changed.  If it did, in whatever way, the
+ *     import is refused: what it read of the pool before may be old by now.  Before that it has
+ *     written nothing.
  *  2. Then it writes its own, and reads it again before anything else is written: of two imports at
- *     the same moment the one that wrote first sees the other.
+ *     the same moment the one that wrote first sees the other.  Unless the last owner was this
+ *     machine, it waits in between for long enough that the other, if it saw no block of ours, has
+ *     written its own.  From here on it beats.
  *  3. Before each beat the block is read: if somebody else's is there, whom an operator let in by
- *     force, the pool fails and writes nothing more.
+ *     force, the pool fails and writes nothing more.  What was read longer ago than a beat is read
+ *     again.  Each device beats by itself, so that one which stalls holds up no other.
  *
  * A machine that stands still for longer than an import waits, and then goes on, writes until its
  * next beat: who uses --force, or has machines that are paused, must see to it that it cannot.
@@ -33,16 +37,27 @@ struct heartbeat_owner {
 /* Fills in what the system says. */
 void heartbeat_owner_init(struct heartbeat_owner *owner);
 
-/* Reads or writes the block of each of some devices, all at a time. */
+/* One reading or writing of one device's block. */
+struct heartbeat_io {
+	struct device_io io;
+	struct iovec iov;
+	uint8_t *block;
+	struct heartbeat seen; /* read: .interval_ms 0: none that is valid */
+	int error;
+	void (*done)(struct heartbeat_io *one);
+};
+
+void heartbeat_io_fini(struct heartbeat_io *one);
+/* done(), set before, comes from the reactor's loop. */
+void heartbeat_read(struct heartbeat_io *one, struct device *device);
+void heartbeat_write(
+    struct heartbeat_io *one, struct device *device, const struct heartbeat *heartbeat);
+
+/* The same of several devices at once. */
 struct heartbeat_round {
-	struct heartbeat_io {
+	struct heartbeat_round_io {
+		struct heartbeat_io one;
 		struct heartbeat_round *round;
-		struct device_io io;
-		struct iovec iov;
-		uint8_t *block;
-		struct device *device;
-		struct heartbeat seen; /* .interval_ms 0: none that is valid */
-		int error;
 	} ios[POOL_DEVICES_MAX];
 	uint32_t count;
 	void (*done)(struct heartbeat_round *round);
@@ -52,7 +67,6 @@ struct heartbeat_round {
 
 void heartbeat_round_init(struct heartbeat_round *round);
 void heartbeat_round_fini(struct heartbeat_round *round);
-/* All devices at once; done() never from inside. */
 void heartbeat_round_read(struct heartbeat_round *round, struct device **devices, uint32_t count);
 void heartbeat_round_write(struct heartbeat_round *round, const struct heartbeat *heartbeat,
     struct device **devices, uint32_t count);

@@ -210,21 +210,28 @@ housekeeping_segment_opened(struct pool *pool)
 
 /* --- giving back --- */
 
+/* Takes the first one from the list. */
+static struct slab *
+discard_end(struct pool *pool)
+{
+	struct slab_discard *discard =
+	    container_of(list_pop_front(&pool->housekeeping.discards), struct slab_discard, link);
+	struct slab *slab = discard->slab;
+
+	free(discard);
+	slab->readers--;
+	return slab;
+}
+
 static void
 discard_done(struct device_io *io)
 {
 	struct pool *pool = container_of(io, struct pool, housekeeping.discard_io);
-	struct housekeeping *h = &pool->housekeeping;
-	struct list *node = list_pop_front(&h->discards);
-	struct slab_discard *discard = container_of(node, struct slab_discard, link);
+	struct slab *slab = discard_end(pool);
 
-	h->discarding = false;
-	discard->slab->readers--;
+	pool->housekeeping.discarding = false;
 	if (!io->error)
-		space_slab_given_back(&pool->space, discard->slab);
-	struct slab *slab = discard->slab;
-
-	free(discard);
+		space_slab_given_back(&pool->space, slab);
 	discard_next(pool);
 	log_slab_unread(pool, slab);
 }
@@ -235,6 +242,9 @@ discard_next(struct pool *pool)
 	struct housekeeping *h = &pool->housekeeping;
 	struct slab_discard *discard;
 
+	/* Of a pool that failed somebody else may have the devices in service. */
+	while (pool->state == POOL_FAILED && !h->discarding && !list_empty(&h->discards))
+		discard_end(pool);
 	if (h->discarding || list_empty(&h->discards))
 		return;
 	discard = list_first(&h->discards, struct slab_discard, link);

@@ -525,6 +525,7 @@ build(struct admin_operation *a)
 	case ADMIN_DEVICE_FORGET:
 		a->remove.index = request->device_index;
 		a->remove.kind = (enum device_remove_kind)request->device_kind;
+		a->remove.again = true;
 		return 0;
 	case ADMIN_DEVICE_ADD:
 	case ADMIN_POOL_SET:

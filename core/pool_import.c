@@ -538,13 +538,31 @@ may_beat(const struct import *m, const struct heartbeat *seen)
 	       (seen->pid != owner->pid && !process_is_gone((int)seen->pid));
 }
 
+static bool
+is_ours(const struct import *m, const struct heartbeat *seen)
+{
+	return uuid_equal(&seen->session, &m->pool->pulse.session);
+}
+
+static bool
+has_changed(const struct heartbeat *seen, const struct heartbeat *before)
+{
+	return seen->beat != before->beat || seen->released != before->released ||
+	       !uuid_equal(&seen->session, &before->session);
+}
+
 static void
 refuse_other(struct import *m, const struct heartbeat *seen)
 {
-	IMPORT_FAIL(m, -EBUSY,
-	    "pool %s is in service on %.63s (process %u): export it there first; if that machine "
-	    "cannot write to the devices any more, --force imports it",
-	    m->pool->name, seen->host, seen->pid);
+	if (seen->released)
+		IMPORT_FAIL(m, -EBUSY,
+		    "pool %s was exported by %.63s (process %u) just now: import it again",
+		    m->pool->name, seen->host, seen->pid);
+	else
+		IMPORT_FAIL(m, -EBUSY,
+		    "pool %s is in service on %.63s (process %u): export it there first; if that "
+		    "machine cannot write to the devices any more, --force imports it",
+		    m->pool->name, seen->host, seen->pid);
 }
 
 /* The block is there, with others; nobody else wrote one meanwhile. */
@@ -554,24 +572,58 @@ heartbeat_confirmed(struct heartbeat_round *round)
 	struct import *m = container_of(round, struct import, heartbeats);
 
 	for (uint32_t i = 0; i < round->count; i++) {
-		const struct heartbeat *seen = &round->ios[i].seen;
+		const struct heartbeat *seen = &round->ios[i].one.seen;
 
 		if (seen->interval_ms != 0 && uuid_equal(&seen->pool_uuid, &m->pool->uuid) &&
-		    !uuid_equal(&seen->session, &m->pool->pulse.session))
+		    !is_ours(m, seen) && has_changed(seen, &m->before[i]))
 			return refuse_other(m, seen), import_step(m);
 	}
+	heartbeat_start(m->pool);
 	import_step(m);
+}
+
+static void
+confirm(struct timer *timer)
+{
+	struct import *m = container_of(timer, struct import, heartbeat_timer);
+	struct device *devices[POOL_DEVICES_MAX];
+	uint32_t count = heartbeat_devices(m, devices);
+
+	m->heartbeats.done = heartbeat_confirmed;
+	heartbeat_round_read(&m->heartbeats, devices, count);
+}
+
+/* How long another machine that saw no block of ours may take to write its own. */
+static uint64_t
+confirm_after_ns(const struct import *m)
+{
+	const struct heartbeat_owner *owner = m->pool->pulse.owner;
+
+	for (uint32_t i = 0; i < m->heartbeats.count; i++)
+		if (m->before[i].interval_ms == 0 ||
+		    !uuid_equal(&m->before[i].machine, &owner->machine))
+			return owner->interval_ms / 3 * 1000000ull;
+	return 0;
 }
 
 static void
 heartbeat_written(struct heartbeat_round *round)
 {
 	struct import *m = container_of(round, struct import, heartbeats);
-	struct device *devices[POOL_DEVICES_MAX];
-	uint32_t count = heartbeat_devices(m, devices);
 
-	round->done = heartbeat_confirmed;
-	heartbeat_round_read(round, devices, count);
+	/* The pool will find out for itself what such a device is good for. */
+	for (uint32_t i = 0; i < round->count; i++) {
+		const struct heartbeat_io *one = &round->ios[i].one;
+		struct device *device = one->io.device;
+
+		if (!one->error)
+			continue;
+		diag_warning("pool %s: no heartbeat on %s: %s", m->pool->name, device->name,
+		    strerror(-one->error));
+		m->pool->pulse.beats[index_of(m, device)].mute = true;
+	}
+	timer_init(&m->heartbeat_timer, confirm);
+	reactor_timer_start(m->pool->reactor, &m->heartbeat_timer, confirm_after_ns(m));
 }
 
 /* Nobody else has the pool: it is ours. */
@@ -594,13 +646,9 @@ heartbeats_again(struct heartbeat_round *round)
 {
 	struct import *m = container_of(round, struct import, heartbeats);
 
-	for (uint32_t i = 0; i < round->count; i++) {
-		const struct heartbeat *seen = &round->ios[i].seen, *before = &m->before[i];
-
-		if (may_beat(m, seen) &&
-		    (seen->beat != before->beat || !uuid_equal(&seen->session, &before->session)))
-			return refuse_other(m, seen), import_step(m);
-	}
+	for (uint32_t i = 0; i < round->count; i++)
+		if (has_changed(&round->ios[i].one.seen, &m->before[i]))
+			return refuse_other(m, &round->ios[i].one.seen), import_step(m);
 	take_over(m);
 }
 
@@ -622,7 +670,7 @@ heartbeats_read(struct heartbeat_round *round)
 	const struct heartbeat *suspect = NULL;
 
 	for (uint32_t i = 0; i < round->count; i++) {
-		m->before[i] = round->ios[i].seen;
+		m->before[i] = round->ios[i].one.seen;
 		if (may_beat(m, &m->before[i]))
 			suspect = &m->before[i];
 	}
@@ -631,6 +679,7 @@ heartbeats_read(struct heartbeat_round *round)
 	diag_info("pool %s was in service on %.63s (process %u), and was not exported: looks for "
 		  "%u ms whether it still is",
 	    m->pool->name, suspect->host, suspect->pid, suspect->interval_ms * 5 / 2);
+	timer_init(&m->heartbeat_timer, waited);
 	reactor_timer_start(
 	    m->pool->reactor, &m->heartbeat_timer, suspect->interval_ms * 2500000ull);
 }
@@ -641,7 +690,6 @@ look_for_heartbeats(struct import *m)
 	struct device *devices[POOL_DEVICES_MAX];
 	uint32_t count = heartbeat_devices(m, devices);
 
-	timer_init(&m->heartbeat_timer, waited);
 	m->heartbeats.done = heartbeats_read;
 	heartbeat_round_read(&m->heartbeats, devices, count);
 }
@@ -853,6 +901,8 @@ begin_generation(struct import *m)
 	for (uint32_t i = 0; i < pool->device_count; i++)
 		if (has_state(m, i, DEVICE_STATE_LEAVING) && !pool->space.devices[i].out)
 			device_leaving_resume(pool, i);
+	for (uint32_t i = 0; i < pool->device_count; i++)
+		pool->devices[i].told = pool->space.devices[i].removed;
 	seal_all(pool);
 	relocation_place(pool); /* what lies badly was known to the dead daemon alone */
 	pool->generation++;
@@ -1036,7 +1086,6 @@ finish(struct import *m)
 	} else {
 		if (pool->state == POOL_STARTING)
 			pool->state = POOL_ONLINE;
-		heartbeat_start(pool);
 		housekeeping_start(pool);
 		reaper_kick(pool);
 		relocation_kick(pool);
@@ -1110,6 +1159,11 @@ import_step(struct import *m)
 				return;
 			continue;
 		case IMPORT_BEGIN:
+			if (m->pool->pulse.lost) {
+				IMPORT_FAIL(
+				    m, -EBUSY, "pool %s: %s", m->pool->name, m->pool->state_reason);
+				continue;
+			}
 			if (begin_generation(m))
 				return;
 			continue;
@@ -1131,6 +1185,8 @@ import_step(struct import *m)
 			m->phase = IMPORT_DONE;
 			continue;
 		case IMPORT_DONE:
+			if (m->start->error.code && heartbeat_stop(m->pool, &m->step))
+				return;
 			/* Not from inside a device's completion: devices may be closed. */
 			if (!m->ending) {
 				m->ending = true;

@@ -210,7 +210,8 @@ struct checkpoint {
 	enum checkpoint_phase phase;
 	bool again; /* asked for while one was running */
 	bool mark_clean;
-	bool held; /* until a device is left out */
+	bool held;   /* until a device is left out */
+	bool barred; /* none begins: see checkpoint_bar() */
 	struct task step;
 	struct timer timer;
 	struct superblock superblock;
@@ -413,12 +414,20 @@ struct pulse {
 	const struct heartbeat_owner *owner; /* NULL: it has none */
 	struct uuid session;
 	uint64_t beat;
-	bool beating;      /* a round is under way */
-	bool lost;         /* somebody else has the pool in service */
-	bool released;     /* it was taken back */
-	struct task *stop; /* who waits for the round to end */
+	bool started;
+	bool lost;          /* somebody else has the pool in service */
+	bool released;      /* it was taken back */
+	uint32_t under_way; /* of beats */
+	struct task *stop;  /* who waits for those to end */
 	struct timer timer;
-	struct heartbeat_round round;
+	struct beat {
+		struct heartbeat_io one;
+		struct pool *pool;
+		uint64_t read_ns; /* when the reading of it was begun */
+		uint32_t index;   /* of the device */
+		bool under_way;
+		bool mute; /* it could not be written at the import */
+	} beats[POOL_DEVICES_MAX];
 };
 
 struct pool_device {
@@ -430,6 +439,7 @@ struct pool_device {
 	uint64_t leaving_since_ns; /* it, in this daemon: then it had ... */
 	uint32_t leaving_slabs;    /* ... so many with something on them */
 	bool may_not_answer;       /* it was removed because it had failed */
+	bool told;                 /* it was removed, and a device set says so */
 };
 
 /* --- volumes --- */
@@ -675,6 +685,9 @@ void device_leaving_consider(struct pool *pool);
 /* checkpoint.c */
 void checkpoint_init(struct pool *pool);
 void checkpoint_fini(struct pool *pool);
+/* While none runs: none begins until checkpoint_unbar().  Who asks for one waits. */
+void checkpoint_bar(struct pool *pool);
+void checkpoint_unbar(struct pool *pool);
 /* Starts one (or has one follow the running one); @waiter may be NULL. */
 void checkpoint_start(struct pool *pool, struct waiter *waiter);
 /*

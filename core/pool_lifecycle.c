@@ -195,6 +195,8 @@ pool_write_head(struct pool *pool, uint32_t index, struct device *device,
 		block_writer_add(writer, 0, set);
 		block_writer_add(
 		    writer, geometry.tail_block + FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES - 1, set);
+		/* If it was in this pool before, its last beat there is not somebody else's. */
+		block_writer_add(writer, FORMAT_HEARTBEAT_BLOCK, set);
 	}
 	block_writer_start(writer, device);
 }

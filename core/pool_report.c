@@ -236,7 +236,8 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 		struct admin_device_report *out = &report->devices[report->device_count];
 		const struct pool_device *device = &pool->devices[i];
 
-		if (pool->space.devices[i].removed)
+		/* As long as no device set says so, the pool is not imported without it. */
+		if (pool->space.devices[i].removed && device->told)
 			continue;
 		report->device_count++;
 		out->path = device->device ? xstrdup(device->device->name) : NULL;

@@ -366,6 +366,56 @@ run_steps(struct world *world, const struct step *steps, size_t count)
 	}
 }
 
+static int
+remove_device(struct world *world, const char *path)
+{
+	struct admin_request request = world_request(ADMIN_DEVICE_REMOVE, "p", NULL);
+
+	request.device = xstrdup(path);
+	return world_admin(world, &request);
+}
+
+/*
+ * Whichever write to the other device fails, and whether the removal is answered well or not, what
+ * is left is a pool: with the device, or without it.
+ */
+static void
+test_a_removal_loses_nothing_when_a_write_fails(void **state)
+{
+	struct world *world = *state;
+	unsigned without = 0, with = 0;
+
+	for (unsigned n = 1; n <= 60; n++) {
+		struct fault_rule rule = {
+			.op = DEVICE_WRITE,
+			.effect = FAULT_FAIL,
+			.error = -EIO,
+			.first = n,
+			.count = 1,
+		};
+		struct volume *volume;
+
+		make_pool(world);
+		volume = client_open(world, "p", "v", false);
+		assert_int_equal(client_write(world, volume, 0, MIB, 7), 0);
+		client_close(world, volume);
+		fault_add(world->disks[1].device, &rule);
+		(void)remove_device(world, "disk0");
+		fault_clear(world->disks[1].device);
+		(void)world_do(world, ADMIN_POOL_EXPORT, true, "p", NULL, NULL);
+		if (world_import(world, "disk1") == 0)
+			without++;
+		else
+			with += world_import(world, "disk0 disk1") == 0;
+		assert_int_equal(with + without, n);
+		volume = client_open(world, "p", "v", true);
+		assert_int_equal(client_read(world, volume, 0, MIB), 7);
+		client_close(world, volume);
+		worked(world_do(world, ADMIN_POOL_DESTROY, true, "p", NULL, NULL));
+	}
+	assert_true(with > 0 && without > 0);
+}
+
 static void
 test_volumes(void **state)
 {
@@ -703,6 +753,7 @@ main(void)
 		TEST(test_export_tells_that_the_last_state_is_not_written),
 		TEST(test_devices_are_added),
 		TEST(test_a_device_that_fails_is_not_added),
+		TEST(test_a_removal_loses_nothing_when_a_write_fails),
 		TEST(test_volumes),
 		TEST(test_resize),
 		TEST(test_readonly),
