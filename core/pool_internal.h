@@ -75,8 +75,21 @@ void block_fetch_start(struct block_fetch *fetch, struct pool *pool, struct map_
 /* --- the log (log.c) --- */
 
 #define LOG_BATCHES 16u
-/* Writes of up to this many blocks are atomic. */
+/* What goes into a batch as a whole, or not at all, has at most so many blocks. */
 #define LOG_PIECE_BLOCKS 256u
+/* So many if it is to be atomic, ... */
+static inline uint32_t
+log_atomic_blocks(uint32_t slab_blocks)
+{
+	return (uint32_t)min_u64(LOG_PIECE_BLOCKS, slab_blocks - 2);
+}
+/* ... else fewer: what does not fit at a segment's end is lost until the slab is cleaned. */
+static inline uint32_t
+log_piece_blocks(uint32_t slab_blocks)
+{
+	return (uint32_t)min_u64(
+	    log_atomic_blocks(slab_blocks), min_u64(64, max_u64(8, slab_blocks / 16)));
+}
 
 enum batch_state {
 	BATCH_UNUSED,

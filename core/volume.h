@@ -38,7 +38,8 @@ enum volume_flags {
 	VOLUME_FUA = 1, /* WRITE, TRIM, ZERO: durable when answered */
 	VOLUME_NO_HOLE =
 	    2, /* ZERO: accepted; a hole costs nothing to write again, so it is no promise */
-	VOLUME_DEPTH = 4, /* STATUS without io->older: tell depths apart */
+	VOLUME_DEPTH = 4,  /* STATUS without io->older: tell depths apart */
+	VOLUME_ATOMIC = 8, /* WRITE: one atomic step, up to volume_info()->atomic_bytes_max */
 };
 
 struct volume_extent {

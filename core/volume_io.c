@@ -347,7 +347,7 @@ volume_open(
 	volume->info.uuid = record->uuid;
 	volume->info.size_bytes = snapshot ? snapshot->size_bytes : record->size_bytes;
 	volume->info.atomic_bytes_max =
-	    min_u64(LOG_PIECE_BLOCKS, pool->space.slab_blocks - 2) * BLOCK_BYTES;
+	    log_atomic_blocks(pool->space.slab_blocks) * (uint64_t)BLOCK_BYTES;
 	for (uint32_t i = 0; i < pool->device_count; i++)
 		if (pool->devices[i].device && pool->devices[i].device->rotational)
 			volume->info.rotational = true;

@@ -274,7 +274,9 @@ append_blocks(struct volume_request *request, uint64_t lba, uint8_t *data, uint3
 static int
 append_write(struct volume_request *request)
 {
-	uint32_t most = (uint32_t)min_u64(LOG_PIECE_BLOCKS, request->pool->space.slab_blocks - 2);
+	uint32_t slab_blocks = request->pool->space.slab_blocks;
+	bool atomic = request->io->op == VOLUME_COMPARE_WRITE || request->io->flags & VOLUME_ATOMIC;
+	uint32_t most = atomic ? log_atomic_blocks(slab_blocks) : log_piece_blocks(slab_blocks);
 
 	while (request->done_blocks < request->count) {
 		uint32_t n = (uint32_t)min_u64(request->count - request->done_blocks, most);

@@ -254,6 +254,8 @@ scsi_submit_to(struct scsi_task *task, struct volume *volume, enum volume_op op,
 	task->then = then;
 	task->io.op = op;
 	task->io.flags = changes && scsi_cdb_fua(&task->parsed) ? VOLUME_FUA : 0;
+	if (task->parsed.command->action == SCSI_WRITE_ATOMIC)
+		task->io.flags |= VOLUME_ATOMIC;
 	task->io.offset_bytes = offset_bytes;
 	task->io.len_bytes = len_bytes;
 	task->io.buffer = buffer;

@@ -158,6 +158,27 @@ test_space_does_not_leak() {
 # Four writers until nothing more fits; then, at 100 %, random overwrites of many times the pool's size,
 # with trims and what was trimmed written again; a delete makes room for the rest.  All without a
 # restart, and every block is as it was last written.
+# Writes end within a segment, not before it: what is left of it would be lost until it is cleaned.
+test_large_writes_leave_no_gaps() {
+    start_daemon
+    quarry pool create tank "$T/disk0.img" "$T/disk1.img" --size 1G
+    quarry volume create tank/v 1G
+    fill_volume v 400
+    allocated=$(quarry pool status tank --json | json "d['pools'][0]['allocated_bytes'] >> 20")
+    [ "$allocated" -le 440 ] || fail "400 MiB in pieces of 1 MiB take $allocated MiB"
+}
+
+# fill_volume NAME MIB
+fill_volume() {
+    $PYTHON - "$(uri "$1")" "$2" <<'PYTHON'
+import sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+for i in range(int(sys.argv[2])):
+    h.pwrite((i + 1).to_bytes(8, "little") * (1 << 17), i << 20)
+PYTHON
+}
+
 test_full_and_back() {
     start_with_pool 40M
     local v

@@ -306,6 +306,8 @@ prepare_payload(struct sim *sim, struct sim_io *s)
 	if (one_in(sim, 8))
 		s->zeroes = 1 + (unsigned)draw(sim, 3);
 	s->io.flags = one_in(sim, 12) ? VOLUME_FUA : 0;
+	if (mix64(sim->seed ^ s->number) % 4 == 0) /* not drawn: older seeds stay what they were */
+		s->io.flags |= VOLUME_ATOMIC;
 	s->io.buffer = xalloc_pages(s->count * BLOCK_BYTES);
 	payload_fill(s, (uint8_t *)s->io.buffer + s->io.offset_bytes % BLOCK_BYTES,
 	    s->io.offset_bytes, s->io.len_bytes);
@@ -333,8 +335,8 @@ io_compare_write(struct sim *sim, struct sim_handle *handle, const struct model_
 	struct sim_io *s;
 
 	draw_range(sim, volume->size_bytes,
-	    min_u64(sim->weather.blocks_max, io_atomic_blocks_max(sim) + 1), &offset_bytes,
-	    &len_bytes);
+	    min_u64(sim->weather.blocks_max, log_atomic_blocks(sim->weather.slab_blocks) + 1),
+	    &offset_bytes, &len_bytes);
 	s = io_new(sim, handle, VOLUME_COMPARE_WRITE, offset_bytes, len_bytes);
 	prepare_payload(sim, s);
 	expect(s, &volume->image);

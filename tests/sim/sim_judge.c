@@ -61,7 +61,8 @@ judge_error(struct sim *sim, struct sim_io *s)
 		break;
 	case -EINVAL:
 		if (!volume || changing || volume->size_sequence >= s->submit_sequence ||
-		    (s->io.op == VOLUME_COMPARE_WRITE && s->count > io_atomic_blocks_max(sim)))
+		    (s->io.op == VOLUME_COMPARE_WRITE &&
+			s->count > log_atomic_blocks(sim->weather.slab_blocks)))
 			return;
 		break;
 	case -ENOSPC:
@@ -289,7 +290,7 @@ judge_change(struct sim *sim, const struct sim_io *s)
 		}
 		/* Whose zeroes they were cannot be told. */
 		if (seen && first < last && first != UINT64_MAX && !s->zeroes &&
-		    (s->count <= io_atomic_blocks_max(sim) || s->io.op == VOLUME_COMPARE_WRITE))
+		    io_is_atomic(sim, s))
 			sim_fail(sim,
 			    "write %llu of %llu blocks was torn over batches %llu to %llu",
 			    (unsigned long long)s->number, (unsigned long long)s->count,

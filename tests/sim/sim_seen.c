@@ -44,10 +44,14 @@ io_writes_data(const struct sim_io *s)
 	return s->io.op == VOLUME_WRITE || s->io.op == VOLUME_COMPARE_WRITE;
 }
 
-uint64_t
-io_atomic_blocks_max(const struct sim *sim)
+bool
+io_is_atomic(const struct sim *sim, const struct sim_io *s)
 {
-	return min_u64(LOG_PIECE_BLOCKS, sim->weather.slab_blocks - 2);
+	if (s->io.op == VOLUME_COMPARE_WRITE)
+		return true;
+	return s->count <= (s->io.flags & VOLUME_ATOMIC
+				   ? log_atomic_blocks(sim->weather.slab_blocks)
+				   : log_piece_blocks(sim->weather.slab_blocks));
 }
 
 /* What @s makes of block @lba that held @old. */

@@ -24,7 +24,7 @@ void payload_patched(
     const struct sim_io *s, uint64_t lba, const struct content *old, uint8_t block[BLOCK_BYTES]);
 bool io_writes_data(const struct sim_io *s);
 /* The most blocks that are written as a whole, or not at all. */
-uint64_t io_atomic_blocks_max(const struct sim *sim);
+bool io_is_atomic(const struct sim *sim, const struct sim_io *s);
 bool io_is_partial(const struct sim_io *s, uint64_t lba);
 void io_interior(const struct sim_io *s, uint64_t *first, uint64_t *end);
 
