@@ -87,6 +87,7 @@ pool_init_engine(struct pool *pool, uint32_t slab_blocks, uint32_t copies)
 	log_init(pool);
 	checkpoint_init(pool);
 	reaper_init(pool);
+	unique_init(pool);
 	relocation_init(pool);
 	scrub_init(pool);
 	housekeeping_init(pool);
@@ -239,9 +240,9 @@ static bool
 is_quiet(const struct pool *pool)
 {
 	return pool->requests_in_flight == 0 && log_idle(pool) && !node_loads_pending(pool) &&
-	       !pool->reaper.waiting && housekeeping_idle(pool) && relocation_idle(pool) &&
-	       scrub_idle(pool) && pool->heals == 0 && !pool->loss.active && !pool->admin_busy &&
-	       pool->checkpoint.phase == CHECKPOINT_IDLE;
+	       !pool->reaper.waiting && !pool->unique.active && housekeeping_idle(pool) &&
+	       relocation_idle(pool) && scrub_idle(pool) && pool->heals == 0 &&
+	       !pool->loss.active && !pool->admin_busy && pool->checkpoint.phase == CHECKPOINT_IDLE;
 }
 
 /* Writes zeroes over the labels of one device. */

@@ -260,6 +260,19 @@ struct reaper {
 	bool stuck;        /* a map that is to be freed is unreadable */
 };
 
+/* See unique.c. */
+struct unique {
+	bool active;
+	struct list waiters;
+	struct task step;
+	struct timer next;  /* a turn between two pieces, for everybody else */
+	struct timer limit; /* of those who wait */
+	struct waiter load;
+	struct node_pin pin;
+	bool pinned;
+	uint64_t image_id; /* being counted; 0: none yet */
+};
+
 /* See relocate.c. */
 enum relocation_phase {
 	RELOCATION_IDLE,
@@ -565,6 +578,7 @@ struct pool {
 	struct log log;
 	struct checkpoint checkpoint;
 	struct reaper reaper;
+	struct unique unique;
 	struct relocation relocation;
 	struct scrub scrub;
 	struct housekeeping housekeeping;
@@ -677,6 +691,13 @@ void log_settle(struct pool *pool);
 void checkpoint_settle(struct pool *pool);
 /* The next segment was meant for slabs that do not count any more: another one, if it can be. */
 void log_forget_next(struct pool *pool);
+
+/* unique.c */
+void unique_init(struct pool *pool);
+/* Counts on, and wakes @waiter when all is known, or not before long. */
+void unique_count(struct pool *pool, struct waiter *waiter);
+/* How many blocks only @image has; false: not known. */
+bool unique_known(struct pool *pool, const struct image *image, uint64_t *blocks);
 
 /* heartbeat.c */
 void heartbeat_init(struct pool *pool, const struct heartbeat_owner *owner);

@@ -56,42 +56,9 @@ state_name(const struct pool *pool)
 	return "closing";
 }
 
-/* Leaves that one report may look at, so that it stays quick. */
-#define REPORT_LEAVES_MAX 16384u
-
-/* What deleting @image alone would free; false: not known without reading from the devices. */
-static bool
-count_unique(struct pool *pool, struct image *image, unsigned *leaves, uint64_t *blocks)
-{
-	struct map *others[MAP_UNIQUE_OTHERS_MAX];
-	unsigned count = 0;
-
-	if (!image->parent && image->children == 0) {
-		*blocks = image->mapped_blocks;
-		return true;
-	}
-	if (image->parent && image->parent->cursor > 0)
-		return false; /* being freed: what it shares changes hands just now */
-	if (image->parent)
-		others[count++] = &image->parent->map;
-	if (image->children == 1) {
-		others[count++] = &catalog_only_child(&pool->catalog, image)->map;
-	} else if (image->children > 1) {
-		if (image->children > MAP_UNIQUE_OTHERS_MAX - 1 || pool->catalog.image_count > 1000)
-			return false;
-		list_for_each(node, &pool->catalog.images) {
-			struct image *child = container_of(node, struct image, link);
-
-			if (child->parent == image)
-				others[count++] = &child->map;
-		}
-	}
-	return map_count_unique(&pool->nodes, &image->map, others, count, leaves, blocks);
-}
-
 static void
 report_image(struct pool *pool, const struct volume_record *volume, struct image *snapshot,
-    unsigned *leaves, struct admin_image_report *out)
+    struct admin_image_report *out)
 {
 	struct image *image = snapshot ? snapshot : volume->head;
 	uint64_t unique_blocks;
@@ -104,7 +71,7 @@ report_image(struct pool *pool, const struct volume_record *volume, struct image
 	out->uuid = volume->uuid;
 	out->size_bytes = snapshot ? snapshot->size_bytes : volume->size_bytes;
 	out->used_bytes = image->mapped_blocks * FORMAT_BLOCK_BYTES;
-	out->unique_known = count_unique(pool, image, leaves, &unique_blocks);
+	out->unique_known = unique_known(pool, image, &unique_blocks);
 	if (out->unique_known)
 		out->unique_bytes = unique_blocks * FORMAT_BLOCK_BYTES;
 	out->created_s = snapshot ? snapshot->created_s : volume->created_s;
@@ -141,7 +108,6 @@ report_image(struct pool *pool, const struct volume_record *volume, struct image
 static void
 report_images(struct pool *pool, struct admin_pool_report *report)
 {
-	unsigned leaves = REPORT_LEAVES_MAX;
 	size_t n = 0;
 
 	volume_full_count(pool);
@@ -150,10 +116,10 @@ report_images(struct pool *pool, struct admin_pool_report *report)
 	list_for_each(node, &pool->catalog.volumes) {
 		const struct volume_record *volume = container_of(node, struct volume_record, link);
 
-		report_image(pool, volume, NULL, &leaves, &report->images[n++]);
+		report_image(pool, volume, NULL, &report->images[n++]);
 		list_for_each(inner, &volume->snapshots) {
 			report_image(pool, volume, container_of(inner, struct image, volume_link),
-			    &leaves, &report->images[n++]);
+			    &report->images[n++]);
 		}
 	}
 	report->image_count = n;

@@ -723,15 +723,33 @@ admin_finish(struct admin_request *request)
 
 static void list_at_home(struct task *task);
 
-static void
-report_on_pool(struct task *task)
-{
-	struct admin_request *request = container_of(task, struct admin_request, task);
+struct listing {
+	struct waiter counted;
+	struct admin_request *request;
+};
 
+static void
+report_counted(struct waiter *waiter, int error)
+{
+	struct listing *listing = container_of(waiter, struct listing, counted);
+	struct admin_request *request = listing->request;
+
+	(void)error; /* then less is known */
+	free(listing);
 	request->pools =
 	    xrealloc(request->pools, (request->pool_count + 1) * sizeof(*request->pools));
 	pool_report(request->state, &request->pools[request->pool_count++]);
 	travel(request->home->home, &request->task, list_at_home);
+}
+
+static void
+report_on_pool(struct task *task)
+{
+	struct listing *listing = xcalloc(1, sizeof(*listing));
+
+	listing->request = container_of(task, struct admin_request, task);
+	waiter_init(&listing->counted, report_counted);
+	unique_count(listing->request->state, &listing->counted);
 }
 
 static void

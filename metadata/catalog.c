@@ -117,6 +117,7 @@ catalog_mark_record_dirty(struct catalog *catalog, uint64_t id)
 void
 catalog_mark_dirty(struct catalog *catalog, struct image *image)
 {
+	image->changes++;
 	if (image->dirty || image == &catalog->self)
 		return;
 	image->dirty = true;

@@ -27,6 +27,13 @@ struct map {
 	uint8_t levels;        /* 0: nothing was ever written */
 };
 
+/* How far a count of the blocks that only one image has has come; all 0: not begun. */
+struct map_count {
+	uint64_t lba; /* next to look at */
+	uint64_t blocks;
+	bool done;
+};
+
 struct volume_record;
 
 /* See metadata/format.h: bytes that belong to a volume, in records of their own. */
@@ -58,6 +65,9 @@ struct image {
 	/* A head with a parent: at least so many of its blocks are not shared with older images,
 	 * since they were written after the last snapshot or rollback.  See image_own_blocks(). */
 	uint64_t own_blocks;
+	uint64_t changes;             /* of its record or map, since it was read */
+	struct map_count unique;      /* the engine's: as far as it counted while ... */
+	uint64_t unique_stamp;        /* ... nothing of that changed */
 	char name[FORMAT_NAME_BYTES]; /* of a snapshot */
 	struct list link;             /* of all images, by age */
 	struct list deleted_link;     /* of deleted images */

@@ -83,12 +83,14 @@ enum map_result map_reap(struct catalog *catalog, struct image *image, unsigned 
     bool *finished, struct map_fault *fault) must_check;
 
 /*
- * Counts the blocks of @map that none of the @count other trees has.  Looks only at what is in
- * memory and at no more than *@nodes_max leaves (counted down): false: not known.
+ * Counts the blocks of @map that none of the @others other trees has, from where @count stands, and
+ * looks at no more than *@leaves_max leaves (counted down).  MAP_OK with @count not done: go on
+ * from there, if nothing of all that changed meanwhile.
  */
 #define MAP_UNIQUE_OTHERS_MAX 5u
-bool map_count_unique(struct nodes *nodes, struct map *map, struct map *const *others,
-    unsigned count, unsigned *nodes_max, uint64_t *unique_blocks) must_check;
+enum map_result map_count_unique(struct nodes *nodes, struct map *map, struct map *const *maps,
+    unsigned others, unsigned *leaves_max, struct map_count *count,
+    struct map_fault *fault) must_check;
 
 /* Which deleted image to reap next; NULL: none can be. */
 struct image *map_reap_next(const struct catalog *catalog);

@@ -152,19 +152,18 @@ in_any(struct descent *others, unsigned count, struct nodes *nodes, const struct
 	return false;
 }
 
-static bool
+static enum map_result
 count_leaf(struct nodes *nodes, struct descent *x, struct descent *others, unsigned count,
-    uint64_t *unique_blocks)
+    uint64_t *unique_blocks, struct map_fault *fault)
 {
 	struct node *leaves[MAP_UNIQUE_OTHERS_MAX];
-	struct map_fault fault;
 	struct node *leaf;
 
-	if (descent_leaf(nodes, x, &leaf, &fault) == MAP_FAULT)
-		return false;
+	if (descent_leaf(nodes, x, &leaf, fault) == MAP_FAULT)
+		return MAP_FAULT;
 	for (unsigned i = 0; i < count; i++)
-		if (descent_leaf(nodes, &others[i], &leaves[i], &fault) == MAP_FAULT)
-			return false;
+		if (descent_leaf(nodes, &others[i], &leaves[i], fault) == MAP_FAULT)
+			return MAP_FAULT;
 	for (unsigned slot = 0; slot < MAP_FANOUT; slot++) {
 		uint64_t addr = leaf->entries[slot].addr;
 		bool unique = addr != 0;
@@ -173,52 +172,52 @@ count_leaf(struct nodes *nodes, struct descent *x, struct descent *others, unsig
 			unique = addr != addr_in(leaves[i], slot);
 		*unique_blocks += unique;
 	}
-	return true;
+	return MAP_OK;
 }
 
-bool
-map_count_unique(struct nodes *nodes, struct map *map, struct map *const *others, unsigned count,
-    unsigned *nodes_max, uint64_t *unique_blocks)
+/* The largest span at count->lba that can be handled at once. */
+static enum map_result
+count_span(struct nodes *nodes, struct map *map, struct map *const *maps, unsigned others,
+    struct map_count *count, struct map_fault *fault)
+{
+	struct descent x, y[MAP_UNIQUE_OTHERS_MAX];
+	unsigned level = MAP_LEVELS_MAX;
+
+	descent_begin(&x, map, count->lba);
+	for (unsigned i = 0; i < others; i++)
+		descent_begin(&y[i], maps[i], count->lba);
+	for (;;) {
+		level--;
+		for (unsigned i = 0; i < others; i++)
+			if (descent_step(nodes, &y[i], count->lba, level, fault) == MAP_FAULT)
+				return MAP_FAULT;
+		if (level >= map->levels)
+			continue;
+		if (descent_step(nodes, &x, count->lba, level, fault) == MAP_FAULT)
+			return MAP_FAULT;
+		if (!is_hole(&x) && !in_any(y, others, nodes, &x)) {
+			if (level > 0)
+				continue;
+			if (count_leaf(nodes, &x, y, others, &count->blocks, fault) == MAP_FAULT)
+				return MAP_FAULT;
+		}
+		count->lba = map_last_lba(count->lba, level) + 1;
+		return MAP_OK;
+	}
+}
+
+enum map_result
+map_count_unique(struct nodes *nodes, struct map *map, struct map *const *maps, unsigned others,
+    unsigned *leaves_max, struct map_count *count, struct map_fault *fault)
 {
 	uint64_t end = map->levels ? map_capacity(map->levels) : 0;
-	uint64_t lba = 0;
 
-	CHECK(count <= MAP_UNIQUE_OTHERS_MAX);
-	*unique_blocks = 0;
-	while (lba < end) {
-		struct descent x, y[MAP_UNIQUE_OTHERS_MAX];
-		struct map_fault fault;
-		unsigned level = MAP_LEVELS_MAX;
-		bool counted = false;
-
-		if ((*nodes_max)-- == 0) {
-			*nodes_max = 0;
-			return false;
-		}
-		descent_begin(&x, map, lba);
-		for (unsigned i = 0; i < count; i++)
-			descent_begin(&y[i], others[i], lba);
-		while (!counted) {
-			level--;
-			for (unsigned i = 0; i < count; i++)
-				if (descent_step(nodes, &y[i], lba, level, &fault) == MAP_FAULT)
-					return false;
-			if (level >= map->levels)
-				continue;
-			if (descent_step(nodes, &x, lba, level, &fault) == MAP_FAULT)
-				return false;
-			if (is_hole(&x) || in_any(y, count, nodes, &x)) {
-				lba = map_last_lba(lba, level) + 1;
-				counted = true;
-			} else if (level == 0) {
-				if (!count_leaf(nodes, &x, y, count, unique_blocks))
-					return false;
-				lba = map_last_lba(lba, 0) + 1;
-				counted = true;
-			}
-		}
-	}
-	return true;
+	CHECK(others <= MAP_UNIQUE_OTHERS_MAX);
+	for (; count->lba<end && * leaves_max> 0; (*leaves_max)--)
+		if (count_span(nodes, map, maps, others, count, fault) == MAP_FAULT)
+			return MAP_FAULT;
+	count->done = count->lba >= end;
+	return MAP_OK;
 }
 
 /* --- reaping --- */

@@ -122,6 +122,37 @@ space_is_free() {
     [ "$(json "d['pools'][0]['live_bytes']" <pool.json)" -le "$1" ]
 }
 
+# unique_is BYTES…: of the volumes, then of the snapshots.
+unique_is() {
+    local unique
+    unique=$(for kind in volume snapshot; do
+        quarry $kind list --json | json "' '.join(str(i['unique_bytes']) for i in d['${kind}s'])"
+    done | tr '\n' ' ')
+    [ "$unique" = "$* " ]
+}
+
+test_unique_is_known_after_a_restart_too() {
+    start_with_pool
+    quarry volume create tank/v 64M
+    qemu-io -f raw -c 'write -P 1 0 8M' "$(uri v)" >/dev/null
+    quarry snapshot create tank/v@a
+    qemu-io -f raw -c 'write -P 2 0 4M' "$(uri v)" >/dev/null
+    quarry snapshot create tank/v@b
+    qemu-io -f raw -c 'write -P 3 4M 2M' -c flush "$(uri v)" >/dev/null
+    # Of a's blocks the first 4 MiB are nobody else's; all of b's are a's or the volume's.
+    wait_for 20 unique_is $((2 * MIB)) $((4 * MIB)) 0
+    kill9_daemon
+    restart_with_pool
+    wait_for 20 unique_is $((2 * MIB)) $((4 * MIB)) 0
+    # What is counted once is counted anew when a neighbour changes.
+    qemu-io -f raw -c 'write -P 4 0 1M' "$(uri v)" >/dev/null
+    wait_for 20 unique_is $((3 * MIB)) $((4 * MIB)) $((1 * MIB))
+    quarry snapshot delete tank/v@a
+    wait_for 20 unique_is $((3 * MIB)) $((3 * MIB))
+    quarry clone tank/v@b tank/w
+    wait_for 20 unique_is $((3 * MIB)) 0 0
+}
+
 test_deletion_goes_on_after_a_kill() {
     start_with_pool 1G
     quarry volume create tank/v 512M
