@@ -76,6 +76,7 @@ write_heads(struct device_add *add, uint32_t first, bool erase)
 {
 	struct pool *pool = add->pool;
 	uint32_t index = first + add->at;
+	struct device *device;
 
 	while (index < pool->device_count && pool->space.devices[index].out) {
 		add->at++;
@@ -83,10 +84,13 @@ write_heads(struct device_add *add, uint32_t first, bool erase)
 	}
 	if (index == add->first + add->count)
 		return false;
-	pool_write_head(pool, index,
-	    index < pool->device_count ? pool->devices[index].device
-				       : add->devices[index - add->first],
-	    &add->writer, add->blocks, erase);
+	device = index < pool->device_count ? pool->devices[index].device
+					    : add->devices[index - add->first];
+	if (erase)
+		pool_wipe_head(
+		    &pool->devices[index].label, device, &add->writer, add->blocks, true);
+	else
+		pool_write_head(pool, index, device, &add->writer, add->blocks);
 	return true;
 }
 

@@ -105,9 +105,10 @@ lay_out(struct device_grow *grow)
 		    device->ops->refresh ? ""
 					 : ": of an export that is seen when the pool is imported");
 	return error_set(&grow->error, -ENOSPC,
-	    "%s has grown, but no room was left in its slab table: quarry device replace puts a "
-	    "larger one in its place",
-	    device->name);
+	    "%s has grown, but of all that room was left for since the pool was imported it uses "
+	    "%s already: export and import the pool, and try again; if this comes again, no room "
+	    "is left in its slab table, and quarry device replace puts a larger one in its place",
+	    device->name, size);
 }
 
 /* Starts writing more pages; false: all are written. */

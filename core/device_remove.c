@@ -232,16 +232,9 @@ static void
 wipe(struct device_remove *remove)
 {
 	const struct pool_device *device = &remove->pool->devices[remove->index];
-	struct geometry geometry;
 
-	geometry_of(&geometry, device->label.size_bytes, device->label.slab_blocks);
-	memset(remove->block, 0, FORMAT_BLOCK_BYTES);
-	remove->writer.count = 0;
 	remove->writer.done = wiped;
-	block_writer_add(&remove->writer, FORMAT_LABEL_BLOCK, remove->block);
-	block_writer_add(
-	    &remove->writer, geometry.tail_block + FORMAT_TAIL_LABEL_BLOCK, remove->block);
-	block_writer_start(&remove->writer, device->device);
+	pool_wipe_head(&device->label, device->device, &remove->writer, remove->block, false);
 }
 
 static bool
@@ -319,6 +312,12 @@ behind_sets(struct device_remove *remove)
 		pool->devices[remove->index].told |= remove->sets > 0;
 		return DEVICE_REMOVE_WIPE;
 	case DEVICE_STAY:
+		if (remove->sets == 0 && !remove->error.code)
+			error_set(&remove->error, -EIO,
+			    "no device could be told that %s stays: an import would go on with "
+			    "removing it",
+			    pool_device_name(pool, remove->index));
+		break;
 	case DEVICE_TELL:
 		break;
 	}

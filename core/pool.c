@@ -245,24 +245,19 @@ is_quiet(const struct pool *pool)
 	       !pool->loss.active && !pool->admin_busy && pool->checkpoint.phase == CHECKPOINT_IDLE;
 }
 
-/* Writes zeroes over the labels of one device. */
+/* One device after the other. */
 static void
 wipe(struct stopping *s)
 {
-	const struct label *label = &s->pool->devices[s->device].label;
-	struct geometry geometry;
+	const struct pool_device *device = &s->pool->devices[s->device];
 
-	if (!s->pool->devices[s->device].device) {
+	if (!device->device) {
 		s->device++;
 		reactor_defer(s->pool->reactor, &s->step);
 		return;
 	}
-	geometry_of(&geometry, label->size_bytes, label->slab_blocks);
-	s->writer.count = 0;
-	block_writer_add(&s->writer, FORMAT_LABEL_BLOCK, s->zeroes);
-	block_writer_add(&s->writer, geometry.tail_block + FORMAT_TAIL_LABEL_BLOCK, s->zeroes);
 	s->writer.done = wiped;
-	block_writer_start(&s->writer, s->pool->devices[s->device].device);
+	pool_wipe_head(&device->label, device->device, &s->writer, s->zeroes, false);
 }
 
 static void

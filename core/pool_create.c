@@ -68,9 +68,13 @@ woken(struct waiter *waiter, int error)
 static void
 write_device(struct creation *c, bool erase)
 {
+	struct pool_device *device = &c->pool->devices[c->device];
+
 	c->writer.done = written;
-	pool_write_head(
-	    c->pool, c->device, c->pool->devices[c->device].device, &c->writer, c->blocks, erase);
+	if (erase)
+		pool_wipe_head(&device->label, device->device, &c->writer, c->blocks, true);
+	else
+		pool_write_head(c->pool, c->device, device->device, &c->writer, c->blocks);
 }
 
 static void

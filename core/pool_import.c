@@ -369,7 +369,9 @@ accept_devices(struct import *m)
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		if (!is_removed(m, i) || !pool->devices[i].device)
 			continue;
-		IMPORT_FAIL(m, -EINVAL, "%s was removed from pool %s: leave it out",
+		if (uuid_equal(&pool->devices[i].label.device_uuid, &m->set.devices[i].uuid))
+			continue; /* a crash came before its label was wiped: that is done now */
+		IMPORT_FAIL(m, -EINVAL, "%s is no device of pool %s any more: leave it out",
 		    pool->devices[i].device->name, pool->name);
 		return false;
 	}
@@ -425,6 +427,11 @@ leave_out(struct import *m)
 		pool->space.devices[i].out = true;
 		pool->space.devices[i].removed = is_removed(m, i);
 		pool->space.device_count = (uint32_t)max_u64(pool->space.device_count, i + 1);
+		if (device->device && is_removed(m, i)) {
+			diag_info(
+			    "pool %s: %s was removed from it", pool->name, device->device->name);
+			continue;
+		}
 		if (device->device) {
 			diag_warning(
 			    "pool %s is DEGRADED: %s was left out, and what it holds is old",

@@ -414,7 +414,7 @@ struct block_writer {
 	struct {
 		uint64_t block;
 		void *data;
-	} blocks[8];
+	} blocks[16];
 	unsigned count;
 	void (*done)(struct block_writer *writer);
 	int error;

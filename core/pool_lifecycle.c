@@ -171,7 +171,7 @@ pool_write_device_set(struct pool *pool, uint32_t index, struct block_writer *wr
 
 void
 pool_write_head(struct pool *pool, uint32_t index, struct device *device,
-    struct block_writer *writer, void *blocks, bool erase)
+    struct block_writer *writer, void *blocks)
 {
 	const struct label *head = &pool->devices[index].label;
 	void *label = blocks;
@@ -181,22 +181,36 @@ pool_write_head(struct pool *pool, uint32_t index, struct device *device,
 
 	geometry_of(&geometry, head->size_bytes, head->slab_blocks);
 	memset(blocks, 0, 2 * (size_t)FORMAT_BLOCK_BYTES);
-	if (!erase) {
-		pool_encode_device_set(pool, set);
-		label_encode(head, label);
-	}
+	pool_encode_device_set(pool, set);
+	label_encode(head, label);
 	writer->count = 0;
 	block_writer_add(writer, FORMAT_DEVICE_SET_BLOCK + place, set);
 	block_writer_add(writer, geometry.tail_block + FORMAT_TAIL_DEVICE_SET_BLOCK + place, set);
 	block_writer_add(writer, FORMAT_LABEL_BLOCK, label);
 	block_writer_add(writer, geometry.tail_block + FORMAT_TAIL_LABEL_BLOCK, label);
-	if (erase) {
-		/* Partition tables and filesystems. */
-		block_writer_add(writer, 0, set);
-		block_writer_add(
-		    writer, geometry.tail_block + FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES - 1, set);
-		/* If it was in this pool before, its last beat there is not somebody else's. */
-		block_writer_add(writer, FORMAT_HEARTBEAT_BLOCK, set);
+	block_writer_start(writer, device);
+}
+
+void
+pool_wipe_head(const struct label *label, struct device *device, struct block_writer *writer,
+    void *block, bool foreign)
+{
+	struct geometry geometry;
+
+	geometry_of(&geometry, label->size_bytes, label->slab_blocks);
+	memset(block, 0, FORMAT_BLOCK_BYTES);
+	writer->count = 0;
+	/* The labels first: what follows means nothing without them. */
+	block_writer_add(writer, FORMAT_LABEL_BLOCK, block);
+	block_writer_add(writer, geometry.tail_block + FORMAT_TAIL_LABEL_BLOCK, block);
+	for (unsigned i = FORMAT_SUPERBLOCK_BLOCK; i <= FORMAT_HEARTBEAT_BLOCK; i++)
+		block_writer_add(writer, i, block);
+	for (unsigned i = FORMAT_TAIL_SUPERBLOCK_BLOCK; i < FORMAT_TAIL_DEVICE_SET_BLOCK + 2; i++)
+		block_writer_add(writer, geometry.tail_block + i, block);
+	if (foreign) {
+		block_writer_add(writer, 0, block);
+		block_writer_add(writer,
+		    geometry.tail_block + FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES - 1, block);
 	}
 	block_writer_start(writer, device);
 }

@@ -24,13 +24,15 @@ void block_writer_start(struct block_writer *writer, struct device *device);
 /* Makes the label of device @index of @pool, which has its name, UUID and slab size. */
 int pool_lay_out_device(
     struct pool *pool, uint32_t index, struct device *device, struct error *error) must_check;
-/*
- * Writes label and device set of device @index, which lies on @device, or erases both, and with
- * them where other systems have their signatures.  @blocks: memory for two blocks, until
- * @writer->done().
- */
+/* Writes label and device set of device @index, which lies on @device.  @blocks: memory for two
+ * blocks, until @writer->done(). */
 void pool_write_head(struct pool *pool, uint32_t index, struct device *device,
-    struct block_writer *writer, void *blocks, bool erase);
+    struct block_writer *writer, void *blocks);
+/* Erases all by which @device, labelled with @label now or soon, could be told to belong to a pool;
+ * @foreign: also where other systems have their signatures.  @block: memory for one block, until
+ * @writer->done(). */
+void pool_wipe_head(const struct label *label, struct device *device, struct block_writer *writer,
+    void *block, bool foreign);
 
 /* The device set as it is now, into one block; and its way to device @index. */
 void pool_encode_device_set(struct pool *pool, void *block);

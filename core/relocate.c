@@ -174,7 +174,12 @@ dead_blocks(const struct pool *pool)
 {
 	const struct space *space = &pool->space;
 	uint64_t slabs = space->slab_count - min_u64(space->slab_count, space->free_count);
-	uint64_t blocks = slabs * space->slab_blocks;
+	uint64_t blocks;
+
+	/* What lies there is among the live blocks, the slabs are not counted. */
+	for (uint32_t i = 0; i < space->device_count; i++)
+		slabs += space->devices[i].leaving ? space->devices[i].slab_count : 0;
+	blocks = slabs * space->slab_blocks;
 	/* Of the open segment, and the next one, what is not written yet is not dead. */
 	uint64_t others = space->live_blocks + space->slab_blocks - pool->log.slot +
 			  (pool->log.next_slab ? space->slab_blocks : 0);

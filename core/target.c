@@ -287,6 +287,9 @@ struct opening {
 	enum opening_phase phase;
 	struct device *devices[TARGET_DEVICES_MAX];
 	struct uuid uuids[TARGET_DEVICES_MAX];
+	bool unlabelled[TARGET_DEVICES_MAX];
+	bool imported;         /* some pool */
+	struct error no_label; /* of the first one of those */
 };
 
 static void opening_start(struct target *target);
@@ -372,6 +375,13 @@ pool_started(struct pool_start *start)
 {
 	struct opening *o = container_of(start, struct opening, start);
 
+	if (start->error.code && o->no_label.code) {
+		/* It may be what is missing. */
+		error_set(&o->request->error, o->no_label.code, "%.120s; and %.130s",
+		    o->no_label.text, start->error.text);
+		opening_finish(o);
+		return;
+	}
 	if (start->error.code) {
 		o->request->error = start->error;
 		opening_finish(o);
@@ -395,11 +405,18 @@ label_known(struct pool_label *label)
 {
 	struct opening *o = container_of(label, struct opening, label);
 
+	if (label->error.code == -ENODATA) {
+		/* Perhaps it was removed from its pool: the others tell whether they lack one. */
+		o->unlabelled[o->labelled++] = true;
+		if (!o->no_label.code)
+			error_set(&o->no_label, -ENODATA,
+			    "%s: is no device of a Quarry pool (quarry pool create makes one)",
+			    label->device->name);
+		return opening_step(o);
+	}
 	if (label->error.code) {
 		error_set(&o->request->error, label->error.code, "%s: %s", label->device->name,
-		    label->error.code == -ENODATA
-			? "is no device of a Quarry pool (quarry pool create makes one)"
-			: label->error.text);
+		    label->error.text);
 		return opening_finish(o);
 	}
 	o->uuids[o->labelled++] = label->pool_uuid;
@@ -416,7 +433,7 @@ import_next(struct opening *o)
 	struct uuid uuid;
 
 	for (size_t i = 0; i < o->request->device_count; i++) {
-		if (!o->devices[i])
+		if (!o->devices[i] || o->unlabelled[i])
 			continue;
 		if (count == 0)
 			uuid = o->uuids[i];
@@ -427,6 +444,7 @@ import_next(struct opening *o)
 	}
 	if (count == 0)
 		return false;
+	o->imported = true;
 	configure(o, &config);
 	o->start.done = pool_started;
 	pool_import(&config, devices, count, &o->start);
@@ -507,8 +525,13 @@ opening_step(struct opening *o)
 		o->phase = OPENING_NEXT_POOL;
 		/* fall through */
 	case OPENING_NEXT_POOL:
-		if (!import_next(o))
-			opening_finish(o);
+		if (import_next(o))
+			return;
+		if (o->no_label.code && o->imported)
+			diag_warning("%s: it was left out", o->no_label.text);
+		else if (o->no_label.code)
+			o->request->error = o->no_label;
+		opening_finish(o);
 		return;
 	case OPENING_DONE:
 		opening_finish(o);

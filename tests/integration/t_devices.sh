@@ -271,4 +271,61 @@ test_a_failed_device_is_replaced() {
     "$BUILD/quarry" check --data "${POOL_FILES[0]}" "$T/new.img" || fail "the pool does not check"
 }
 
+# What tells that a file is a device of a pool, as bytes that can be put back.
+save_label() {
+    dd if="$1" of="$1.head" bs=4096 skip=1 count=1 status=none
+    dd if="$1" of="$1.tail" bs=4096 skip=$((($(stat -c %s "$1") - MIB) / 4096)) count=1 status=none
+}
+
+put_label_back() {
+    dd if="$1.head" of="$1" bs=4096 seek=1 conv=notrunc status=none
+    dd if="$1.tail" of="$1" bs=4096 seek=$((($(stat -c %s "$1") - MIB) / 4096)) conv=notrunc status=none
+}
+
+test_a_removed_device_does_no_harm_where_it_is_named() {
+    start_daemon
+    make_devices 256M 256M
+    write_content
+    save_label "${POOL_FILES[1]}"
+    quarry device remove tank "${POOL_FILES[1]}"
+    wait_for 60 device_is "${POOL_FILES[1]}" gone
+    quarry pool export tank
+    # As if a crash had come before its label was wiped; then without one, as one's list may still have it.
+    put_label_back "${POOL_FILES[1]}"
+    for _ in 1 2; do
+        quarry pool import "${POOL_FILES[@]}"
+        content_is_right
+        device_is "${POOL_FILES[1]}" gone || fail "it is listed"
+        wait_for 30 has_no_label "${POOL_FILES[1]}"
+        quarry pool export tank
+    done
+    # What is missing is told all the same.
+    truncate -s 0 "${POOL_FILES[0]}"
+    truncate -s 256M "${POOL_FILES[0]}"
+    fails_with 1 'is no device of a Quarry pool' quarry pool import "${POOL_FILES[@]}"
+}
+
+has_no_label() {
+    cmp -s -n 4096 -i 4096:0 "$1" /dev/zero
+}
+
+test_a_device_that_was_removed_is_added_again() {
+    start_daemon
+    make_devices 256M 256M
+    write_content
+    quarry device remove tank "${POOL_FILES[1]}"
+    wait_for 60 device_is "${POOL_FILES[1]}" gone
+    quarry pool export tank
+    quarry pool import "${POOL_FILES[0]}"
+    quarry device add tank "${POOL_FILES[1]}"
+    # The pool beats there, too, and does not take its own last beat for somebody else's.
+    wait_for 20 has_heartbeat "${POOL_FILES[1]}"
+    pool_is online || fail "$(quarry pool status tank)"
+    content_is_right
+}
+
+has_heartbeat() {
+    cmp -s -n 8 -i $((6 * 4096)):0 "$1" <(printf QUARRYHB)
+}
+
 run_tests

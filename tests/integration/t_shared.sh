@@ -86,9 +86,9 @@ is_failed() {
     [ "$(quarry pool list tank --json | json "d['pools'][0]['state']")" = failed ]
 }
 
-# forge_heartbeat INTERVAL_MS: of another machine, which is silent.
+# forge_heartbeat INTERVAL_MS [RELEASED]: of another machine, which is silent, or has taken it back.
 forge_heartbeat() {
-    $PYTHON - "$T/disk0.img" "$1" <<'PYTHON'
+    $PYTHON - "$T/disk0.img" "$1" "${2:-0}" <<'PYTHON'
 import struct, sys
 from crc32c import crc32c
 BLOCK = 4096
@@ -97,7 +97,7 @@ with open(sys.argv[1], "r+b") as file:
     beat = bytearray(file.read(512))
     assert beat[:8] == b"QUARRYHB"
     beat[48:64] = b"another machine!"
-    struct.pack_into("<QIII", beat, 64, 1000, int(sys.argv[2]), 1, 0)
+    struct.pack_into("<QIII", beat, 64, 1000, int(sys.argv[2]), 1, int(sys.argv[3]))
     beat[88:152] = b"far-away".ljust(64, b"\0")
     beat[12:16] = bytes(4)
     crc = crc32c(crc32c(0, struct.pack("<Q", 6)), beat)
@@ -123,6 +123,24 @@ test_a_silent_machine_is_waited_for() {
     quarry pool import --force "${POOL_FILES[0]}"
     quarry pool export tank
     forge_heartbeat 60001
+    quarry pool import "${POOL_FILES[0]}"
+}
+
+is_looking() {
+    grep -q 'looks for 5000 ms' quarryd.log
+}
+
+# What the import had read of the pool is old by then.
+test_who_exports_while_it_is_waited_for_is_noticed() {
+    start_daemon
+    make_pool 128M 1
+    quarry pool export tank
+    forge_heartbeat 2000
+    (fails_with 1 'pool tank was exported by far-away .process 1. just now: import it again' \
+        quarry pool import "${POOL_FILES[0]}") &
+    wait_for 10 is_looking
+    forge_heartbeat 2000 1
+    wait $! || fail "it was not noticed"
     quarry pool import "${POOL_FILES[0]}"
 }
 

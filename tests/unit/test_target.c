@@ -196,8 +196,10 @@ test_import_refuses(void **state)
 	worked(world_do(world, ADMIN_POOL_EXPORT, false, "p", NULL, NULL));
 	refused(-EINVAL, "between 1 and", world_import(world, ""));
 	refused(-ENOENT, "disk9", world_import(world, "disk0 disk9"));
-	refused(
-	    -ENODATA, "disk2: is no device of a Quarry pool", world_import(world, "disk0 disk2"));
+	refused(-ENODATA,
+	    "disk2: is no device of a Quarry pool (quarry pool create makes one); and pool p "
+	    "has 2 devices, and device 1 is missing",
+	    world_import(world, "disk0 disk2"));
 	assert_int_not_equal(world_import(world, "disk0"), 0); /* half of it */
 	assert_non_null(strstr(world_error.text, "device"));
 	worked(world_create(world, "p", "disk2"));
