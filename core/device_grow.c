@@ -174,6 +174,8 @@ use_space(struct device_grow *grow)
 {
 	struct pool *pool = grow->pool;
 
+	/* Its bitmaps of pages would be too short, and its superblocks go to the old end. */
+	CHECK(pool->checkpoint.phase == CHECKPOINT_IDLE);
 	pool->devices[grow->index].label = grow->label;
 	space_grow_device(&pool->space, grow->index, (uint32_t)grow->label.slab_count);
 	pool_set_limits(pool);
