@@ -209,8 +209,6 @@ look_at_device_set(struct import *m, const uint8_t *block)
 
 	if (device_set_decode(&set, block, &error) || !uuid_equal(&set.pool_uuid, &m->pool->uuid))
 		return;
-	if (device_set_is_newer(&set, &m->set))
-		m->set = set;
 	if (device_set_is_newer(&set, &m->sets[m->device]))
 		m->sets[m->device] = set;
 }
@@ -325,6 +323,23 @@ index_of(const struct import *m, const struct device *device)
 	return index;
 }
 
+static void
+choose_set(struct import *m)
+{
+	uint32_t indices[POOL_DEVICES_MAX];
+	uint32_t chosen;
+
+	for (uint32_t i = 0; i < m->device_count; i++)
+		indices[i] = index_of(m, m->devices[i]);
+	chosen = device_set_choose(m->sets, indices, m->device_count);
+	if (chosen < m->device_count)
+		m->set = m->sets[chosen];
+	/* The next one is newer than all, whichever counts now. */
+	for (uint32_t i = 0; i < m->device_count; i++)
+		m->pool->device_set_generation =
+		    max_u64(m->pool->device_set_generation, m->sets[i].generation);
+}
+
 /* The newest superblock, of devices that were not left out. */
 static void
 choose_superblock(struct import *m)
@@ -341,14 +356,14 @@ choose_superblock(struct import *m)
 	}
 }
 
-/* Some device that is in use does not have the newest set: a crash came before it was written
- * there, and where that device alone is asked it would be unknown. */
+/* Some device that is in use does not have the set: a crash came before it was written there, and
+ * where that device alone is asked it would be unknown. */
 static bool
 set_is_scarce(const struct import *m)
 {
 	for (uint32_t i = 0; i < m->device_count; i++)
 		if (!is_out(m, index_of(m, m->devices[i])) &&
-		    device_set_is_newer(&m->set, &m->sets[i]))
+		    !device_set_is_same(&m->set, &m->sets[i]))
 			return true;
 	return false;
 }
@@ -452,6 +467,7 @@ accept_superblock(struct import *m)
 	struct pool *pool = m->pool;
 	const struct label *first = NULL;
 
+	choose_set(m);
 	choose_superblock(m);
 	if (!m->superblock_found) {
 		IMPORT_FAIL(m, -EUCLEAN,
@@ -460,7 +476,6 @@ accept_superblock(struct import *m)
 		return;
 	}
 	pool->device_count = m->superblock.device_count;
-	pool->device_set_generation = m->set.generation;
 	pool->copies_told = m->set.copies_min;
 	if (!accept_devices(m))
 		return;

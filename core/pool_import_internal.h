@@ -56,7 +56,7 @@ struct import {
 	struct superblock superblock; /* the newest of the devices that count */
 	bool superblock_found;
 	struct superblock *newest; /* of each device that was given; .checkpoint 0: none */
-	struct device_set set;     /* the newest; .count 0: none was found */
+	struct device_set set;     /* that counts; .count 0: none was found */
 	struct device_set *sets;   /* the newest of each device that was given */
 	struct heartbeat_round heartbeats;
 	struct heartbeat *before; /* what was read first */

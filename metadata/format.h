@@ -245,7 +245,7 @@ struct device_set {
 	uint32_t copies_min; /* of each live block, on devices that are ONLINE; 0: one */
 	struct device_set_entry devices[POOL_DEVICES_MAX];
 	/* The pool's when this was written: the newer set is that of the later generation, and of
-	 * one generation that with the higher number. */
+	 * one generation that with the higher number.  See device_set_choose(). */
 	uint64_t pool_generation;
 	uint8_t reserved2[FORMAT_BLOCK_BYTES - 56 - POOL_DEVICES_MAX * 32];
 };

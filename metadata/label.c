@@ -2,6 +2,7 @@
 #include "metadata/label.h"
 
 #include "core/base/crc32c.h"
+#include "core/base/mutant.h"
 
 /* So many times its size a device can grow to, by the room in its table. */
 #define TABLE_ROOM 8u
@@ -203,6 +204,50 @@ device_set_is_newer(const struct device_set *set, const struct device_set *than)
 	if (than->count == 0 || set->pool_generation != than->pool_generation)
 		return than->count == 0 || set->pool_generation > than->pool_generation;
 	return set->generation > than->generation;
+}
+
+bool
+device_set_is_same(const struct device_set *set, const struct device_set *other)
+{
+	return set->pool_generation == other->pool_generation &&
+	       set->generation == other->generation && set->crc == other->crc;
+}
+
+static bool
+all_have_it(const struct device_set *set, const struct device_set *sets, const uint32_t *indices,
+    uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t index = indices[i];
+
+		if (index < set->count && (set->devices[index].state == DEVICE_STATE_OUT ||
+					      set->devices[index].state == DEVICE_STATE_REMOVED))
+			continue;
+		if (!device_set_is_same(set, &sets[i]))
+			return false;
+	}
+	return true;
+}
+
+uint32_t
+device_set_choose(const struct device_set *sets, const uint32_t *indices, uint32_t count)
+{
+	uint32_t best = count;
+	bool best_complete = false;
+
+	for (uint32_t i = 0; i < count; i++) {
+		bool complete = sets[i].count && (all_have_it(&sets[i], sets, indices, count) &&
+						     !MUTANT(NEWEST_SET_BELIEVED));
+
+		if (sets[i].count == 0 || (best < count && complete < best_complete))
+			continue;
+		if (best < count && complete == best_complete &&
+		    !device_set_is_newer(&sets[i], &sets[best]))
+			continue;
+		best = i;
+		best_complete = complete;
+	}
+	return best;
 }
 
 void

@@ -49,5 +49,17 @@ void heartbeat_decode(struct heartbeat *heartbeat, const void *block);
 
 /* Whether @set was written after @than; a @than without devices is older than any. */
 bool device_set_is_newer(const struct device_set *set, const struct device_set *than);
+bool device_set_is_same(const struct device_set *set, const struct device_set *other);
+
+/*
+ * Which set speaks for the pool: @sets[i] is the newest one on device @indices[i], of those that
+ * are there (.count 0: it has none).  A set that all of the devices have which it has in use, else
+ * the newest; the one that counts, or @count: none does.
+ *
+ * The newest alone will not do.  A crash may leave a set on one device that was to leave out a
+ * second one; an import of the second and a third then makes another set of the same number, and
+ * the pool goes on with that.
+ */
+uint32_t device_set_choose(const struct device_set *sets, const uint32_t *indices, uint32_t count);
 
 #endif

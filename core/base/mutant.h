@@ -102,6 +102,8 @@
 	X(FORGOTTEN_AT_ONCE, "device remove: before a checkpoint does without it is durable")     \
 	X(GROWN_PAGES_LEFT_OUT,                                                                   \
 	    "device grow: pages of the slab table for new slabs are not written")                 \
+	X(NEWEST_SET_BELIEVED,                                                                    \
+	    "import: the newest device set counts, also if a crash cut it short")                 \
 	X(GROWN_UNDER_CHECKPOINT, "device grow: checkpoints begin while the head is copied")      \
 	X(GROWN_HEAD_FIRST, "device grow: the label at the head before the end is there")         \
 	X(DURABLE_MARK_EARLY, "log: headers say that what was applied is durable")

@@ -36,16 +36,25 @@ newest_set(const struct sim *sim, uint32_t d, struct device_set *newest)
 	return found;
 }
 
-/* The newest one of all disks that are looked at. */
+/* The one that counts, of all disks that are looked at. */
 static void
-find_set(const struct sim *sim, uint32_t without, struct device_set *newest)
+find_set(const struct sim *sim, uint32_t without, struct device_set *out)
 {
-	struct device_set set;
+	static struct device_set sets[SIM_DEVICES_MAX];
+	uint32_t indices[SIM_DEVICES_MAX] = { 0 };
+	uint32_t count = 0;
+	uint32_t chosen;
 
-	memset(newest, 0, sizeof(*newest));
-	for (uint32_t d = 0; d < sim->weather.device_count; d++)
-		if (d != without && newest_set(sim, d, &set) && device_set_is_newer(&set, newest))
-			*newest = set;
+	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
+		memset(&sets[count], 0, sizeof(sets[count]));
+		if (d == without || !newest_set(sim, d, &sets[count]))
+			continue;
+		indices[count++] = d;
+	}
+	chosen = device_set_choose(sets, indices, count);
+	memset(out, 0, sizeof(*out));
+	if (chosen < count)
+		*out = sets[chosen];
 }
 
 uint32_t

@@ -76,8 +76,7 @@ judge_error(struct sim *sim, struct sim_io *s)
 				sim_fail(sim, "ENOSPC, but room for %s is held back", volume->name);
 			/* Pieces that were added before may have let time go by since. */
 			if (!sim->stopping && list_empty(&sim->pool->catalog.reserved) &&
-			    sim->pool->reserve_held == 0 &&
-			    s->count < sim->weather.slab_blocks - 2 &&
+			    sim->pool->reserve_held == 0 && io_is_atomic(sim, s) &&
 			    sim->pool->space.free_count > sim->pool->reserve_slabs + 4)
 				sim_fail(sim, "ENOSPC, but %llu slabs are free (%llu held back)",
 				    (unsigned long long)sim->pool->space.free_count,

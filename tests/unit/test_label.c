@@ -132,6 +132,62 @@ test_newer_device_set_is_of_the_later_generation_of_the_pool(void **state)
 }
 
 static void
+test_the_device_set_that_counts_is_one_that_all_have(void **state)
+{
+	enum {
+		NONE = -1
+	};
+	/* Of three devices: the number of the set there, and which of them it has as OUT. */
+	static const struct {
+		struct {
+			unsigned number;
+			int out;
+		} sets[3];
+		uint32_t chosen;
+	} cases[] = {
+		{ { { 5, NONE }, { 5, NONE }, { 5, NONE } }, 0 },
+		/* device 2 is lost: 0 and 1 know, or a crash came when only 0 did */
+		{ { { 6, 2 }, { 6, 2 }, { 5, NONE } }, 0 },
+		{ { { 6, 2 }, { 5, NONE }, { 5, NONE } }, 0 },
+		/* ... and then 1 and 2 went on without 0, which may have tried several times */
+		{ { { 6, 2 }, { 6, 0 }, { 6, 0 } }, 1 },
+		{ { { 9, 2 }, { 6, 0 }, { 6, 0 } }, 1 },
+		{ { { 9, 2 }, { 6, 0 }, { 0, 0 } }, 0 },
+		{ { { 0, 0 }, { 6, 0 }, { 6, 0 } }, 1 },
+		{ { { 0, 0 }, { 0, 0 }, { 5, NONE } }, 2 },
+		{ { { 0, 0 }, { 0, 0 }, { 0, 0 } }, 3 },
+	};
+	static const uint32_t indices[3] = { 0, 1, 2 };
+	const struct device_set one = good_device_set();
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		static struct device_set sets[3];
+
+		memset(sets, 0, sizeof(sets));
+		for (unsigned d = 0; d < 3; d++) {
+			struct device_set set = one;
+			struct error error;
+
+			if (cases[i].sets[d].number == 0)
+				continue;
+			set.count = 3;
+			set.generation = cases[i].sets[d].number;
+			for (int k = 0; k < 3; k++) {
+				set.devices[k] = set.devices[0];
+				set.devices[k].uuid.bytes[0] = (uint8_t)k;
+				set.devices[k].index = (uint32_t)k;
+				set.devices[k].state = k == cases[i].sets[d].out
+							   ? DEVICE_STATE_OUT
+							   : DEVICE_STATE_ONLINE;
+			}
+			device_set_encode(&set, block);
+			assert_int_equal(device_set_decode(&sets[d], block, &error), 0);
+		}
+		assert_int_equal(device_set_choose(sets, indices, 3), cases[i].chosen);
+	}
+}
+
+static void
 test_heartbeat_round_trip_and_every_damage_makes_it_none(void **state)
 {
 	struct heartbeat heartbeat = { .pool_uuid = uuid_new(),
@@ -510,6 +566,7 @@ main(void)
 		cmocka_unit_test(test_every_flipped_bit_of_a_superblock_is_found),
 		cmocka_unit_test(test_every_flipped_bit_of_a_device_set_is_found),
 		cmocka_unit_test(test_newer_device_set_is_of_the_later_generation_of_the_pool),
+		cmocka_unit_test(test_the_device_set_that_counts_is_one_that_all_have),
 		cmocka_unit_test(test_heartbeat_round_trip_and_every_damage_makes_it_none),
 		cmocka_unit_test(test_empty_blocks_are_nothing_rather_than_damaged),
 		cmocka_unit_test(test_label_of_another_version_or_feature_is_not_supported),
