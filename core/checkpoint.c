@@ -543,11 +543,12 @@ end(struct pool *pool, int error)
 	list_splice_back(&waiters, &c->waiters);
 	if (error)
 		list_splice_back(&waiters, &c->again_waiters);
-	else if (c->again)
-		checkpoint_start(pool, NULL);
-	else
-		checkpoint_consider(pool);
+	/* Before another one begins: some of them wait for none to run. */
 	waiters_wake(&waiters, error);
+	if (!error && c->again)
+		checkpoint_start(pool, NULL);
+	else if (!error)
+		checkpoint_consider(pool);
 	warn_of_fill(pool);
 	relocation_checkpoint_ended(pool);
 }

@@ -54,6 +54,12 @@ start_writer() {
     fio --name=w --ioengine=nbd --uri="$(uri w)" --rw=randwrite --bs=4k --iodepth=8 --size=64M --time_based \
         --runtime=600 --verify=crc32c --do_verify=0 --verify_backlog=256 --output=fio.out &
     WRITER=$!
+    # By then it takes a SIGINT, which the shell had it ignore.
+    wait_for 30 is_written w
+}
+
+is_written() {
+    quarry volume list --json | json "[v['used_bytes'] > 0 for v in d['volumes'] if v['name'] == 'tank/$1']" | grep -q True
 }
 
 end_writer() {
