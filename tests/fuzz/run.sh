@@ -3,7 +3,7 @@
 #
 # Runs the fuzz targets, all of them or those named, for so many seconds each, as many at a time as
 # there are processors: tests/fuzz/run.sh SECONDS [TARGET…].  New inputs that reach new code are kept
-# in $BUILD/corpus/TARGET; one that breaks something is kept in $BUILD/crashes/TARGET.
+# in $BUILD/corpus/TARGET; one that breaks something is kept in $BUILD/crashes/TARGET, and printed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 BUILD=${BUILD:?the folder of the fuzz build}
@@ -32,7 +32,9 @@ run_one() {
     if [ "$rc" = 0 ] && [ "${inputs:-0}" -gt 0 ]; then
         echo "ok fuzz $name: $inputs inputs in $seconds s, ${coverage#cov: } edges"
     else
-        grep -E 'ERROR|SUMMARY|CHECK|runtime error' "$log" || tail -n 5 "$log"
+        grep -E 'ERROR|SUMMARY|bug:|runtime error' "$log" || tail -n 5 "$log"
+        # Whoever reads this may not have the file: the input itself, to be put back by `base64 -d`.
+        grep -oE "$BUILD/crashes/[^ ]+" "$log" | while read -r file; do base64 -w 0 "$file" && echo; done
         echo "not ok fuzz $name: status $rc; $log, $BUILD/crashes/$name"
     fi
 }
