@@ -28,8 +28,10 @@
 
 /* More segments than can be in flight at once. */
 #define SEGMENT_GAP (1u << 16)
-/* Numbers are 47 bits: enough for eight million recoveries. */
+/* Numbers have 47 bits, and a generation begins with 46: enough for four million recoveries, and in
+ * each for more than any device can write. */
 #define SEGMENT_GAP_RANDOM ((1u << 24) - SEGMENT_GAP)
+#define SEGMENT_FIRST_BITS 46
 #define CATALOG_READS 64u
 #define TABLE_CHUNK_BLOCKS 256u
 
@@ -918,6 +920,8 @@ begin_generation(struct import *m)
 	pool_set_limits(pool);
 	log->next_segment_number = m->segment_max + segment_gap();
 	log->sequence = m->sequence;
+	if (log->next_segment_number >> SEGMENT_FIRST_BITS && pool->state != POOL_READONLY)
+		import_open_readonly(m, "the numbers of segments are used up");
 	if (pool->state == POOL_READONLY)
 		return false;
 	for (uint32_t i = 0; i < pool->device_count; i++)

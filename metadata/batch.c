@@ -77,7 +77,7 @@ batch_header_valid(const struct batch_header *header, const struct uuid *pool, u
 {
 	return header->magic == BATCH_MAGIC && header->version == FORMAT_VERSION &&
 	       header->segment == segment && header->slot == slot && slot < slab_blocks &&
-	       header->block_count <= slab_blocks - slot - 1 &&
+	       header->block_count <= slab_blocks - slot - 1 && header->next_segment >> 47 == 0 &&
 	       header->entry_bytes <=
 		   BATCH_ENTRY_BYTES_MAX + (header->next_copies ? 0 : BATCH_COPIES_BYTES) &&
 	       header->next_copies < COPIES_MAX && batch_crc(header, pool) == header->crc;

@@ -160,6 +160,13 @@ static void
 test_header_with_impossible_lengths_is_not_valid(void **state)
 {
 	build();
+	header.next_segment = (1ull << 47) - 1;
+	seal();
+	assert_true(valid());
+	header.next_segment++; /* its addresses would be none */
+	seal();
+	assert_false(valid());
+	build();
 	header.entry_bytes = BATCH_ENTRY_BYTES_MAX + BATCH_COPIES_BYTES + 1;
 	seal();
 	assert_false(valid());
