@@ -324,7 +324,7 @@ set_flag(struct catalog_op *op, uint8_t flag, bool on)
 }
 
 /* The operation says all of the volume's properties, as they will be. */
-static void
+static int
 set_properties(struct admin_operation *a, const struct volume_record *volume)
 {
 	const struct admin_request *request = a->request;
@@ -340,6 +340,22 @@ set_properties(struct admin_operation *a, const struct volume_record *volume)
 		op->full_timeout_s = request->full_timeout_s;
 	if (request->set & ADMIN_SET_RESERVE)
 		set_flag(op, CATALOG_RESERVED, request->reserved);
+	if (request->set & ADMIN_SET_BLOCK_SIZE)
+		set_flag(op, CATALOG_BLOCKS_4096, request->block_bytes == 4096);
+	if (!((op->flags ^ volume->flags) & CATALOG_BLOCKS_4096))
+		return 0;
+	/* Who has it open counts in blocks of the old size. */
+	list_for_each(node, &volume->snapshots) {
+		const struct image *snapshot = container_of(node, struct image, volume_link);
+
+		if (refuse_clients(a, volume, snapshot))
+			return -EBUSY;
+	}
+	if (volume_clients(a->pool, volume->runtime, NULL))
+		return error_set(&a->request->error, -EBUSY,
+		    "%s/%s is in use: its block size can be changed when no client is connected",
+		    a->pool->name, volume->name);
+	return 0;
 }
 
 static struct volume_record *
@@ -444,6 +460,7 @@ build(struct admin_operation *a)
 		op->size_bytes = size_bytes;
 		op->uuid = uuid_new();
 		set_flag(op, CATALOG_RESERVED, request->reserved);
+		set_flag(op, CATALOG_BLOCKS_4096, request->block_bytes == 4096);
 		set_name(op, request->name.volume);
 		return 0;
 	case ADMIN_VOLUME_RESIZE:
@@ -474,8 +491,7 @@ build(struct admin_operation *a)
 		volume = find_volume(a, &request->name);
 		if (!volume)
 			return -ENOENT;
-		set_properties(a, volume);
-		return 0;
+		return set_properties(a, volume);
 	case ADMIN_EXPORT_ADD:
 	case ADMIN_EXPORT_REMOVE:
 		return check_export(a);
@@ -498,6 +514,8 @@ build(struct admin_operation *a)
 			    request->name.pool, request->target.volume);
 		op = add_op(a, CATALOG_OP_CLONE, NULL, image);
 		op->uuid = uuid_new();
+		set_flag(op, CATALOG_BLOCKS_4096,
+		    image->volume->flags & CATALOG_BLOCKS_4096); /* its partitions are so */
 		set_name(op, request->target.volume);
 		return 0;
 	case ADMIN_ROLLBACK:
@@ -686,19 +704,25 @@ free_runtime(struct admin_operation *a)
 	a->paused = NULL;
 }
 
-bool
-pool_admin_deletes(
+int
+pool_admin_bars(
     const struct pool *pool, const struct volume_record *volume, const struct image *snapshot)
 {
 	const struct admin_operation *a = pool->admin;
 
-	for (unsigned i = 0; a && i < a->op_count; i++)
-		if ((a->ops[i].type == CATALOG_OP_VOLUME_DELETE &&
-			a->ops[i].volume == volume->id) ||
-		    (snapshot && a->ops[i].type == CATALOG_OP_SNAPSHOT_DELETE &&
-			a->ops[i].image == snapshot->id))
-			return true;
-	return false;
+	for (unsigned i = 0; a && i < a->op_count; i++) {
+		const struct catalog_op *op = &a->ops[i];
+		bool of_volume = op->volume == volume->id;
+
+		if ((op->type == CATALOG_OP_VOLUME_DELETE && of_volume) ||
+		    (snapshot && op->type == CATALOG_OP_SNAPSHOT_DELETE &&
+			op->image == snapshot->id))
+			return -ENOENT;
+		if (op->type == CATALOG_OP_VOLUME_SET && of_volume &&
+		    (op->flags ^ volume->flags) & CATALOG_BLOCKS_4096)
+			return -EBUSY;
+	}
+	return 0;
 }
 
 static void

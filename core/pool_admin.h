@@ -9,9 +9,9 @@
 void pool_admin(
     struct pool *pool, struct admin_request *request, void (*done)(struct admin_request *request));
 
-/* Whether the operation under way deletes @volume, or @snapshot (unless NULL): nobody may open it.
- */
-bool pool_admin_deletes(
+/* Nobody may open what the operation under way deletes (-ENOENT: @volume, or @snapshot unless that
+ * is NULL), or gives other logical blocks (-EBUSY). */
+int pool_admin_bars(
     const struct pool *pool, const struct volume_record *volume, const struct image *snapshot);
 
 /* EXPORT_ADD and EXPORT_REMOVE: what @volume's note is to become, from malloc; holds secrets. */

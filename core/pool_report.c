@@ -70,6 +70,7 @@ report_image(struct pool *pool, const struct volume_record *volume, struct image
 		memcpy(out->name.snapshot, snapshot->name, NAME_SIZE);
 	out->uuid = volume->uuid;
 	out->size_bytes = snapshot ? snapshot->size_bytes : volume->size_bytes;
+	out->block_bytes = catalog_block_bytes(volume);
 	out->used_bytes = image->mapped_blocks * FORMAT_BLOCK_BYTES;
 	out->unique_known = unique_known(pool, image, &unique_blocks);
 	if (out->unique_known)

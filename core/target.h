@@ -73,7 +73,7 @@ enum admin_verb {
 	ADMIN_DEVICE_REPLACE, /* name.pool, device, devices[1], new_file_bytes, preallocate, force
 			       */
 	ADMIN_DEVICE_GROW,    /* name.pool, device: it is larger than it was */
-	ADMIN_VOLUME_CREATE,  /* name, size_bytes, reserved */
+	ADMIN_VOLUME_CREATE,  /* name, size_bytes, reserved, block_bytes */
 	ADMIN_VOLUME_RESIZE,  /* name, size_bytes, force: shrink */
 	ADMIN_VOLUME_RENAME,  /* name, target (same pool) */
 	ADMIN_VOLUME_DELETE,  /* name, force: with its snapshots, and even with clients connected */
@@ -102,6 +102,7 @@ enum admin_volume_property {
 	ADMIN_SET_ON_FULL = 2,
 	ADMIN_SET_ON_FULL_TIMEOUT = 4,
 	ADMIN_SET_RESERVE = 8,
+	ADMIN_SET_BLOCK_SIZE = 16,
 };
 
 struct admin_range {
@@ -137,6 +138,7 @@ struct admin_image_report {
 	struct uuid uuid;
 	struct name origin; /* of a clone: the snapshot it was made of; else pool is empty */
 	uint64_t size_bytes;
+	uint32_t block_bytes;  /* logical blocks: 512 or 4096 */
 	uint64_t used_bytes;   /* mapped by this image */
 	uint64_t unique_bytes; /* would be freed if this image alone were deleted */
 	bool unique_known;
@@ -229,6 +231,7 @@ struct admin_request {
 	bool pauses_when_full;
 	uint32_t full_timeout_s;
 	bool reserved;           /* VOLUME_CREATE, VOLUME_SET */
+	uint32_t block_bytes;    /* ...: 512 or 4096; 0: 512 */
 	bool preallocate;        /* POOL_CREATE, DEVICE_ADD */
 	uint32_t copies;         /* POOL_CREATE; 0: one */
 	uint8_t warn_percent[2]; /* POOL_SET: 1 to 100, growing */

@@ -83,6 +83,9 @@ struct volume_info {
 	struct name name;
 	struct uuid uuid; /* of the volume; stable over rename, export and import */
 	uint64_t size_bytes;
+	/* The logical blocks that initiators are to see: 512 or 4096.  The engine itself takes
+	 * requests to the byte. */
+	uint32_t block_bytes;
 	/* A WRITE that touches no more blocks than fit in here is applied, and survives a crash, as
 	 * a whole or not at all; a COMPARE_WRITE may not touch more.  At least a block. */
 	uint64_t atomic_bytes_max;

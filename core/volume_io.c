@@ -330,9 +330,9 @@ volume_open(
 		if (!snapshot)
 			return NULL;
 	}
-	if (pool_admin_deletes(pool, record, snapshot))
+	*error = pool_admin_bars(pool, record, snapshot);
+	if (*error)
 		return NULL;
-	*error = 0;
 	volume = xcalloc(1, sizeof(*volume));
 	volume->pool = pool;
 	volume->pool_reactor = pool->reactor;
@@ -346,6 +346,7 @@ volume_open(
 	volume->info.name = *name;
 	volume->info.uuid = record->uuid;
 	volume->info.size_bytes = snapshot ? snapshot->size_bytes : record->size_bytes;
+	volume->info.block_bytes = catalog_block_bytes(record);
 	volume->info.atomic_bytes_max =
 	    log_atomic_blocks(pool->space.slab_blocks) * (uint64_t)BLOCK_BYTES;
 	for (uint32_t i = 0; i < pool->device_count; i++)

@@ -176,6 +176,13 @@ uint64_t catalog_blocks_to_hold(uint64_t blocks);
 /* What is held back for a volume so that all of it can be written; 0: it is not reserved. */
 uint64_t catalog_reserved_blocks(const struct volume_record *volume);
 
+/* The logical blocks that initiators see, of the volume and of its snapshots. */
+static inline uint32_t
+catalog_block_bytes(const struct volume_record *volume)
+{
+	return volume->flags & CATALOG_BLOCKS_4096 ? 4096 : 512;
+}
+
 /* How many images back a block of @epoch in @image's map was written: 1 in @image itself, 2 in the
  * one that it was made from … */
 static inline uint32_t

@@ -446,6 +446,7 @@ enum image_kind {
 #define CATALOG_READONLY 1u        /* volume flags */
 #define CATALOG_PAUSE_WHEN_FULL 2u /* ...: writes that find no room wait */
 #define CATALOG_RESERVED 4u        /* ...: room for all of it is held back */
+#define CATALOG_BLOCKS_4096 8u     /* ...: logical blocks of 4096 bytes, not 512 */
 #define CATALOG_DELETED 2u         /* image flags */
 
 /* Record `id` lies in image 0 at block id / 8, number id % 8. */

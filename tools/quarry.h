@@ -52,6 +52,7 @@ enum {
 	OPTION_CHAP_MUTUAL = 1 << 25,
 	OPTION_CHAP_MUTUAL_SECRET_FILE = 1 << 26,
 	OPTION_STOP = 1 << 27,
+	OPTION_BLOCK_SIZE = 1 << 28,
 
 	OPTIONS_COMMON = OPTION_SOCKET | OPTION_JSON | OPTION_HELP | OPTION_VERSION,
 	OPTIONS_LIST =
@@ -104,6 +105,7 @@ struct cli {
 	const char *columns;
 	const char *sort;
 	const char *reserve; /* --reserve */
+	const char *block_size;
 	unsigned copies;
 	const char *what;    /* to dump; NULL: what is short */
 	uint64_t size_bytes; /* of --size */

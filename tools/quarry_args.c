@@ -31,6 +31,8 @@ static const struct option {
 	{ 0, "preallocate", OPTION_PREALLOCATE, NULL,
 	    "allocate all space of files now, and keep it" },
 	{ 0, "reserve", OPTION_RESERVE, "full|none", "hold back room for all of the volume" },
+	{ 0, "block-size", OPTION_BLOCK_SIZE, "512|4096",
+	    "the logical blocks that clients see (default: 512)" },
 	{ 0, "copies", OPTION_COPIES, "N", "keep everything on N devices: 1, 2 or 3" },
 	{ 0, "stop", OPTION_STOP, NULL, "do not go on with it" },
 	{ 0, "data", OPTION_DATA, NULL, "verify the checksums of all data, too" },
@@ -97,6 +99,9 @@ take_option(struct cli *cli, const struct option *option, const char *value, str
 		return 0;
 	case OPTION_RESERVE:
 		cli->reserve = value;
+		return 0;
+	case OPTION_BLOCK_SIZE:
+		cli->block_size = value;
 		return 0;
 	case OPTION_COPIES:
 		if (value[0] < '1' || value[0] > '3' || value[1])

@@ -391,6 +391,17 @@ take_reserve(struct cli *cli, const char *value, struct error *error)
 }
 
 static int
+take_block_size(struct cli *cli, const char *value, struct error *error)
+{
+	bool large = strcmp(value, "4096") == 0;
+
+	if (!large && strcmp(value, "512") != 0)
+		return error_set(error, -EINVAL, "block-size is 512 or 4096, not \"%.60s\"", value);
+	must_put(cli->request, "block_size_bytes", json_integer(large ? 4096 : 512));
+	return 0;
+}
+
+static int
 build_volume_create(struct cli *cli, struct error *error)
 {
 	char size[SIZE_TEXT_BYTES];
@@ -399,6 +410,8 @@ build_volume_create(struct cli *cli, struct error *error)
 	if (take_name(cli, "name", 0, WANT_VOLUME, error) || take_size(cli, 1, size, error))
 		return -EINVAL;
 	if (cli->options & OPTION_RESERVE && take_reserve(cli, cli->reserve, error))
+		return -EINVAL;
+	if (cli->options & OPTION_BLOCK_SIZE && take_block_size(cli, cli->block_size, error))
 		return -EINVAL;
 	cli->done_text = text_new("volume %s created, %s", cli->args[0], size);
 	done_one(cli, "volumes", cli->args[0]);
@@ -507,13 +520,14 @@ static const struct property {
 	{ "on-full", "error|pause", take_on_full },
 	{ "on-full-timeout", "TIME|none", take_on_full_timeout },
 	{ "reserve", "full|none", take_reserve },
+	{ "block-size", "512|4096", take_block_size },
 };
 
 static int
 take_property(struct cli *cli, const char *text, struct error *error)
 {
 	const char *value = strchr(text, '=');
-	char known[200];
+	char known[240];
 	size_t len = 0;
 
 	if (!value)
@@ -827,7 +841,7 @@ const struct cli_command cli_commands[] = {
 	    "of the\nvolume, which makes it share what it has written.\n\n"
 	    "  quarry volume create tank/vm1 10T\n"
 	    "  quarry volume create tank/db 100G --reserve full\n",
-	    OPTION_RESERVE, 2, 2, SHOW_DONE, build_volume_create },
+	    OPTION_RESERVE | OPTION_BLOCK_SIZE, 2, 2, SHOW_DONE, build_volume_create },
 	{ "volume", "list", "[POOL]", "List volumes.", NULL, OPTIONS_LIST, 0, 1, SHOW_VOLUMES,
 	    build_list },
 	{ "volume", "resize", "POOL/VOLUME SIZE", "Change a volume's size.",
@@ -846,7 +860,9 @@ const struct cli_command cli_commands[] = {
 	    "room\n"
 	    "on-full-timeout=TIME     how long they wait at most (30s, 5m, 2h); none, the default: "
 	    "no limit\n"
-	    "reserve=full|none        hold back room for all of it\n\n"
+	    "reserve=full|none        hold back room for all of it\n"
+	    "block-size=512|4096      the logical blocks that clients see; not while one is "
+	    "connected\n\n"
 	    "  quarry volume set tank/vm1 on-full=pause on-full-timeout=1h\n",
 	    0, 2, 8, SHOW_DONE, build_volume_set },
 	{ "snapshot", "create", "POOL/VOLUME@SNAPSHOT…",

@@ -644,6 +644,7 @@ dump_catalog(void *context, struct pool *pool)
 		put_number(object, "on_full_timeout_seconds", volume->full_timeout_s);
 		put(object, "reserve",
 		    json_string(volume->flags & CATALOG_RESERVED ? "full" : "none"));
+		put_number(object, "block_size_bytes", catalog_block_bytes(volume));
 		put_number(object, "created_s", volume->created_s);
 		emit(dump, object);
 		dump_notes(dump, volume);

@@ -40,6 +40,7 @@ static const struct column volume_columns[] = {
 	{ "waiting", "waiting", COLUMN_NUMBER, false },
 	{ "reserve", "reserve", COLUMN_TEXT, false },
 	{ "reserved", "reserved_bytes", COLUMN_SIZE, false },
+	{ "blocksize", "block_size_bytes", COLUMN_NUMBER, false },
 	{ "origin", "origin", COLUMN_TEXT, true },
 	{ "created", "created", COLUMN_TEXT, false },
 	{ "uuid", "uuid", COLUMN_TEXT, false },

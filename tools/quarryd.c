@@ -351,7 +351,6 @@ iscsi_create(struct daemon *daemon)
 		.target = daemon->target,
 		.reactor = &daemon->reactors[0],
 		.default_targets = daemon->config.iscsi_default_targets,
-		.block_bytes = daemon->config.iscsi_block_bytes,
 		.access = iscsi_access,
 		.owner = &daemon->config,
 		.buffer_bytes = max_u64(daemon->config.buffer_memory_bytes, 2 * BUFFER_BYTES_MAX),

@@ -240,15 +240,6 @@ set_log_level(struct daemon_config *config, const char *value, struct error *err
 }
 
 static int
-set_iscsi_block_size(struct daemon_config *config, const char *value, struct error *error)
-{
-	if (strcmp(value, "512") != 0 && strcmp(value, "4096") != 0)
-		return error_set(error, -EINVAL, "\"%.40s\" is neither 512 nor 4096", value);
-	config->iscsi_block_bytes = value[0] == '5' ? 512 : 4096;
-	return 0;
-}
-
-static int
 set_iscsi_default_targets(struct daemon_config *config, const char *value, struct error *error)
 {
 	config->iscsi_default_targets = strcmp(value, "on") == 0;
@@ -291,8 +282,6 @@ static const struct setting {
 	{ "tls-psk-file", false, "FILE", "lines of USER:KEY, the key in hex", set_tls_psk_file },
 	{ "tls-verify-peer", false, "on|off", "on: clients must have a certificate, too",
 	    set_tls_verify_peer },
-	{ "iscsi-block-size", false, "512|4096",
-	    "the logical blocks that iSCSI initiators see (default: 512)", set_iscsi_block_size },
 	{ "iscsi-default-targets", false, "on|off",
 	    "off: only volumes with an export (quarry export add) are iSCSI targets",
 	    set_iscsi_default_targets },
@@ -608,7 +597,6 @@ daemon_config_init(struct daemon_config *config)
 	config->buffer_memory_bytes = BUFFER_MEMORY_BYTES_DEFAULT;
 	/* One serves a pool best: requests between reactors are messages, which cost (measured). */
 	config->reactors = 1;
-	config->iscsi_block_bytes = 512;
 	config->iscsi_default_targets = true;
 	config->log_level = DIAG_INFO;
 }

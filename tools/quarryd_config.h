@@ -28,7 +28,6 @@ struct daemon_config {
 	char *socket_path;
 	char *socket_group; /* NULL: only the daemon's user may administer */
 	char **listen;      /* URIs, valid ones */
-	uint32_t iscsi_block_bytes;
 	bool iscsi_default_targets;
 	size_t listen_count;
 	enum nbd_tls_policy tls; /* where a URI does not say */

@@ -34,6 +34,7 @@ enum {
 	FIELD_WARN_PERCENT = 1 << 20,
 	FIELD_DEVICE = 1 << 21,
 	FIELD_STOP = 1 << 22,
+	FIELD_BLOCK_SIZE = 1 << 23,
 };
 
 enum name_kind {
@@ -74,7 +75,7 @@ static const struct verb verbs[] = {
 	{ "pool.destroy", ADMIN_MESSAGE_TARGET, ADMIN_POOL_DESTROY, FIELD_NAME, FIELD_FORCE,
 	    NAME_POOL, NAME_NONE },
 	{ "volume.create", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_CREATE, FIELD_NAME | FIELD_SIZE_BYTES,
-	    FIELD_RESERVE, NAME_VOLUME, NAME_NONE },
+	    FIELD_RESERVE | FIELD_BLOCK_SIZE, NAME_VOLUME, NAME_NONE },
 	{ "volume.resize", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_RESIZE, FIELD_NAME | FIELD_SIZE_BYTES,
 	    FIELD_FORCE, NAME_VOLUME, NAME_NONE },
 	{ "volume.rename", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_RENAME, FIELD_NAME | FIELD_TARGET, 0,
@@ -82,8 +83,9 @@ static const struct verb verbs[] = {
 	{ "volume.delete", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_DELETE, FIELD_NAME, FIELD_FORCE,
 	    NAME_VOLUME, NAME_NONE },
 	{ "volume.set", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_SET, FIELD_NAME,
-	    FIELD_READONLY | FIELD_ON_FULL | FIELD_ON_FULL_TIMEOUT | FIELD_RESERVE, NAME_VOLUME,
-	    NAME_NONE },
+	    FIELD_READONLY | FIELD_ON_FULL | FIELD_ON_FULL_TIMEOUT | FIELD_RESERVE |
+		FIELD_BLOCK_SIZE,
+	    NAME_VOLUME, NAME_NONE },
 	{ "export.add", ADMIN_MESSAGE_TARGET, ADMIN_EXPORT_ADD, FIELD_NAME,
 	    FIELD_EXPORT_TARGET | FIELD_LUN | FIELD_ALLOW | FIELD_CHAP_USER | FIELD_CHAP_SECRET |
 		FIELD_CHAP_MUTUAL_USER | FIELD_CHAP_MUTUAL_SECRET,
@@ -352,6 +354,19 @@ decode_reserve(const struct verb *verb, const json_t *value, struct admin_reques
 }
 
 static int
+decode_block_size(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	if (!json_is_integer(value))
+		return wrong_type("block_size_bytes", "an integer", value, error);
+	if (json_integer_value(value) != 512 && json_integer_value(value) != 4096)
+		return error_set(error, -EINVAL, "\"block_size_bytes\" must be 512 or 4096");
+	request->set |= ADMIN_SET_BLOCK_SIZE;
+	request->block_bytes = (uint32_t)json_integer_value(value);
+	return 0;
+}
+
+static int
 decode_warn_percent(const struct verb *verb, const json_t *value, struct admin_request *request,
     struct error *error)
 {
@@ -542,6 +557,7 @@ static const struct field {
 	{ "preallocate", FIELD_PREALLOCATE, decode_preallocate },
 	{ "on_full", FIELD_ON_FULL, decode_on_full },
 	{ "reserve", FIELD_RESERVE, decode_reserve },
+	{ "block_size_bytes", FIELD_BLOCK_SIZE, decode_block_size },
 	{ "warn_percent", FIELD_WARN_PERCENT, decode_warn_percent },
 	{ "on_full_timeout_seconds", FIELD_ON_FULL_TIMEOUT, decode_on_full_timeout },
 	{ "copies", FIELD_COPIES, decode_copies },
@@ -628,7 +644,7 @@ decode_fields(
 	if (verb->verb == ADMIN_VOLUME_SET && verb->kind == ADMIN_MESSAGE_TARGET && !request->set)
 		return error_set(error, -EPROTO,
 		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds, "
-		    "reserve");
+		    "reserve, block_size_bytes");
 	if (verb->verb == ADMIN_EXPORT_ADD && verb->kind == ADMIN_MESSAGE_TARGET)
 		return export_check(export_of(request), error);
 	return 0;

@@ -151,6 +151,7 @@ image_json(const struct admin_image_report *image)
 	must_put(object, "uuid", uuid_json(&image->uuid));
 	must_put(object, "origin", name_json(&image->origin));
 	must_put(object, "size_bytes", bytes_json(image->size_bytes));
+	must_put(object, "block_size_bytes", bytes_json(image->block_bytes));
 	must_put(object, "used_bytes", bytes_json(image->used_bytes));
 	must_put(object, "unique_bytes",
 	    image->unique_known ? bytes_json(image->unique_bytes) : json_null());

@@ -24,7 +24,6 @@ struct iscsi_server_config {
 	struct target *target;
 	struct reactor_uring *reactor; /* that the caller is on, or that does not run yet */
 	bool default_targets;          /* a target for each volume that has no export */
-	uint32_t block_bytes;          /* logical blocks: 512 or 4096 */
 	/* What the client at socket @fd, which came by the listener @listener (its URI), may do
 	 * with the volume or snapshot @name; NULL: everything. */
 	enum iscsi_access (*access)(

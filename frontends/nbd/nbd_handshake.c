@@ -220,7 +220,7 @@ put_infos(struct nbd_session *session, const struct nbd_export *export)
 	if (session->infos & 1u << NBD_INFO_BLOCK_SIZE) {
 		put_reply_header(session, NBD_REP_INFO, 14);
 		put_u16(&session->out, NBD_INFO_BLOCK_SIZE);
-		put_u32(&session->out, 1);
+		put_u32(&session->out, export->block_bytes == BLOCK_BYTES ? BLOCK_BYTES : 1);
 		put_u32(&session->out, BLOCK_BYTES);
 		put_u32(&session->out, NBD_PAYLOAD_BYTES_MAX);
 	}

@@ -56,6 +56,7 @@ describe(const struct volume_info *info, struct nbd_export *export)
 	export->size_bytes = info->size_bytes;
 	export->readonly = info->readonly;
 	export->rotational = info->rotational;
+	export->block_bytes = info->block_bytes;
 	name_format(&info->name, export->name);
 	snprintf(export->description, sizeof(export->description), "%s of Quarry volume %s",
 	    info->name.snapshot[0] ? "snapshot" : "head", uuid);

@@ -78,6 +78,7 @@ struct nbd_export {
 	uint64_t size_bytes;
 	bool readonly;
 	bool rotational;
+	uint32_t block_bytes; /* of 4096 it is the minimum in INFO_BLOCK_SIZE */
 	char name[NAME_TEXT_SIZE];
 	char description[NAME_TEXT_SIZE + 80];
 };

@@ -47,12 +47,10 @@ struct scsi_unit;
 struct scsi_port {
 	struct reactor *reactor;
 	struct buffer_pool *buffers;
-	uint32_t block_bytes; /* of new units: 512 or 4096 */
 	struct list units;
 };
 
-void scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers,
-    uint32_t block_bytes);
+void scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers);
 /* No nexus is left. */
 void scsi_port_fini(struct scsi_port *port);
 

@@ -87,18 +87,21 @@ unit_get(struct scsi_port *port, const struct volume_info *info)
 {
 	struct scsi_unit *unit = unit_find(port, info);
 
-	if (unit)
-		return unit;
-	unit = xcalloc(1, sizeof(*unit));
-	unit->port = port;
-	unit->uuid = info->uuid;
-	memcpy(unit->snapshot, info->name.snapshot, sizeof(unit->snapshot));
-	unit->identity = identity_of(info);
-	unit->block_bytes = port->block_bytes;
+	if (!unit) {
+		unit = xcalloc(1, sizeof(*unit));
+		unit->port = port;
+		unit->uuid = info->uuid;
+		memcpy(unit->snapshot, info->name.snapshot, sizeof(unit->snapshot));
+		unit->identity = identity_of(info);
+		list_init(&unit->nexuses);
+		list_init(&unit->tasks);
+		list_push_back(&port->units, &unit->link);
+	}
+	/* While nobody had the volume open, or it was in another daemon, both may have changed. */
+	if (unit->block_bytes != info->block_bytes || unit->size_bytes != info->size_bytes)
+		scsi_attention_all(unit, NULL, SCSI_ASC_CAPACITY_CHANGED);
+	unit->block_bytes = info->block_bytes;
 	unit->size_bytes = info->size_bytes;
-	list_init(&unit->nexuses);
-	list_init(&unit->tasks);
-	list_push_back(&port->units, &unit->link);
 	return unit;
 }
 
@@ -184,13 +187,11 @@ scsi_nexus_end(struct scsi_nexus *nexus)
 }
 
 void
-scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers,
-    uint32_t block_bytes)
+scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers)
 {
 	*port = (struct scsi_port){
 		.reactor = reactor,
 		.buffers = buffers,
-		.block_bytes = block_bytes,
 	};
 	list_init(&port->units);
 }

@@ -49,6 +49,66 @@ test_data_over_iscsi_and_nbd() {
     [ "$(grep -c "bytes at offset" out)" = 8 ]
 }
 
+# sees VOLUME BYTES: over iSCSI (READ CAPACITY) and over NBD (the minimum).
+sees() {
+    local minimum=1
+    [ "$2" = 512 ] || minimum=4096
+    iscsi-readcapacity16 "$ISCSI/iqn.2026-11.io.quarry:tank.$1/0" >capacity
+    grep -q "^LOGICAL BLOCK LENGTH IN BYTES:$2\$" capacity
+    grep -q "^RETURNED LOGICAL BLOCK ADDRESS:$((20 * 1048576 / $2 - 1))\$" capacity
+    expect "$minimum" "$(nbdinfo --json "nbd+unix:///tank/$1?socket=$NBD_SOCK" | json "d['exports'][0]['block_size_minimum']")" "NBD's minimum"
+}
+
+test_block_size_goes_with_the_volume() {
+    start_iscsi
+    make_volume
+    quarry volume create tank/small 20M
+    quarry volume create tank/large 20M --block-size 4096
+    sees small 512
+    sees large 4096
+    # The same bytes, whatever they are counted in.
+    qemu-io -f raw -c "write -P 0x5a 40k 8k" -c flush "$ISCSI/iqn.2026-11.io.quarry:tank.large/0" >out
+    quarry snapshot create tank/large@s
+    quarry clone tank/large@s tank/clone
+    sees clone 4096
+    kill9_daemon
+    start_iscsi --import "$T/disk"
+    sees large 4096
+    quarry pool export tank
+    quarry pool import "$T/disk"
+    sees large 4096
+    sees clone 4096
+    # Nobody's blocks change under him.
+    mkfifo go
+    timeout -k 1 30 qemu-io -f raw "$ISCSI/iqn.2026-11.io.quarry:tank.large/0" <go >out2 2>&1 7>&- &
+    local client=$!
+    exec 7>go
+    wait_for 10 is_used large 1
+    ! quarry volume set tank/large block-size=512 2>err
+    grep -q "in use" err
+    quarry volume set tank/large block-size=4096
+    exec 7>&-
+    wait "$client"
+    wait_for 10 is_used large 0
+    quarry volume set tank/large block-size=512
+    quarry volume set tank/small block-size=4096
+    sees large 512
+    sees small 4096
+    sees clone 4096
+    qemu-io -f raw -r -c "read -P 0x5a 40k 8k" "$ISCSI/iqn.2026-11.io.quarry:tank.large/0" >>out
+    qemu-io -f raw -r -c "read -P 0x5a 40k 8k" "$ISCSI/iqn.2026-11.io.quarry:tank.clone/0" >>out
+    ! grep -i "fail\|verification" out
+    expect "clone 4096
+large 512
+small 4096
+vm1 512" "$(quarry volume list -H -o name,blocksize | sed 's,^tank/,,' | tr '\t' ' ')" "block sizes"
+}
+
+# is_used VOLUME CLIENTS
+is_used() {
+    [ "$(quarry volume list -H -o name,clients | sed -n "s,^tank/$1\t,,p")" = "$2" ]
+}
+
 test_written_data_survive_a_kill() {
     start_iscsi
     make_volume
@@ -224,13 +284,13 @@ has_clients() {
     [ "$(quarry volume list -H -o clients)" = "$1" ]
 }
 
-# conformance EXCEPT: all suites whose names do not match, four at a time, each of the four on a volume
+# conformance EXCEPT BLOCK_SIZE: all suites whose names do not match, four at a time, each of the four on a volume
 # of its own; failures are left in the file failures.  What may fail is said, and why, in docs/ISCSI.md.
 conformance() {
     local n pids=()
     iscsi-test-cu -l | grep -o -E '^SCSI\.[A-Za-z0-9]+$' | grep -v -E "$1" >suites
     for n in 1 2 3 4; do
-        quarry volume create "tank/w$n" 200M
+        quarry volume create "tank/w$n" 200M --block-size "$2"
         conformance_worker "$n" &
         pids+=($!)
     done
@@ -256,15 +316,15 @@ conformance_worker() {
 test_conformance_with_512_byte_blocks() {
     start_iscsi
     make_volume
-    conformance 'Reserve6|Unmap|WriteSame'
+    conformance 'Reserve6|Unmap|WriteSame' 512
     expect "Suite GetLBAStatus, Test UnmapSingle" "$(cat failures)" "failures"
     [ "$PASSED" -gt 180 ]
 }
 
 test_conformance_with_4096_byte_blocks() {
-    start_iscsi --iscsi-block-size 4096
+    start_iscsi
     make_volume
-    conformance 'Reserve6|Unmap|WriteSame|Verify|Write1|Read1|OrWrite'
+    conformance 'Reserve6|Unmap|WriteSame|Verify|Write1|Read1|OrWrite' 4096
     expect "" "$(cat failures)" "failures"
     [ "$PASSED" -gt 80 ]
 }

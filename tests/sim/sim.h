@@ -93,6 +93,7 @@ struct model_volume {
 	uint64_t head_id; /* of its head image */
 	uint64_t size_bytes;
 	bool readonly;
+	bool large_blocks;
 	uint64_t note_bytes; /* of NOTE_RESERVATIONS, of which nothing else is looked at */
 	uint32_t note_crc;
 	struct model_image image;

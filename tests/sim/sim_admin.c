@@ -192,6 +192,7 @@ admin_create(struct sim *sim)
 	snprintf(a->request.name.volume, NAME_SIZE, "v%llu", (unsigned long long)a->number);
 	a->request.size_bytes = draw_size(sim);
 	a->request.reserved = one_in(sim, 3);
+	a->request.block_bytes = a->number % 2 ? 4096 : 512;
 	admin_submit(sim, a);
 }
 

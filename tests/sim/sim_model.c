@@ -266,6 +266,7 @@ volume_add(struct model *model, const struct record_op *op)
 	volume->size_bytes = op->op.size_bytes;
 	volume->readonly = op->op.flags & CATALOG_READONLY;
 	volume->reserved = op->op.flags & CATALOG_RESERVED;
+	volume->large_blocks = op->op.flags & CATALOG_BLOCKS_4096;
 	list_init(&volume->snapshots);
 	list_push_back(&model->volumes, &volume->link);
 	return volume;
@@ -339,6 +340,7 @@ model_apply_op(struct sim *sim, struct model *model, const struct record_op *rec
 			break;
 		volume->readonly = op->flags & CATALOG_READONLY;
 		volume->readonly_sequence = model->sequence;
+		volume->large_blocks = op->flags & CATALOG_BLOCKS_4096;
 		volume->reserved = op->flags & CATALOG_RESERVED;
 		volume->reserved_sequence = model->sequence;
 		return;

@@ -338,7 +338,8 @@ walk_pool(struct sim *sim, const char *when)
 
 		if (!record || record->id != volume->id || record->head->id != volume->head_id ||
 		    record->size_bytes != volume->size_bytes ||
-		    (record->flags & CATALOG_READONLY) != volume->readonly)
+		    (record->flags & CATALOG_READONLY) != volume->readonly ||
+		    (catalog_block_bytes(record) == 4096) != volume->large_blocks)
 			sim_fail(sim, "%s: volume %s is not as it should be", when, volume->name);
 		compare_note(sim, when, volume, record->notes[NOTE_RESERVATIONS]);
 		list_for_each(inner, &volume->snapshots) {

@@ -28,6 +28,7 @@ struct fake_image {
 	struct name name;
 	uint64_t size_bytes;
 	bool readonly;
+	uint32_t block_bytes; /* 512, unless it is set before it is opened */
 	uint8_t *data;
 	uint64_t *mapped; /* a bit per block */
 	int fail;         /* every request fails with it */
@@ -67,6 +68,7 @@ fake_add(struct target *target, const char *name, uint64_t size_bytes, bool read
 	CHECK(rc == 0 && target->image_count <= FAKE_VOLUMES_MAX);
 	image->size_bytes = size_bytes;
 	image->readonly = readonly;
+	image->block_bytes = 512;
 	image->data = mmap(NULL, round_up(size_bytes, 4096) + 4096, PROT_READ | PROT_WRITE,
 	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	CHECK(image->data != MAP_FAILED);
@@ -112,6 +114,7 @@ fake_open_run(struct task *task)
 		op->volume->info.uuid.bytes[0] = (uint8_t)(fake_same_uuid ? 1 : i + 1);
 		op->volume->info.atomic_bytes_max = fake_atomic_bytes_max;
 		op->volume->info.size_bytes = image->size_bytes;
+		op->volume->info.block_bytes = image->block_bytes;
 		op->volume->info.readonly = image->readonly || op->readonly;
 		image->opens++;
 		image->open_now++;

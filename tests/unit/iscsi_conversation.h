@@ -70,7 +70,7 @@ world_setup(void **state)
 	fake_add(&target, "p/a", 1 << 20, false);
 	fake_add(&target, "p/b", 2 << 20, false);
 	fake_add(&target, "p/c", 3 << 20, false);
-	scsi_port_init(&scsi, &reactor, buffer_pool_create(64 * MIB), 512);
+	scsi_port_init(&scsi, &reactor, buffer_pool_create(64 * MIB));
 	portal.scsi = &scsi;
 	list_init(&portal.sessions);
 	return 0;

@@ -177,6 +177,7 @@ answer(struct conversation *c, enum nbd_event event)
 		if (memcmp(&names[i], &s->open_name, sizeof(names[i])) == 0)
 			error = 0;
 	name_format(&s->open_name, export.name);
+	export.block_bytes = strcmp(s->open_name.volume, "b") == 0 ? 4096 : 512;
 	snprintf(export.description, sizeof(export.description), "about %s", s->open_name.volume);
 	export.readonly = s->open_name.snapshot[0];
 	return nbd_session_opened(s, error, &export);

@@ -91,6 +91,12 @@ test_requests(void **state)
 		{ { "volume", "create", "tank/vm1", "1T", "--reserve", "full" },
 		    "{\"quarry\":1,\"verb\":\"volume.create\",\"name\":\"tank/vm1\",\"size_bytes\":"
 		    "1099511627776,\"reserve\":\"full\"}" },
+		{ { "volume", "create", "tank/vm1", "1T", "--block-size=4096" },
+		    "{\"quarry\":1,\"verb\":\"volume.create\",\"name\":\"tank/vm1\",\"size_bytes\":"
+		    "1099511627776,\"block_size_bytes\":4096}" },
+		{ { "volume", "set", "tank/vm1", "block-size=512" },
+		    "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/"
+		    "vm1\",\"block_size_bytes\":512}" },
 		{ { "volume", "set", "tank/vm1", "reserve=none" },
 		    "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/"
 		    "vm1\",\"reserve\":\"none\"}" },
@@ -240,13 +246,16 @@ test_usage_errors(void **state)
 		    "\"readonly\" sets nothing: write PROPERTY=VALUE, as readonly=on" },
 		{ { "volume", "set", "tank/a", "colour=red" },
 		    "a volume has no property \"colour\"; there is: readonly=on|off, "
-		    "on-full=error|pause, on-full-timeout=TIME|none, reserve=full|none" },
+		    "on-full=error|pause, on-full-timeout=TIME|none, reserve=full|none, "
+		    "block-size=512|4096" },
 		{ { "pool", "set", "tank", "warn=90,80" },
 		    "a pool has one property: warn=FIRST,SECOND, two growing percentages as "
 		    "warn=80,90, not \"warn=90,80\"" },
 		{ { "pool", "set", "tank", "warn=80,90x" },
 		    "a pool has one property: warn=FIRST,SECOND, two growing percentages as "
 		    "warn=80,90, not \"warn=80,90x\"" },
+		{ { "volume", "create", "tank/a", "1G", "--block-size", "1024" },
+		    "block-size is 512 or 4096, not \"1024\"" },
 		{ { "volume", "create", "tank/a", "1G", "--reserve=half" },
 		    "reserve is full or none, not \"half\"" },
 		{ { "volume", "set", "tank/a", "readonly=on", "on-full=wait" },

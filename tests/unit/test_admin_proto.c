@@ -109,7 +109,10 @@ test_bad_requests(void **state)
 		    "\"warn_percent\" must be two growing numbers from 1 to 100, as [80,90]" },
 		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\"}", -EPROTO,
 		    "volume.set needs a property: readonly, on_full, on_full_timeout_seconds, "
-		    "reserve" },
+		    "reserve, block_size_bytes" },
+		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\","
+		  "\"block_size_bytes\":1024}",
+		    -EINVAL, "\"block_size_bytes\" must be 512 or 4096" },
 		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\",\"on_full\":\"wait\"}",
 		    -EINVAL, "\"on_full\" must be \"error\" or \"pause\", not \"wait\"" },
 		{ "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/a\","
@@ -479,6 +482,7 @@ test_reply_list(void **state)
 		    .exports = { .items = &export, .count = 1 },
 		    .name = { "tank", "a", "" },
 		    .size_bytes = 10,
+		    .block_bytes = 4096,
 		    .used_bytes = 5,
 		    .unique_bytes = 3,
 		    .unique_known = true,
@@ -492,6 +496,7 @@ test_reply_list(void **state)
 		{ .kind = ADMIN_IMAGE_SNAPSHOT,
 		    .name = { "tank", "a", "m" },
 		    .origin = { "tank", "z", "s" },
+		    .block_bytes = 512,
 		    .readonly = true },
 	};
 	struct admin_damage_report damage[] = {
@@ -571,14 +576,16 @@ test_reply_list(void **state)
 	    "\"size_bytes\":0,\"slabs\":0,\"slabs_free\":0,\"errors\":0,\"healed\":0}],\"images\":["
 	    "{\"kind\":\"volume\",\"name\":\"tank/a\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":null,\"size_bytes\":10,"
-	    "\"used_bytes\":5,\"unique_bytes\":3,\"created\":\"2001-09-09T01:46:40Z\","
+	    "\"block_size_bytes\":4096,\"used_bytes\":5,\"unique_bytes\":3,\"created\":\"2001-09-"
+	    "09T01:46:40Z\","
 	    "\"readonly\":false,\"on_full\":\"pause\",\"on_full_timeout_seconds\":60,"
 	    "\"waiting\":3,\"reserve\":\"full\",\"reserved_bytes\":20,\"clients\":2,\"exports\":["
 	    "{\"protocol\":\"iscsi\",\"target\":\"iqn.t\",\"lun\":3,\"allow\":[\"iqn.i\"],"
 	    "\"chap_user\":\"u\",\"chap_mutual_user\":null}]},"
 	    "{\"kind\":\"snapshot\",\"name\":\"tank/a@m\","
 	    "\"uuid\":\"00000000-0000-0000-0000-000000000000\",\"origin\":\"tank/z@s\","
-	    "\"size_bytes\":0,\"used_bytes\":0,\"unique_bytes\":null,\"created\":null,"
+	    "\"size_bytes\":0,\"block_size_bytes\":512,\"used_bytes\":0,\"unique_bytes\":null,"
+	    "\"created\":null,"
 	    "\"readonly\":true,\"clients\":0}]}]}}\n");
 	assert_next(&reply, NULL);
 

@@ -619,6 +619,86 @@ test_compare_and_write_is_bounded_by_atomic_writes(void **state)
 	hang_up(i);
 }
 
+/* Volumes of both block sizes are units of one target: each counts in its own, and copies agree. */
+static void
+test_blocks_of_4096(void **state)
+{
+	uint8_t capacity[16] = { 0x25 };
+	uint8_t limits[16] = { 0x12, 1, 0xb0, 0, 64 };
+	uint8_t sense[16] = { 0x5a, 0x10, 0x08, [8] = 64 };
+	uint8_t write[16] = { 0x2a, [5] = 2, [8] = 1 };
+	uint8_t unmap[16] = { 0x42, [8] = 24 };
+	uint8_t list[24] = { 0, 22, 0, 16, [15] = 2, [19] = 1 };
+	uint8_t targets[64], segments[28];
+	struct initiator *i;
+	struct pdu pdu;
+
+	(void)state;
+	target.images[1].block_bytes = 4096;
+	add_export("p/a", STORE, 0);
+	add_export("p/b", STORE, 1);
+	i = ready(KEYS(NORMAL(STORE)));
+	clear_attentions(i, 1);
+	say_command(i, 0xc0, 1, 1, capacity, 8, NULL, 0);
+	pdu = hear_one(i, ISCSI_DATA_IN);
+	assert_memory_equal(pdu.data, ((uint8_t[]){ 0, 0, 1, 0xff, 0, 0, 0x10, 0 }), 8);
+	say_command(i, 0xc0, 1, 1, limits, 64, NULL, 0);
+	pdu = hear_one(i, ISCSI_DATA_IN);
+	assert_int_equal(pdu.data[5], 255);                   /* COMPARE AND WRITE */
+	assert_int_equal(pdu.data[7], 1);                     /* optimal granularity */
+	assert_int_equal(iscsi_get(pdu.data, 8, 4), 8192);    /* 32 MiB */
+	assert_int_equal(iscsi_get(pdu.data, 28, 4), 1);      /* granularity of UNMAP */
+	assert_int_equal(iscsi_get(pdu.data, 40, 4), 262144); /* WRITE SAME: 1 GiB */
+	assert_int_equal(iscsi_get(pdu.data, 44, 4), 255);    /* WRITE ATOMIC */
+	say_command(i, 0xc0, 1, 1, sense, 64, NULL, 0);
+	pdu = hear_one(i, ISCSI_DATA_IN);
+	assert_int_equal(iscsi_get(pdu.data, 12, 4), 512); /* the long block descriptor */
+	assert_int_equal(iscsi_get(pdu.data, 20, 4), 4096);
+	say_command(i, 0xa0, 1, TAG, write, 4096, pattern, 4096);
+	hear_good(i);
+	assert_memory_equal(target.images[1].data + 8192, pattern, 4096);
+
+	/* Eight blocks there are one here; three are a part of one. */
+	put_target(i, 0, targets);
+	put_target(i, 1, targets + 32);
+	put_segment(segments, 1, 0, 1, 2, 8);
+	pdu = copy(i, targets, segments, 1);
+	assert_int_equal(pdu.bhs[3], SCSI_GOOD);
+	assert_memory_equal(target.images[0].data + 4096, pattern, 4096);
+	put_segment(segments, 0, 1, 3, 0, 0);
+	pdu = copy(i, targets, segments, 1);
+	assert_sense(&pdu, SCSI_COPY_ABORTED, SCSI_ASC_INVALID_FIELD_IN_PARAMETERS);
+
+	say_command(i, 0xa0, 1, TAG, unmap, 24, list, 24);
+	hear_good(i);
+	assert_int_equal(target.images[1].data[8192], 0);
+	assert_int_equal(target.images[1].data[8192 + 4095], 0);
+	hang_up(i);
+}
+
+/* It was changed while nobody was there, though the unit stayed for a registration. */
+static void
+test_block_size_is_read_anew(void **state)
+{
+	uint8_t out[16] = { 0x5f, [8] = 24 };
+	uint8_t list[24] = { [15] = 7 };
+	uint8_t capacity[16] = { 0x25 };
+	struct initiator *i;
+	struct pdu pdu;
+
+	(void)state;
+	i = ready(KEYS(NORMAL(DEFAULT_A)));
+	say_command(i, 0xa0, 0, TAG, out, 24, list, 24);
+	hear_good(i);
+	hang_up(i);
+	target.images[0].block_bytes = 4096;
+	i = ready(KEYS(NORMAL(DEFAULT_A)));
+	say_command(i, 0xc0, 0, 1, capacity, 8, NULL, 0);
+	pdu = hear_one(i, ISCSI_DATA_IN);
+	assert_memory_equal(pdu.data, ((uint8_t[]){ 0, 0, 0, 0xff, 0, 0, 0x10, 0 }), 8);
+	hang_up(i);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
 
 int
@@ -638,6 +718,8 @@ main(void)
 		TEST(test_changed_capacity_is_said),
 		TEST(test_copy_between_units),
 		TEST(test_copy_honours_reservations),
+		TEST(test_blocks_of_4096),
+		TEST(test_block_size_is_read_anew),
 		TEST(test_snapshot_has_names_of_its_own),
 		TEST(test_compare_and_write_is_bounded_by_atomic_writes),
 	};

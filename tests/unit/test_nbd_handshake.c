@@ -550,7 +550,7 @@ static const struct {
 	    "transmission",
 	    false, NBD_TLS_OFF },
 	{ build_info_then_go,
-	    "6 export " SIZE " " FLAGS "; 6 block 1 4096 33554432; 6 ack; "
+	    "6 export " SIZE " " FLAGS "; 6 block 4096 4096 33554432; 6 ack; "
 	    "7 export " SIZE " " FLAGS "; 7 name tank/b; 7 ack; transmission",
 	    false, NBD_TLS_OFF },
 	{ build_go_refused,

@@ -510,6 +510,69 @@ test_readonly(void **state)
 }
 
 static int
+set_block_size(struct world *world, uint32_t block_bytes)
+{
+	struct admin_request request = world_request(ADMIN_VOLUME_SET, "p", "v");
+
+	request.set = ADMIN_SET_BLOCK_SIZE;
+	request.block_bytes = block_bytes;
+	return world_admin(world, &request);
+}
+
+static int snapshots(struct world *world, enum admin_verb verb, const char *names);
+
+static uint32_t
+block_bytes_of(struct world *world, const char *volume)
+{
+	struct volume *handle = client_open(world, "p", volume, false);
+	uint32_t block_bytes = volume_info(handle)->block_bytes;
+
+	client_close(world, handle);
+	return block_bytes;
+}
+
+/* It goes with the volume: to its snapshots and clones, and over export and import. */
+static void
+test_block_size(void **state)
+{
+	struct world *world = *state;
+	struct admin_request request;
+	struct volume *volume;
+
+	make_pool(world);
+	assert_int_equal(block_bytes_of(world, "v"), 512);
+	worked(set_block_size(world, 4096));
+	assert_int_equal(block_bytes_of(world, "v"), 4096);
+	worked(snapshots(world, ADMIN_SNAPSHOT_CREATE, "p/v@s"));
+	worked(world_do(world, ADMIN_CLONE, false, "p", "v@s", "c"));
+	request = world_request(ADMIN_VOLUME_CREATE, "p", "n");
+	request.size_bytes = MIB;
+	request.block_bytes = 4096;
+	worked(world_admin(world, &request));
+
+	/* Not while a client has it open, or a snapshot of it; to what it is it may be set. */
+	volume = client_open(world, "p", "v", false);
+	refused(-EBUSY, "p/v is in use", set_block_size(world, 512));
+	worked(set_block_size(world, 4096));
+	client_close(world, volume);
+	volume = client_open(world, "p", "v@s", false);
+	refused(-EBUSY, "p/v@s is in use", set_block_size(world, 512));
+	client_close(world, volume);
+
+	worked(world_do(world, ADMIN_POOL_EXPORT, false, "p", NULL, NULL));
+	worked(world_import(world, "disk0 disk1"));
+	assert_int_equal(block_bytes_of(world, "v"), 4096);
+	assert_int_equal(block_bytes_of(world, "v@s"), 4096);
+	assert_int_equal(block_bytes_of(world, "c"), 4096);
+	assert_int_equal(block_bytes_of(world, "n"), 4096);
+	assert_int_equal(report(world, "p", &request)->images[0].block_bytes, 4096);
+	admin_request_fini(&request);
+	worked(set_block_size(world, 512));
+	assert_int_equal(block_bytes_of(world, "v"), 512);
+	assert_int_equal(block_bytes_of(world, "c"), 4096);
+}
+
+static int
 snapshots(struct world *world, enum admin_verb verb, const char *names)
 {
 	struct admin_request request = world_request(verb, "", NULL);
@@ -759,6 +822,7 @@ main(void)
 		TEST(test_volumes),
 		TEST(test_resize),
 		TEST(test_readonly),
+		TEST(test_block_size),
 		TEST(test_snapshots_and_clones),
 		TEST(test_diff),
 		TEST(test_a_failed_pool_says_so),
