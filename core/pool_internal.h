@@ -496,6 +496,8 @@ struct volume {
 	struct volume_info info;
 	_Atomic uint64_t size_bytes;
 	bool readonly; /* asked for by the client */
+	uint8_t *note; /* volume_note() */
+	size_t note_len_bytes;
 	struct task task;
 	struct task stop_task; /* volume_stop_waiting() */
 	_Atomic bool stop_queued;
@@ -566,6 +568,7 @@ struct pool {
 	struct list link; /* the target's */
 	char name[NAME_SIZE];
 	struct uuid uuid;
+	uint64_t import; /* see struct volume_info */
 	enum pool_state state;
 	char state_reason[200];
 	uint64_t created_s;
@@ -829,6 +832,8 @@ struct volume_runtime *volume_runtime(struct pool *pool, struct volume_record *r
  */
 void volume_pause(struct pool *pool, struct volume_runtime *runtime, struct waiter *waiter);
 void volume_resume(struct pool *pool, struct volume_runtime *runtime);
+/* The handle gets a copy of the volume's note, if there is one. */
+void volume_take_note(struct volume *volume, enum note_kind kind);
 /* The volume or pool goes away: its handles fail from now on. */
 void volume_detach(struct pool *pool, struct volume *volume);
 struct volume *volume_open(

@@ -99,6 +99,8 @@ open_on_pool(struct task *task)
 	struct target_open *op = container_of(task, struct target_open, task);
 
 	op->volume = volume_open(op->pool, &op->name, op->readonly, op->origin, &op->error);
+	if (op->volume && op->note)
+		volume_take_note(op->volume, op->note);
 	travel(op->origin, &op->task, open_answer);
 }
 

@@ -18,9 +18,10 @@ struct target;
 /* --- handles and names, for protocol frontends --- */
 
 struct target_open {
-	struct name name;   /* pool/volume or pool/volume@snapshot */
-	bool readonly;      /* asked for: no writes through this handle */
-	const char *client; /* for the operator ("nbd 127.0.0.1:4711"); valid until done */
+	struct name name;    /* pool/volume or pool/volume@snapshot */
+	bool readonly;       /* asked for: no writes through this handle */
+	const char *client;  /* for the operator ("nbd 127.0.0.1:4711"); valid until done */
+	enum note_kind note; /* the handle is to have a copy of it (volume_note()); 0: none */
 	void (*done)(struct target_open *op);
 	int error;             /* -ENOENT, -ESHUTDOWN … */
 	struct volume *volume; /* if error is 0 */

@@ -89,12 +89,17 @@ struct volume_info {
 	/* A WRITE that touches no more blocks than fit in here is applied, and survives a crash, as
 	 * a whole or not at all; a COMPARE_WRITE may not touch more.  At least a block. */
 	uint64_t atomic_bytes_max;
+	uint64_t import;  /* of the pool: no other one in this process has this number */
+	bool keeps_notes; /* the pool can, and it is no snapshot */
 	bool readonly;
 	bool rotational; /* some of it lies on devices that seek */
 };
 
 /* Facts as they were when the handle was opened or the size last changed; any time. */
 const struct volume_info *volume_info(const struct volume *volume);
+
+/* The note that was asked for when the handle was opened, as it was then; NULL: there was none. */
+const uint8_t *volume_note(const struct volume *volume, size_t *len_bytes);
 
 /* Starts @io (a request beyond the end, on a read-only volume … fails through done()). */
 void volume_submit(struct volume *volume, struct volume_io *io);

@@ -19,6 +19,13 @@ volume_info(const struct volume *volume)
 	return &v->info;
 }
 
+const uint8_t *
+volume_note(const struct volume *volume, size_t *len_bytes)
+{
+	*len_bytes = volume->note_len_bytes;
+	return volume->note;
+}
+
 /* --- life of a request --- */
 
 void
@@ -346,6 +353,8 @@ volume_open(
 	volume->info.name = *name;
 	volume->info.uuid = record->uuid;
 	volume->info.size_bytes = snapshot ? snapshot->size_bytes : record->size_bytes;
+	volume->info.import = pool->import;
+	volume->info.keeps_notes = !snapshot && pool_keeps_notes(pool);
 	volume->info.block_bytes = catalog_block_bytes(record);
 	volume->info.atomic_bytes_max =
 	    log_atomic_blocks(pool->space.slab_blocks) * (uint64_t)BLOCK_BYTES;
@@ -357,6 +366,18 @@ volume_open(
 	atomic_init(&volume->size_bytes, volume->info.size_bytes);
 	list_push_back(&pool->handles, &volume->link);
 	return volume;
+}
+
+void
+volume_take_note(struct volume *volume, enum note_kind kind)
+{
+	const struct note *note = volume->runtime ? volume->runtime->record->notes[kind] : NULL;
+
+	if (!note)
+		return;
+	volume->note = xmalloc(note->len_bytes);
+	memcpy(volume->note, note->bytes, note->len_bytes);
+	volume->note_len_bytes = note->len_bytes;
 }
 
 void
@@ -378,6 +399,7 @@ close_handle(struct task *task)
 
 	if (volume->pool)
 		volume_detach(volume->pool, volume);
+	free(volume->note);
 	free(volume);
 }
 

@@ -486,7 +486,7 @@ static_assert(sizeof(struct catalog_record) == 512, "catalog record");
 
 enum note_kind {
 	NOTE_EXPORTS = 1,      /* metadata/export.h */
-	NOTE_RESERVATIONS = 2, /* persistent ones of SCSI, kept over power loss */
+	NOTE_RESERVATIONS = 2, /* metadata/reservation.h */
 	NOTE_KINDS,
 };
 

@@ -13,6 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "metadata/export.h"
+#include "metadata/reservation.h"
+
 #define CONFLICTS_NAMED_MAX 256u
 
 /* What a node that replaces another keeps live until it is written itself. */
@@ -494,6 +497,28 @@ check_directories(struct check *check)
 	}
 }
 
+/* What the catalog does not look into: others act on it. */
+static void
+check_notes(struct check *check)
+{
+	list_for_each(node, &check->pool->catalog.volumes) {
+		const struct volume_record *volume = container_of(node, struct volume_record, link);
+		const struct note *exports = volume->notes[NOTE_EXPORTS];
+		const struct note *reservations = volume->notes[NOTE_RESERVATIONS];
+		struct export_list list = { 0 };
+		struct reservation reservation;
+
+		if (exports && export_list_decode(&list, exports->bytes, exports->len_bytes))
+			check_tell(
+			    check, "the exports of volume %s cannot be understood", volume->name);
+		export_list_fini(&list);
+		if (reservations &&
+		    reservation_decode(&reservation, reservations->bytes, reservations->len_bytes))
+			check_tell(check, "the reservations of volume %s cannot be understood",
+			    volume->name);
+	}
+}
+
 void
 check_maps(void *context, struct pool *pool)
 {
@@ -511,6 +536,7 @@ check_maps(void *context, struct pool *pool)
 		check->incomplete = true;
 	}
 	check_directories(check);
+	check_notes(check);
 	walk_images(check);
 	if (check->mend && check->unplaced && pool->state == POOL_STARTING) {
 		/* What is missing may lie on a slab that the table has as free. */

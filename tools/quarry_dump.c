@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "metadata/reservation.h"
 #include "tools/quarry_offline.h"
 
 struct dump {
@@ -602,6 +603,32 @@ dump_packed(struct dump *dump)
 
 /* --- catalog and maps, as an import finds them --- */
 
+/* Not the keys: who knows one can take the registration's place. */
+static void
+dump_reservation(json_t *object, const struct note *note)
+{
+	json_t *registrants = json_array();
+	struct reservation reservation;
+
+	if (reservation_decode(&reservation, note->bytes, note->len_bytes)) {
+		json_decref(registrants);
+		return;
+	}
+	put_number(object, "type", reservation.type);
+	for (int i = 0; i < (int)RESERVATION_REGISTRANTS_MAX; i++) {
+		const struct reservation_registrant *one = &reservation.registrants[i];
+		json_t *item;
+
+		if (!one->used)
+			continue;
+		item = json_object();
+		put_text(item, "initiator", one->name, sizeof(one->name));
+		put(item, "holds", json_boolean(i == reservation.holder));
+		json_array_append_new(registrants, item);
+	}
+	put(object, "registrants", registrants);
+}
+
 /* What is in them may be secret. */
 static void
 dump_notes(struct dump *dump, const struct volume_record *volume)
@@ -620,6 +647,8 @@ dump_notes(struct dump *dump, const struct volume_record *volume)
 		put_number(object, "volume", volume->id);
 		put_number(object, "bytes", note->len_bytes);
 		put_number(object, "records", note->part_count);
+		if (i == NOTE_RESERVATIONS)
+			dump_reservation(object, note);
 		emit(dump, object);
 	}
 }

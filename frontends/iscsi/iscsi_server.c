@@ -130,7 +130,7 @@ iscsi_server_create(const struct iscsi_server_config *config, struct iscsi_serve
 	server->r = config->reactor;
 	server->buffers =
 	    buffer_pool_create(config->buffer_bytes ? config->buffer_bytes : 256 * MIB);
-	scsi_port_init(&server->scsi, &server->r->reactor, server->buffers);
+	scsi_port_init(&server->scsi, &server->r->reactor, server->buffers, config->target);
 	server->portal.scsi = &server->scsi;
 	list_init(&server->portal.sessions);
 	list_init(&server->connections);

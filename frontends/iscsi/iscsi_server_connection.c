@@ -222,6 +222,7 @@ session_open(struct iscsi_session *session, const struct iscsi_grant *grant)
 		.name = grant->name,
 		.readonly = grant->readonly,
 		.client = c->peer,
+		.note = NOTE_RESERVATIONS,
 		.done = open_done,
 	};
 	target_open(c->server->config.target, &c->open);

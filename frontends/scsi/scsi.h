@@ -31,13 +31,12 @@
 #define QUARRY_FRONTENDS_SCSI_H
 
 #include "core/buffer.h"
-#include "core/volume.h"
+#include "core/target.h"
 #include "frontends/scsi/scsi_cdb.h"
 
 #define SCSI_NAME_BYTES_MAX 224u /* of a port: iSCSI's 223 and a zero */
 #define SCSI_PORT_ID_BYTES 6u    /* ISID */
 #define SCSI_ATTENTIONS_MAX 8u   /* per nexus; more: the oldest is forgotten */
-#define SCSI_REGISTRANTS_MAX 128u
 #define SCSI_LUNS_MAX 256u
 
 struct scsi_nexus;
@@ -47,10 +46,12 @@ struct scsi_unit;
 struct scsi_port {
 	struct reactor *reactor;
 	struct buffer_pool *buffers;
+	struct target *target; /* NULL: no reservation is kept over power loss */
 	struct list units;
 };
 
-void scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers);
+void scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers,
+    struct target *target);
 /* No nexus is left. */
 void scsi_port_fini(struct scsi_port *port);
 
@@ -72,7 +73,8 @@ struct scsi_luns {
 int scsi_lun_number(const uint8_t lun[8]);
 
 /*
- * The nexus is one of those that @luns, the transport's, says.  It owns @volume and closes it.
+ * The nexus is one of those that @luns, the transport's, says.  It owns @volume, which was opened
+ * with NOTE_RESERVATIONS, and closes it.
  * @target_name is that of the SCSI device; the port's is it with ",t,0x0001".  The transport has
  * ended an older nexus of the same initiator port before. POWER ON OR RESET (29/00) awaits the
  * first command.
@@ -160,6 +162,8 @@ struct scsi_task {
 	struct task step;
 	struct volume_io io;
 	void (*then)(struct scsi_task *task); /* after io */
+	struct scsi_change *change;           /* of reservations, while it is being kept */
+	bool awaits_turn; /* PERSISTENT RESERVE OUT, while another one is being kept */
 	uint64_t done_bytes;
 	uint64_t answered_bytes; /* what the answer would be in full */
 	uint32_t index;

@@ -9,7 +9,8 @@
  *   scsi_report.c   capacities, LUNs, port groups, LBA status and other answers
  *   scsi_medium.c   what reads and writes blocks
  *   scsi_copy.c     copies between units
- *   scsi_reserve.c  reservations
+ *   scsi_reserve.c  reservations: what they forbid, and what is told of them
+ *   scsi_reserve_out.c  PERSISTENT RESERVE OUT
  */
 #ifndef QUARRY_FRONTENDS_SCSI_INTERNAL_H
 #define QUARRY_FRONTENDS_SCSI_INTERNAL_H
@@ -17,6 +18,7 @@
 #include <endian.h>
 
 #include "frontends/scsi/scsi.h"
+#include "metadata/reservation.h"
 
 #define SCSI_UNMAP_DESCRIPTORS_MAX 256u
 #define SCSI_WRITE_SAME_BYTES_MAX (1 * GIB)
@@ -25,18 +27,11 @@
 #define SCSI_RELATIVE_PORT 1u
 #define SCSI_PORT_GROUP 1u
 
-struct scsi_registrant {
-	struct scsi_initiator initiator;
-	uint64_t key;
-	bool used;
-};
-
 /* Persistent reservations of one unit. */
 struct scsi_reservation {
-	struct scsi_registrant registrants[SCSI_REGISTRANTS_MAX];
+	struct reservation state;
 	uint32_t generation;
-	uint8_t type;                   /* 0: nothing is reserved */
-	struct scsi_registrant *holder; /* of types that have one */
+	bool kept; /* APTPL: `state` is the volume's note, too */
 };
 
 struct scsi_unit {
@@ -55,6 +50,9 @@ struct scsi_unit {
 	bool stopped;                   /* START STOP UNIT */
 	struct scsi_nexus *reserved_by; /* RESERVE(6/10) */
 	struct scsi_reservation reservation;
+	bool can_keep;               /* the volume has notes */
+	uint64_t import;             /* of the pool: the one that `reservation` is of */
+	struct scsi_task *reserving; /* whose change is being kept: others wait for their turn */
 };
 
 /* What became of an EXTENDED COPY. */
@@ -161,7 +159,6 @@ void scsi_attention(struct scsi_nexus *nexus, enum scsi_asc asc);
 void scsi_attention_all(struct scsi_unit *unit, const struct scsi_nexus *except, enum scsi_asc asc);
 /* The oldest, taken; false: none. */
 bool scsi_attention_take(struct scsi_nexus *nexus, enum scsi_asc *asc);
-bool scsi_initiator_equal(const struct scsi_initiator *a, const struct scsi_initiator *b);
 bool scsi_unit_readonly(const struct scsi_nexus *nexus);
 /* How long an atomic write may be, wherever it begins. */
 uint64_t scsi_atomic_bytes_max(const struct scsi_nexus *nexus);
@@ -207,6 +204,23 @@ size_t scsi_designator(
     const struct scsi_unit *unit, unsigned type, uint8_t bytes[SCSI_DESIGNATOR_BYTES_MAX]);
 /* Whether another's reservation of its unit forbids the nexus to read, or to write. */
 bool scsi_reservation_excludes(const struct scsi_nexus *nexus, bool writes);
+/* Whether APTPL is possible. */
+static inline bool
+scsi_reservation_can_be_kept(const struct scsi_unit *unit)
+{
+	return unit->port->target && unit->can_keep;
+}
+/* As the volume's note has them, if it has: after an import. */
+void scsi_reservation_load(struct scsi_unit *unit, const struct volume *volume);
+/* NULL: it is not registered. */
+struct reservation_registrant *scsi_registrant_of(
+    struct reservation *reservation, const struct scsi_initiator *initiator);
+bool scsi_registrant_holds(
+    const struct reservation *reservation, const struct reservation_registrant *registrant);
+/* Whether registrants are let in by a reservation of this type, whoever holds it. */
+bool scsi_registrants_may(uint8_t type);
+bool scsi_registrant_is(
+    const struct reservation_registrant *registrant, const struct scsi_initiator *initiator);
 /* Whether the reservations of the unit forbid the task. */
 bool scsi_reservation_forbids(const struct scsi_task *task);
 

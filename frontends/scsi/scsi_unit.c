@@ -3,7 +3,8 @@
  * Units, nexuses, unit attentions.
  *
  * A unit is what all initiators of a volume have in common.  It is made by the first nexus; when
- * the last one ends it stays only for its persistent registrations.
+ * the last one ends it stays only if somebody ever registered with it: then it knows better than a
+ * note that was read some time ago (a handle's, which may have been opened before a change).
  */
 #include <stdlib.h>
 
@@ -83,8 +84,9 @@ identity_of(const struct volume_info *info)
 }
 
 static struct scsi_unit *
-unit_get(struct scsi_port *port, const struct volume_info *info)
+unit_get(struct scsi_port *port, const struct volume *volume)
 {
+	const struct volume_info *info = volume_info(volume);
 	struct scsi_unit *unit = unit_find(port, info);
 
 	if (!unit) {
@@ -102,16 +104,19 @@ unit_get(struct scsi_port *port, const struct volume_info *info)
 		scsi_attention_all(unit, NULL, SCSI_ASC_CAPACITY_CHANGED);
 	unit->block_bytes = info->block_bytes;
 	unit->size_bytes = info->size_bytes;
+	if (unit->import != info->import) {
+		unit->import = info->import;
+		unit->can_keep = info->keeps_notes;
+		scsi_reservation_load(unit, volume);
+	}
 	return unit;
 }
 
+/* What nobody has registered with, since its pool was imported, is as the volume's note says. */
 static bool
-has_registrants(const struct scsi_unit *unit)
+unit_is_new(const struct scsi_unit *unit)
 {
-	for (size_t i = 0; i < SCSI_REGISTRANTS_MAX; i++)
-		if (unit->reservation.registrants[i].used)
-			return true;
-	return false;
+	return unit->reservation.generation == 0 && reservation_is_empty(&unit->reservation.state);
 }
 
 static void
@@ -140,12 +145,6 @@ scsi_atomic_bytes_max(const struct scsi_nexus *nexus)
 
 /* --- nexuses --- */
 
-bool
-scsi_initiator_equal(const struct scsi_initiator *a, const struct scsi_initiator *b)
-{
-	return strcmp(a->name, b->name) == 0 && memcmp(a->id, b->id, sizeof(a->id)) == 0;
-}
-
 void
 scsi_nexus_luns_changed(struct scsi_nexus *nexus)
 {
@@ -158,7 +157,7 @@ scsi_nexus_begin(struct scsi_port *port, struct volume *volume, const char *targ
 {
 	struct scsi_nexus *nexus = xcalloc(1, sizeof(*nexus));
 
-	nexus->unit = unit_get(port, volume_info(volume));
+	nexus->unit = unit_get(port, volume);
 	nexus->volume = volume;
 	nexus->lun = lun;
 	nexus->announced_bytes = nexus->unit->size_bytes;
@@ -182,16 +181,18 @@ scsi_nexus_end(struct scsi_nexus *nexus)
 	list_remove(&nexus->link);
 	volume_close(nexus->volume);
 	free(nexus);
-	if (list_empty(&unit->nexuses) && !has_registrants(unit))
+	if (list_empty(&unit->nexuses) && unit_is_new(unit))
 		unit_free(unit);
 }
 
 void
-scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers)
+scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers,
+    struct target *target)
 {
 	*port = (struct scsi_port){
 		.reactor = reactor,
 		.buffers = buffers,
+		.target = target,
 	};
 	list_init(&port->units);
 }

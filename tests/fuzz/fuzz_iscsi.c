@@ -70,7 +70,7 @@ make_world(void)
 	create.name = world.name;
 	CHECK(pool_sync_admin(world.pool, &create) == 0);
 	world.buffers = buffer_pool_create(64 * MIB);
-	scsi_port_init(&world.port, &world.reactor, world.buffers);
+	scsi_port_init(&world.port, &world.reactor, world.buffers, NULL);
 	world.portal.scsi = &world.port;
 	list_init(&world.portal.sessions);
 	world.made = true;

@@ -10,11 +10,13 @@
 
 TARGET=iqn.2026-11.io.quarry:tank.vm1
 
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
 # Starts the daemon with an iSCSI port that is free, left in $ISCSI (a URI without a target).
 start_iscsi() {
-    local port
-    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    ISCSI=iscsi://127.0.0.1:$port
+    ISCSI=iscsi://127.0.0.1:$(free_port)
     start_daemon --listen "$ISCSI" "$@"
 }
 
@@ -282,6 +284,79 @@ test_removed_export_ends_its_sessions() {
 
 has_clients() {
     [ "$(quarry volume list -H -o clients)" = "$1" ]
+}
+
+# client PYTHON…: with s and t, sessions of two initiators with the volume.
+client() {
+    PYTHONPATH=$HERE $PYTHON -c "
+from iscsi_client import Session
+s = Session('$ISCSI/$TARGET/0', 'iqn.host')
+t = Session('$ISCSI/$TARGET/0', 'iqn.other')
+$1"
+}
+
+# elsewhere PYTHON: as client, of a daemon of its own that imports the pool.
+elsewhere() {
+    local first=$DAEMON ISCSI
+    ISCSI=iscsi://127.0.0.1:$(free_port)
+    launch_daemon --socket "$T/elsewhere.sock" --listen "$ISCSI" --import "$T/disk"
+    $PYTHON "$HERE/ready.py" "$T/elsewhere.sock" "$DAEMON" $((30 * SLOW)) || fail "the other quarryd does not answer"
+    client "$1"
+    stop_daemon
+    DAEMON=$first
+}
+
+# The kernel lets go of a killed daemon's devices a moment later.
+is_clean() {
+    "$BUILD/quarry" check disk >out 2>&1
+}
+
+# What was answered is there: after a kill, and elsewhere.
+test_reservations_are_kept() {
+    start_iscsi
+    make_volume
+    client '
+assert s.good([0x5e, 2, 0, 0, 0, 0, 0, 0, 8], in_bytes=8)[2:4] == b"\x01\x80"
+assert s.reserve_out(0, 0, 0, 10, 1) == 0
+assert t.reserve_out(0, 0, 0, 11, 1) == 0
+assert s.reserve_out(1, 3, 10) == 0
+assert t.write(0, bytes(512)) == 0x18
+'
+    kill9_daemon
+    start_iscsi --import "$T/disk"
+    client '
+assert s.good([0x5e, 2, 0, 0, 0, 0, 0, 0, 8], in_bytes=8)[2:4] == b"\x01\x81"
+assert s.keys() == [10, 11]
+assert s.reservation() == (10, 3)
+assert t.write(0, bytes(512)) == 0x18
+assert s.write(0, bytes(512)) == 0
+assert t.reserve_out(5, 5, 11, 10) == 0   # PREEMPT AND ABORT: the other host is taken for dead
+assert s.write(0, bytes(512)) == 2, "an attention"
+assert s.write(0, bytes(512)) == 0x18
+'
+    kill9_daemon
+    wait_for 10 is_clean
+    "$BUILD/quarry" dump disk --what catalog >out
+    grep -q "iqn.other" out
+    # Another daemon has the pool for a while, and this one, which remembers, again.
+    start_iscsi
+    quarry pool import "$T/disk"
+    client 'assert s.keys() == [11] and s.reservation() == (11, 5)'
+    quarry pool export tank
+    elsewhere 'assert s.reserve_out(6, 0, 0, 13, 1) == 0'
+    quarry pool import "$T/disk"
+    client '
+assert sorted(s.keys()) == [11, 13] and s.reservation() == (11, 5)
+assert s.write(0, bytes(512)) == 0, "it is registered now"
+'
+    # Not kept: the last registration says so.
+    client '
+assert t.reserve_out(6, 0, 0, 12, 0) == 0
+assert sorted(t.keys()) == [12, 13] and t.reservation() == (12, 5)
+'
+    kill9_daemon
+    start_iscsi --import "$T/disk"
+    client 'assert s.keys() == [] and s.reservation() is None and s.write(0, bytes(512)) == 0'
 }
 
 # conformance EXCEPT BLOCK_SIZE: all suites whose names do not match, four at a time, each of the four on a volume

@@ -38,11 +38,20 @@ struct fake_image {
 	uint32_t open_now;
 	uint64_t flushes;
 	uint64_t fua_count;
+	/* Of kind NOTE_RESERVATIONS, if it keeps any. */
+	bool keeps_notes;
+	uint8_t *note;
+	size_t note_len_bytes;
+	uint32_t notes_set;
 };
 
 struct target {
 	struct fake_image images[FAKE_VOLUMES_MAX];
 	size_t image_count;
+	uint64_t import;
+	int admin_fails;
+	bool admin_holds; /* requests are kept in admin_held */
+	struct list admin_held;
 };
 
 /* Smaller, that is: its memory stays as it is.  Handles see it. */
@@ -57,6 +66,8 @@ struct volume {
 	struct fake_image *image;
 	struct volume_info info;
 	uint32_t in_flight;
+	uint8_t *note;
+	size_t note_len_bytes;
 };
 
 static inline struct fake_image *
@@ -86,6 +97,7 @@ fake_fini(struct target *target)
 		CHECK(image->open_now == 0);
 		munmap(image->data, round_up(image->size_bytes, 4096) + 4096);
 		free(image->mapped);
+		free(image->note);
 	}
 }
 
@@ -115,6 +127,13 @@ fake_open_run(struct task *task)
 		op->volume->info.atomic_bytes_max = fake_atomic_bytes_max;
 		op->volume->info.size_bytes = image->size_bytes;
 		op->volume->info.block_bytes = image->block_bytes;
+		op->volume->info.import = op->target->import;
+		op->volume->info.keeps_notes = image->keeps_notes;
+		if (op->note && image->note) {
+			op->volume->note = xmalloc(image->note_len_bytes);
+			memcpy(op->volume->note, image->note, image->note_len_bytes);
+			op->volume->note_len_bytes = image->note_len_bytes;
+		}
 		op->volume->info.readonly = image->readonly || op->readonly;
 		image->opens++;
 		image->open_now++;
@@ -158,7 +177,61 @@ target_names(struct target *target, struct target_names *op)
 	reactor_defer(reactor_current(), &op->task);
 }
 
+/* ADMIN_NOTE_SET and no other verb. */
+static void
+fake_admin_run(struct task *task)
+{
+	struct admin_request *request = container_of(task, struct admin_request, task);
+	struct target *target = request->home;
+	struct fake_image *image = NULL;
+
+	CHECK(request->verb == ADMIN_NOTE_SET && request->note == NOTE_RESERVATIONS);
+	for (size_t i = 0; i < target->image_count; i++)
+		if (request->uuid.bytes[0] == i + 1)
+			image = &target->images[i];
+	request->error.code = image ? target->admin_fails : -ENOENT;
+	if (!request->error.code) {
+		free(image->note);
+		image->note = request->note_bytes;
+		image->note_len_bytes = request->note_len_bytes;
+		image->notes_set++;
+		request->note_bytes = NULL;
+	}
+	request->done(request);
+}
+
+void
+target_admin(struct target *target, struct admin_request *request)
+{
+	request->home = target;
+	task_init(&request->task, fake_admin_run);
+	if (target->admin_holds)
+		list_push_back(&target->admin_held, &request->task.link);
+	else
+		reactor_defer(reactor_current(), &request->task);
+}
+
+static inline void
+fake_release_admin(struct target *target)
+{
+	target->admin_holds = false;
+	list_splice_back(&reactor_current()->ready, &target->admin_held);
+}
+
+void
+admin_request_fini(struct admin_request *request)
+{
+	free(request->note_bytes);
+}
+
 /* --- core/volume.h --- */
+
+const uint8_t *
+volume_note(const struct volume *volume, size_t *len_bytes)
+{
+	*len_bytes = volume->note_len_bytes;
+	return volume->note;
+}
 
 const struct volume_info *
 volume_info(const struct volume *volume)
@@ -285,6 +358,7 @@ volume_close(struct volume *volume)
 {
 	CHECK(volume->in_flight == 0);
 	volume->image->open_now--;
+	free(volume->note);
 	free(volume);
 }
 

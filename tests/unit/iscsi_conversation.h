@@ -61,6 +61,8 @@ world_setup(void **state)
 	(void)state;
 	diag_set_level(DIAG_ERROR);
 	memset(&target, 0, sizeof(target));
+	target.import = 1;
+	list_init(&target.admin_held);
 	memset(&portal, 0, sizeof(portal));
 	memset(exports, 0, sizeof(exports));
 	export_count = 0;
@@ -70,7 +72,7 @@ world_setup(void **state)
 	fake_add(&target, "p/a", 1 << 20, false);
 	fake_add(&target, "p/b", 2 << 20, false);
 	fake_add(&target, "p/c", 3 << 20, false);
-	scsi_port_init(&scsi, &reactor, buffer_pool_create(64 * MIB));
+	scsi_port_init(&scsi, &reactor, buffer_pool_create(64 * MIB), &target);
 	portal.scsi = &scsi;
 	list_init(&portal.sessions);
 	return 0;
@@ -91,7 +93,7 @@ world_teardown(void **state)
 }
 
 /* Of volume "p/a" … at @iqn ("": its own); the caller fills the rest. */
-static struct export *
+static inline struct export *
 add_export(const char *volume, const char *iqn, uint8_t lun)
 {
 	struct target_export *export = &exports[export_count++];
@@ -110,7 +112,7 @@ add_chap(struct export *item, const char *user, const char *secret)
 	return item;
 }
 
-static struct export *
+static inline struct export *
 add_allow(struct export *item, const char *initiator)
 {
 	strcpy(item->allow[item->allow_count++], initiator);
@@ -242,6 +244,7 @@ run(struct initiator *i)
 			i->open = (struct target_open){
 				.name = i->grant->name,
 				.readonly = i->grant->readonly,
+				.note = NOTE_RESERVATIONS,
 				.done = opened,
 			};
 			i->grant = NULL;

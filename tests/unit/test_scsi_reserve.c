@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Persistent reservations as initiators see them, and what of them is kept over a loss of power. */
+#include "tests/unit/iscsi_conversation.h"
+
+#include "frontends/scsi/scsi_internal.h"
+
+#define OTHER "InitiatorName=iqn.other\0SessionType=Normal\0TargetName=" DEFAULT_A
+#define TAG 0x1234
+
+enum action {
+	REGISTER = 0,
+	RESERVE = 1,
+	RELEASE = 2,
+	CLEAR = 3,
+	PREEMPT = 4,
+	PREEMPT_AND_ABORT = 5,
+	REGISTER_AND_IGNORE = 6,
+	APTPL = 1,
+	KEY_A = 0xa,
+	KEY_B = 0xb,
+};
+
+static int
+setup(void **state)
+{
+	world_setup(state);
+	target.images[0].keeps_notes = true;
+	return 0;
+}
+
+static struct initiator *
+enter(const char *keys, size_t keys_bytes)
+{
+	struct initiator *i = log_in(keys, keys_bytes);
+
+	clear_attentions(i, 0);
+	return i;
+}
+
+static void
+say_out(struct initiator *i, enum action action, unsigned type, uint64_t key, uint64_t new_key,
+    unsigned flags)
+{
+	uint8_t cdb[16] = { 0x5f, (uint8_t)action, (uint8_t)type, [8] = 24 };
+	uint8_t list[24] = { [20] = (uint8_t)flags };
+
+	put_be64(list, key);
+	put_be64(list + 8, new_key);
+	say_command(i, 0xa0, 0, TAG, cdb, 24, list, 24);
+}
+
+static uint8_t
+hear_status(struct initiator *i)
+{
+	return hear_one(i, ISCSI_RESPONSE).bhs[3];
+}
+
+static void
+out(struct initiator *i, enum action action, unsigned type, uint64_t key, uint64_t new_key,
+    unsigned flags)
+{
+	say_out(i, action, type, key, new_key, flags);
+	assert_int_equal(hear_status(i), SCSI_GOOD);
+}
+
+static const uint8_t *
+in(struct initiator *i, unsigned action)
+{
+	uint8_t cdb[16] = { 0x5e, (uint8_t)action, [8] = 255 };
+
+	say_command(i, 0xc0, 0, TAG, cdb, 255, NULL, 0);
+	return hear_one(i, ISCSI_DATA_IN).data;
+}
+
+static uint8_t
+write_of(struct initiator *i)
+{
+	static const uint8_t cdb[16] = { 0x2a, [8] = 1 };
+	static const uint8_t block[512];
+
+	say_command(i, 0xa0, 0, TAG, cdb, 512, block, 512);
+	return hear_status(i);
+}
+
+/* The attention that awaits the next command. */
+static unsigned
+attention(struct initiator *i)
+{
+	static const uint8_t test_ready[16];
+	struct pdu pdu;
+
+	say_command(i, 0x80, 0, TAG, test_ready, 0, NULL, 0);
+	pdu = hear_one(i, ISCSI_RESPONSE);
+	return pdu.bhs[3] == SCSI_GOOD ? 0 : pdu.data[14] << 8 | pdu.data[15];
+}
+
+static void
+assert_keys(struct initiator *i, unsigned count, uint64_t a, uint64_t b)
+{
+	const uint8_t *keys = in(i, 0);
+
+	assert_int_equal(read_be(keys + 4, 4), 8 * count);
+	if (count > 0)
+		assert_int_equal(read_be(keys + 8, 8), a);
+	if (count > 1)
+		assert_int_equal(read_be(keys + 16, 8), b);
+}
+
+/* The daemon starts anew; nobody is connected. */
+static void
+lose_power(void)
+{
+	struct buffer_pool *buffers = scsi.buffers;
+
+	scsi_port_fini(&scsi);
+	target.import++;
+	scsi_port_init(&scsi, &reactor, buffers, &target);
+}
+
+static void
+test_what_is_kept(void **state)
+{
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A))), *b = enter(KEYS(OTHER));
+	const uint8_t *answer;
+
+	(void)state;
+	assert_int_equal(in(a, 2)[2], 0x01); /* PTPL_C */
+	assert_int_equal(in(a, 2)[3], 0x80);
+	out(a, REGISTER, 0, 0, KEY_A, APTPL);
+	out(b, REGISTER, 0, 0, KEY_B, APTPL);
+	out(a, RESERVE, 5, KEY_A, 0, 0);
+	assert_int_equal(target.images[0].notes_set, 3);
+	assert_int_equal(in(a, 2)[3], 0x81); /* PTPL_A */
+	hang_up(a);
+	hang_up(b);
+	lose_power();
+	b = enter(KEYS("InitiatorName=iqn.third\0SessionType=Normal\0TargetName=" DEFAULT_A));
+	assert_int_equal(in(b, 2)[3], 0x81);
+	assert_keys(b, 2, KEY_A, KEY_B);
+	answer = in(b, 1);
+	assert_int_equal(read_be(answer, 4), 0); /* a new generation */
+	assert_int_equal(read_be(answer + 8, 8), KEY_A);
+	assert_int_equal(answer[21], 5);
+	assert_int_equal(write_of(b), SCSI_RESERVATION_CONFLICT);
+	hang_up(b);
+	b = enter(KEYS(OTHER)); /* registered still */
+	assert_int_equal(write_of(b), SCSI_GOOD);
+	a = enter(KEYS(NORMAL(DEFAULT_A)));
+	out(a, RELEASE, 5, KEY_A, 0, 0);
+	assert_int_equal(attention(b), SCSI_ASC_RESERVATIONS_RELEASED);
+	hang_up(a);
+	hang_up(b);
+	lose_power();
+	a = enter(KEYS(NORMAL(DEFAULT_A)));
+	assert_int_equal(read_be(in(a, 1) + 4, 4), 0);
+	assert_keys(a, 2, KEY_A, KEY_B);
+	out(a, CLEAR, 0, KEY_A, 0, 0);
+	assert_null(target.images[0].note);
+	assert_int_equal(in(a, 2)[3], 0x80);
+	hang_up(a);
+}
+
+/* The last APTPL that came with a registration counts for all. */
+static void
+test_what_is_not_kept(void **state)
+{
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A)));
+
+	(void)state;
+	out(a, REGISTER, 0, 0, KEY_A, 0);
+	out(a, RESERVE, 1, KEY_A, 0, APTPL); /* means nothing here */
+	assert_int_equal(target.images[0].notes_set, 0);
+	out(a, REGISTER_AND_IGNORE, 0, 0, KEY_B, APTPL);
+	assert_non_null(target.images[0].note);
+	out(a, REGISTER, 0, KEY_B, KEY_A, 0);
+	assert_null(target.images[0].note);
+	hang_up(a);
+	a = enter(KEYS(OTHER)); /* a session's end is no loss of power */
+	assert_int_equal(write_of(a), SCSI_RESERVATION_CONFLICT);
+	hang_up(a);
+	lose_power();
+	a = enter(KEYS(OTHER));
+	assert_keys(a, 0, 0, 0);
+	assert_int_equal(write_of(a), SCSI_GOOD);
+	hang_up(a);
+}
+
+/* A command is answered when the note is durable; others of its kind wait, in their order, and all
+ * else goes on under what was in force. */
+static void
+test_answered_when_durable(void **state)
+{
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A))), *b = enter(KEYS(OTHER));
+
+	(void)state;
+	out(a, REGISTER, 0, 0, KEY_A, APTPL);
+	target.admin_holds = true;
+	say_out(a, RESERVE, 1, KEY_A, 0, 0);
+	hear_nothing(a);
+	say_out(b, REGISTER, 0, 0, KEY_B, APTPL);
+	say_out(b, RESERVE, 1, KEY_B, 0, 0);
+	hear_nothing(b);
+	assert_int_equal(write_of(b), SCSI_GOOD);
+	assert_int_equal(read_be(in(b, 1) + 4, 4), 0);
+	fake_release_admin(&target);
+	run(a);
+	run(b);
+	assert_int_equal(hear_status(a), SCSI_GOOD);
+	assert_int_equal(hear_status(b), SCSI_GOOD);
+	assert_int_equal(hear_status(b), SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(write_of(b), SCSI_RESERVATION_CONFLICT);
+	hang_up(a);
+	hang_up(b);
+}
+
+/* The old ones stay in force, and nobody heard of others. */
+static void
+test_a_note_that_cannot_be_written(void **state)
+{
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A))), *b = enter(KEYS(OTHER));
+	struct pdu pdu;
+
+	(void)state;
+	out(a, REGISTER, 0, 0, KEY_A, APTPL);
+	out(b, REGISTER, 0, 0, KEY_B, APTPL);
+	out(a, RESERVE, 1, KEY_A, 0, 0);
+	target.admin_fails = -ENOSPC;
+	say_out(b, PREEMPT, 1, KEY_B, KEY_A, 0);
+	pdu = hear_one(b, ISCSI_RESPONSE);
+	assert_sense(&pdu, SCSI_DATA_PROTECT, SCSI_ASC_SPACE_ALLOCATION_FAILED);
+	target.admin_fails = -EIO;
+	say_out(b, PREEMPT, 1, KEY_B, KEY_A, 0);
+	pdu = hear_one(b, ISCSI_RESPONSE);
+	assert_sense(&pdu, SCSI_MEDIUM_ERROR, SCSI_ASC_WRITE_ERROR);
+	assert_int_equal(attention(a), 0);
+	assert_int_equal(write_of(a), SCSI_GOOD);
+	assert_keys(a, 2, KEY_A, KEY_B);
+	target.admin_fails = 0;
+	out(b, PREEMPT, 1, KEY_B, KEY_A, 0);
+	assert_int_equal(attention(a), SCSI_ASC_REGISTRATIONS_PREEMPTED);
+	assert_int_equal(write_of(a), SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(write_of(b), SCSI_GOOD);
+	hang_up(a);
+	hang_up(b);
+}
+
+/* It vanishes meanwhile: what was begun is done. */
+static void
+test_vanishing_while_it_is_kept(void **state)
+{
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A))), *b = enter(KEYS(OTHER));
+
+	(void)state;
+	out(a, REGISTER, 0, 0, KEY_A, APTPL);
+	target.admin_holds = true;
+	say_out(a, RESERVE, 3, KEY_A, 0, 0);
+	say_out(a, RELEASE, 3, KEY_A, 0, 0); /* waits, and comes to nothing */
+	iscsi_session_end(&a->session);
+	fake_release_admin(&target);
+	hang_up(a);
+	assert_int_equal(write_of(b), SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(in(b, 1)[21], 3);
+	hang_up(b);
+}
+
+/* A pool from before notes, and snapshots, which have none. */
+static void
+test_where_nothing_can_be_kept(void **state)
+{
+	struct initiator *a;
+	struct pdu pdu;
+
+	(void)state;
+	target.images[0].keeps_notes = false;
+	a = enter(KEYS(NORMAL(DEFAULT_A)));
+	assert_int_equal(in(a, 2)[2], 0);
+	say_out(a, REGISTER, 0, 0, KEY_A, APTPL);
+	pdu = hear_one(a, ISCSI_RESPONSE);
+	assert_sense(&pdu, SCSI_ILLEGAL_REQUEST, SCSI_ASC_INVALID_FIELD_IN_PARAMETERS);
+	assert_int_equal(read_be(pdu.data + 2 + 16, 2), 20);
+	say_out(a, REGISTER, 0, 0, KEY_A, 0x08); /* SPEC_I_PT */
+	pdu = hear_one(a, ISCSI_RESPONSE);
+	assert_sense(&pdu, SCSI_ILLEGAL_REQUEST, SCSI_ASC_INVALID_FIELD_IN_PARAMETERS);
+	out(a, REGISTER, 0, 0, KEY_A, 0);
+	hang_up(a);
+}
+
+/* The pool was elsewhere, and is back: what was changed there counts. */
+static void
+test_an_import_reads_anew(void **state)
+{
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A)));
+	struct reservation elsewhere;
+
+	(void)state;
+	out(a, REGISTER, 0, 0, KEY_A, APTPL);
+	hang_up(a);
+	reservation_init(&elsewhere);
+	elsewhere.registrants[0] =
+	    (struct reservation_registrant){ .used = true, .key = KEY_B, .name = "iqn.c" };
+	free(target.images[0].note);
+	target.images[0].note = reservation_encode(&elsewhere, &target.images[0].note_len_bytes);
+	a = enter(KEYS(NORMAL(DEFAULT_A)));
+	assert_keys(a, 1, KEY_A, 0);
+	hang_up(a);
+	target.import++;
+	a = enter(KEYS(NORMAL(DEFAULT_A)));
+	assert_keys(a, 1, KEY_B, 0);
+	hang_up(a);
+	target.images[0].note[0] ^= 1; /* damaged: nobody is locked out */
+	target.import++;
+	diag_set_level(-1);
+	a = enter(KEYS(NORMAL(DEFAULT_A)));
+	assert_keys(a, 0, 0, 0);
+	hang_up(a);
+}
+
+static void
+opened_early(struct target_open *open)
+{
+	(void)open;
+}
+
+/* The note of a handle that was opened before a change is not taken for the truth. */
+static void
+test_an_old_handle(void **state)
+{
+	static const struct scsi_luns luns = { .count = 1 };
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A)));
+	struct target_open open = {
+		.name = target.images[0].name,
+		.note = NOTE_RESERVATIONS,
+		.done = opened_early,
+	};
+	struct scsi_nexus *nexus;
+
+	(void)state;
+	out(a, REGISTER, 0, 0, KEY_A, APTPL);
+	target_open(&target, &open);
+	run(a);
+	assert_non_null(open.volume);
+	out(a, REGISTER, 0, KEY_A, 0, APTPL);
+	hang_up(a);
+	nexus = scsi_nexus_begin(
+	    &scsi, open.volume, "iqn.t", &(struct scsi_initiator){ .name = "iqn.c" }, 0, &luns);
+	assert_true(reservation_is_empty(&nexus->unit->reservation.state));
+	scsi_nexus_end(nexus);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_what_is_kept),
+		TEST(test_what_is_not_kept),
+		TEST(test_answered_when_durable),
+		TEST(test_a_note_that_cannot_be_written),
+		TEST(test_vanishing_while_it_is_kept),
+		TEST(test_where_nothing_can_be_kept),
+		TEST(test_an_import_reads_anew),
+		TEST(test_an_old_handle),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
