@@ -198,6 +198,7 @@ cut(struct pool *pool)
 	nodes_freeze(&pool->nodes);
 	cut_catalog(pool);
 	space_collect_empty(&pool->space);
+	plug_note_holes(pool, true);
 	pool->reaper.progressed = false;
 	pool_set_superblock(pool, &c->superblock);
 	pool->log.blocks_since_cut = 0;
@@ -536,6 +537,7 @@ end(struct pool *pool, int error)
 	if (!error) {
 		pool->checkpoint_number = c->superblock.checkpoint;
 		space_release(&pool->space, housekeeping_slab_released, pool);
+		plug_notes_durable(pool);
 		nodes_evict(&pool->nodes);
 		pool->log.held_blocks = 0;
 	}
@@ -702,7 +704,7 @@ checkpoint_unbar(struct pool *pool)
  * batches by then, as always; only what the reaper did is not, so it may not have done anything.
  */
 static bool
-begin_table_alone(struct pool *pool)
+begin_table_alone(struct pool *pool, bool for_slabs)
 {
 	struct checkpoint *c = &pool->checkpoint;
 	uint64_t needless = space_count_needless(&pool->space);
@@ -710,10 +712,12 @@ begin_table_alone(struct pool *pool)
 	if (c->phase != CHECKPOINT_IDLE || c->barred || pool->state != POOL_ONLINE ||
 	    (pool->reaper.progressed && !MUTANT(TABLE_ALONE_AFTER_REAPER)) ||
 	    c->superblock.checkpoint != pool->checkpoint_number ||
-	    c->superblock.device_count != pool->device_count || needless == 0 ||
-	    needless < pool->space.empty_count / 2)
+	    c->superblock.device_count != pool->device_count)
+		return false;
+	if (for_slabs && (needless == 0 || needless < pool->space.empty_count / 2))
 		return false;
 	space_collect_needless(&pool->space);
+	plug_note_holes(pool, false);
 	c->superblock.checkpoint++;
 	c->superblock.next_segment = pool->log.next_segment_number;
 	begin_table(pool);
@@ -722,13 +726,25 @@ begin_table_alone(struct pool *pool)
 	return true;
 }
 
-void
-checkpoint_free_slabs(struct pool *pool, struct waiter *waiter)
+static void
+table_or_checkpoint(struct pool *pool, bool for_slabs, struct waiter *waiter)
 {
-	if (!begin_table_alone(pool))
+	if (!begin_table_alone(pool, for_slabs))
 		checkpoint_start(pool, waiter);
 	else if (waiter)
 		list_push_back(&pool->checkpoint.waiters, &waiter->link);
+}
+
+void
+checkpoint_free_slabs(struct pool *pool, struct waiter *waiter)
+{
+	table_or_checkpoint(pool, true, waiter);
+}
+
+void
+checkpoint_find_holes(struct pool *pool, struct waiter *waiter)
+{
+	table_or_checkpoint(pool, false, waiter);
 }
 
 /* Slabs are empty that would help. */
@@ -736,11 +752,12 @@ static bool
 slabs_wait(const struct pool *pool)
 {
 	uint64_t free_slabs = pool->space.free_count + (pool->log.next_slab != NULL);
+	uint64_t few = max_u64(1, pool->relocate_slabs / 4);
 
-	/* As late as may be: each checkpoint writes maps.  But before clients would wait for it. */
-	return pool->space.empty_count > 0 &&
-	       free_slabs <=
-		   log_held_slabs(pool, LOG_CLIENT) + max_u64(1, pool->relocate_slabs / 4);
+	/* As late as may be: each checkpoint writes maps, and flushes.  But before clients would
+	 * wait for it; and while relocation makes more of them, for more than one. */
+	return pool->space.empty_count >= (relocation_produces(pool) ? few : 1) &&
+	       free_slabs <= log_held_slabs(pool, LOG_CLIENT) + few;
 }
 
 void

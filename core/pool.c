@@ -121,7 +121,7 @@ pool_set_limits(struct pool *pool)
 	uint64_t blocks = slabs * pool->space.slab_blocks;
 
 	pool->reserve_slabs = reserve_of(slabs);
-	pool->relocate_slabs = max_u64(4, min_u64(slabs / 200, 64));
+	pool->relocate_slabs = max_u64(4, min_u64(slabs / 64, 256));
 	pool->live_blocks_max = pool_live_blocks_max(slabs, pool->space.slab_blocks);
 	pool->dirty_nodes_max = max_u64(
 	    min_u64(pool->nodes.budget / 2, pool->reserve_slabs * pool->space.slab_blocks * 3 / 8),

@@ -277,11 +277,45 @@ struct unique {
 enum relocation_phase {
 	RELOCATION_IDLE,
 	RELOCATION_CHOOSE,
+	RELOCATION_DIRECTORIES, /* plugging: of the slabs with holes */
 	RELOCATION_READ,
 	RELOCATION_CHECK,
 	RELOCATION_WRITE,
+	RELOCATION_PLUG,
 	RELOCATION_SWITCH,
 	RELOCATION_CHECKPOINT,
+};
+
+/* Slabs whose holes may be plugged when the table is durable that was made when they were noted. */
+struct plug_notes {
+	struct plug_note {
+		struct slab *slab;
+		uint64_t number;
+		uint32_t hole_count;
+		uint64_t *holes;
+	} * list;
+	uint64_t *holes; /* the memory of them all */
+	uint32_t count;
+	uint32_t next;   /* those before it were used */
+	uint64_t deaths; /* of blocks, when they were noted */
+};
+
+/* See relocate_plug.c. */
+struct plug {
+	struct plug_notes durable;
+	struct plug_notes coming; /* the table is being made */
+	bool dry;                 /* another table may give more holes */
+	/* the present pass */
+	bool active;
+	struct plug_target *targets;
+	uint32_t target_count;
+	uint32_t target;  /* being read or written */
+	unsigned attempt; /* to read its directory */
+	uint32_t at;      /* next of its blocks to write */
+	unsigned stage;
+	/* since the pool was opened */
+	uint64_t passes;
+	uint64_t blocks_moved;
 };
 
 struct relocation {
@@ -303,7 +337,9 @@ struct relocation {
 	bool placed_durably; /* none lies badly, and a checkpoint has it so */
 	unsigned fruitless;  /* checkpoints in a row without a pass between them */
 	uint64_t look_at;    /* the slab looked at last, of all */
-	uint64_t looked;     /* at so many in a row without finding any that pay */
+	uint64_t stride;     /* from one to the next that is looked at, of so many */
+	uint64_t stride_of;
+	uint64_t looked; /* at so many in a row without finding any that pay */
 	/* the present pass */
 	struct relocation_victim *victims;
 	uint32_t victim_count;
@@ -321,15 +357,14 @@ struct relocation {
 	uint8_t *from;     /* a victim as it lies */
 	uint8_t *to;       /* the new slab */
 	unsigned place;    /* of the victim's, that is read */
-	struct relocation_io {
-		struct device_io io;
-		struct pool *pool;
-		struct slab *slab;
-	} ios[COPIES_MAX];
+	struct relocation_io *ios;
 	unsigned ios_left;
 	int error; /* of a read */
-	struct iovec iov;
+	struct plug plug;
 	uint64_t io_began_ns;
+	uint64_t pass_ns;     /* how long the present pass's writes took */
+	double pack_block_ns; /* ... a block: in a new slab, side by side; */
+	double plug_block_ns; /* ... in a hole, flush included.  0: not known yet */
 	/* since the pool was opened */
 	uint64_t passes;
 	uint64_t blocks_moved;
@@ -732,6 +767,8 @@ void checkpoint_start(struct pool *pool, struct waiter *waiter);
  * the last cut; else by a whole checkpoint.
  */
 void checkpoint_free_slabs(struct pool *pool, struct waiter *waiter);
+/* A new table, so that holes can be plugged. */
+void checkpoint_find_holes(struct pool *pool, struct waiter *waiter);
 /* Starts one if the log, the dirty nodes or the lack of space ask for it. */
 void checkpoint_consider(struct pool *pool);
 /* Blocks that one from now may write at most. */
@@ -755,7 +792,15 @@ void relocation_kick(struct pool *pool);
 void relocation_checkpoint_ended(struct pool *pool);
 /* There is no room in the log: true: @waiter is woken when there may be; false: none will come. */
 bool relocation_wait(struct pool *pool, struct waiter *waiter) must_check;
+/* A table is being made, of a checkpoint's cut or without one: what is dead now may be written over
+ * when it is durable / which it is (relocate_plug.c). */
+void plug_note_holes(struct pool *pool, bool is_cut);
+void plug_notes_durable(struct pool *pool);
+/* Some slab; as often called as there are slabs each once, and soon some of everywhere. */
+struct slab *relocation_next_slab(struct pool *pool);
 bool relocation_idle(const struct pool *pool);
+/* A pass is under way. */
+bool relocation_produces(const struct pool *pool);
 /* Slabs lie badly (space_lies_badly()): they are moved. */
 void relocation_place(struct pool *pool);
 /* Fuller devices give some of what they have to others, until all are about as full / no more. */

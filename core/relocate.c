@@ -30,11 +30,14 @@
  * until none of them does.  While clients work that takes a part of the time; what they need comes
  * first.
  *
+ * Where victims are mostly live, their blocks go into the holes of packed slabs instead of a new
+ * slab (relocate_plug.c): reading, checking and the switch are the same.
+ *
  * A crash before a table that shows the switch is durable leaves the old slabs, which nobody has
  * touched, and the new one free; after it the new one, whose blocks the same flush made durable.
  * While they are read, victims count as being read, so nobody opens them.
  */
-#include "core/pool_internal.h"
+#include "core/relocate_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -52,25 +55,21 @@
 #define PAUSE_NS_MAX (1000ull * 1000 * 1000)
 #define VICTIMS_MAX 256u
 #define IO_BLOCKS 256u
+#define READS_MAX 4u
 /* Of a step, so that clients do not wait for it: slabs that are looked at, blocks that are checked.
  */
 #define LOOK_SLABS 4096u
 #define CHECK_BLOCKS 128u
-
-struct relocation_victim {
-	struct slab *slab;
-	uint32_t end_slot; /* behind the last block that is moved */
-	struct places places;
-};
-
-/* A block that is moved. */
-struct relocation_move {
-	struct packed_block block;
-	uint32_t slot; /* of the victim */
-	uint32_t victim;
-	bool taken;
-	uint8_t bad; /* a bitmap of the victim's places */
-};
+/* Slabs that are less live are packed, whatever it takes. */
+#define PLUG_LIVE_SHARE 0.4
+/* How much longer writing a block at a random place takes, as long as nobody has tried; and as how
+ * much a pass in which something else was done counts, so that it is tried again one day. */
+#define PLUG_RATIO_FIRST 2.5
+#define PLUG_RATIO_FORGET 0.002
+/* A pass that plugs moves so many blocks, if that is several slabs. */
+#define PLUG_BLOCKS_MIN 1024u
+/* Checkpoints in a row from which nothing was gained. */
+#define FRUITLESS_MAX 3
 
 struct candidate {
 	struct slab *slab;
@@ -124,6 +123,8 @@ free_buffers(struct relocation *r)
 	free(r->known);
 	free(r->from);
 	free(r->to);
+	free(r->ios);
+	r->ios = NULL;
 	r->victims = NULL;
 	r->moves = NULL;
 	r->crcs = NULL;
@@ -138,6 +139,7 @@ relocation_fini(struct pool *pool)
 	reactor_cancel(pool->reactor, &pool->relocation.step);
 	reactor_timer_cancel(pool->reactor, &pool->relocation.pace);
 	free_buffers(&pool->relocation);
+	plug_fini(pool);
 }
 
 /* --- how much is to be done --- */
@@ -263,7 +265,8 @@ static struct candidate
 judge(const struct pool *pool, struct slab *slab)
 {
 	uint64_t now = pool->log.next_segment_number;
-	double age = slab->segment < now ? (double)(now - slab->segment) : 1;
+	uint64_t since = slab->filled_segment ? slab->filled_segment : slab->segment;
+	double age = since < now ? (double)(now - since) : 1;
 	double first = (double)max_u64(slab->live_first, slab->live);
 	double dead = 1 - (double)slab->live / pool->space.slab_blocks;
 	/* Half a block more, so that it is never 0. */
@@ -303,6 +306,20 @@ stride(uint64_t count)
 	}
 }
 
+struct slab *
+relocation_next_slab(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	uint64_t count = pool->space.place_count;
+
+	if (r->stride_of != count) {
+		r->stride_of = count;
+		r->stride = stride(count);
+	}
+	r->look_at = (r->look_at + r->stride) % count;
+	return nth_slab(&pool->space, r->look_at);
+}
+
 /*
  * Slabs that could be moved, best first; the caller frees them.  Of a large pool a part is looked
  * at, each time another: the best of some thousands is hardly worse than the best of all.
@@ -313,16 +330,13 @@ find_candidates(struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
 	struct relocation *r = &pool->relocation;
 	const struct space *space = &pool->space;
 	uint32_t looks = (uint32_t)min_u64(space->place_count, LOOK_SLABS);
-	uint64_t step = stride(space->place_count);
 	struct candidate *all = xcalloc(looks + 1, sizeof(*all));
 	uint32_t n = 0;
 
 	*dead_blocks = 0;
 	for (uint32_t i = 0; i < looks; i++) {
-		struct slab *slab;
+		struct slab *slab = relocation_next_slab(pool);
 
-		r->look_at = (r->look_at + step) % space->place_count;
-		slab = nth_slab(space, r->look_at);
 		if (!is_candidate(pool, slab))
 			continue;
 		*dead_blocks += space->slab_blocks - slab->live;
@@ -369,6 +383,17 @@ add_victim(struct pool *pool, struct slab *slab)
 	free(slots);
 }
 
+static void
+set_end_slots(struct relocation *r)
+{
+	for (uint32_t i = 0; i < r->move_count; i++) {
+		struct relocation_victim *victim = &r->victims[r->moves[i].victim];
+
+		if (r->moves[i].slot >= victim->end_slot)
+			victim->end_slot = r->moves[i].slot + 1;
+	}
+}
+
 /* So many blocks of the last victims stay where they are: they do not fit. */
 static void
 fit_moves(struct pool *pool)
@@ -405,12 +430,7 @@ fit_moves(struct pool *pool)
 		r->move_count = kept;
 	}
 	free(blocks);
-	for (uint32_t i = 0; i < r->move_count; i++) {
-		struct relocation_victim *victim = &r->victims[r->moves[i].victim];
-
-		if (r->moves[i].slot >= victim->end_slot)
-			victim->end_slot = r->moves[i].slot + 1;
-	}
+	set_end_slots(r);
 }
 
 /* Whether the pass gains something: what is filled is full, or two slabs or more become one. */
@@ -434,17 +454,75 @@ begin_victims(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
 	uint32_t slab_blocks = pool->space.slab_blocks;
+	size_t most = max_u64(slab_blocks, PLUG_BLOCKS_MIN);
 
 	r->victim_count = 0;
 	r->move_count = 0;
+	r->pass_ns = 0;
 	if (r->victims)
 		return;
 	r->victims = xcalloc(VICTIMS_MAX, sizeof(*r->victims));
-	r->moves = xcalloc(2ull * slab_blocks, sizeof(*r->moves));
+	r->moves = xcalloc(most + slab_blocks, sizeof(*r->moves));
 	r->crcs = xcalloc(slab_blocks, sizeof(*r->crcs));
 	r->known = xcalloc(BITMAP_WORDS(slab_blocks), sizeof(*r->known));
 	r->from = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
-	r->to = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
+	r->to = xalloc_pages(most * BLOCK_BYTES);
+	r->ios = xcalloc(RELOCATION_IOS, sizeof(*r->ios));
+}
+
+static double
+plug_ratio(const struct relocation *r)
+{
+	return r->plug_block_ns > 0 && r->pack_block_ns > 0 ? r->plug_block_ns / r->pack_block_ns
+							    : PLUG_RATIO_FIRST;
+}
+
+/*
+ * Of a slab whose share u is live packing reads and writes u / (1 - u) blocks for each that is
+ * gained, plugging u, but at random places.
+ */
+static bool
+plug_is_better(const struct pool *pool, const struct slab *victim)
+{
+	double live = (double)victim->live / pool->space.slab_blocks;
+
+	return live > PLUG_LIVE_SHARE && (1 - live) * (1 + plug_ratio(&pool->relocation)) < 2;
+}
+
+/* The first @count candidates are the victims. */
+static void
+take_victims(struct pool *pool, const struct candidate *all, uint32_t count)
+{
+	struct relocation *r = &pool->relocation;
+
+	r->victim_count = 0;
+	r->move_count = 0;
+	for (uint32_t i = 0; i < count; i++)
+		add_victim(pool, all[i].slab);
+	qsort(r->moves, r->move_count, sizeof(*r->moves), by_address);
+	set_end_slots(r);
+}
+
+/* The best victims go into holes, if there are enough, so many that what a pass takes beside its
+ * blocks counts little.  r->plug.dry: there are not, but may be when the table is durable that is
+ * being made, or another one. */
+static bool
+choose_plug(struct pool *pool, const struct candidate *all, uint32_t count)
+{
+	struct relocation *r = &pool->relocation;
+	uint64_t worth = list_empty(&r->waiters) ? all[0].slab->live / 2 : 1;
+	uint32_t n = 1, blocks = all[0].slab->live;
+
+	while (n < count && n < VICTIMS_MAX && blocks + all[n].slab->live <= PLUG_BLOCKS_MIN &&
+	       plug_is_better(pool, all[n].slab))
+		blocks += all[n++].slab->live;
+	for (; n > 0; n /= 2) {
+		take_victims(pool, all, n);
+		if (plug_begin(pool))
+			return true;
+	}
+	r->plug.dry = r->fruitless < FRUITLESS_MAX && plug_may_find_more(pool, worth);
+	return false;
 }
 
 /* Chooses what the next pass moves; false: nothing that pays. */
@@ -456,7 +534,16 @@ choose_victims(struct pool *pool)
 	uint32_t count, window;
 	uint64_t dead_blocks;
 	struct candidate *all = find_candidates(pool, &count, &dead_blocks);
+	struct slab *best = count ? all[0].slab : NULL;
+	bool paying;
 
+	begin_victims(pool);
+	r->plug.dry = false;
+	if (best && !r->gentle && plug_is_better(pool, best) &&
+	    (choose_plug(pool, all, count) || r->plug.dry)) {
+		free(all);
+		return r->plug.active;
+	}
 	begin_victims(pool);
 	window = (uint32_t)max_u64(4, count / 16);
 	for (uint32_t next = 0;
@@ -470,11 +557,16 @@ choose_victims(struct pool *pool)
 		all[next] = chosen;
 		add_victim(pool, chosen.slab);
 	}
+	paying = false;
+	if (dead_blocks >= slab_blocks && r->victim_count > 0) {
+		fit_moves(pool);
+		paying = pays(pool);
+	}
+	/* Whatever is dead of it. */
+	if (!paying && best && !r->gentle)
+		paying = choose_plug(pool, all, 1);
 	free(all);
-	if (dead_blocks < slab_blocks || r->victim_count == 0)
-		return false;
-	fit_moves(pool);
-	return pays(pool);
+	return paying;
 }
 
 /* The next ones that lie badly, as many as fit; false: none of those that were looked at. */
@@ -533,12 +625,14 @@ io_done(struct device_io *io)
 		device->dirty = true;
 	if (io->error)
 		device->errors++;
-	if (io->error && io->op == DEVICE_WRITE)
+	if (io->error && io->op != DEVICE_READ)
 		device_lost(pool, io, one->slab->device);
 	else if (io->error)
 		r->error = io->error;
 	if (--r->ios_left > 0)
 		return;
+	if (r->phase == RELOCATION_WRITE || r->phase == RELOCATION_PLUG)
+		r->pass_ns += took_ns;
 	if (share >= 1 || pool->state != POOL_ONLINE) {
 		relocation_step(pool);
 		return;
@@ -549,31 +643,37 @@ io_done(struct device_io *io)
 	    min_u64((uint64_t)((double)took_ns * (1 - share) / share), PAUSE_NS_MAX));
 }
 
-/* The same at all of @places. */
-static void
-submit(struct pool *pool, enum device_op op, struct slab **places, unsigned count, uint32_t slot,
+void
+relocation_add_io(struct pool *pool, enum device_op op, struct slab *place, uint32_t slot,
     uint32_t blocks, uint8_t *buffer)
 {
 	struct relocation *r = &pool->relocation;
+	struct relocation_io *one = &r->ios[r->ios_left++];
 
-	r->iov.iov_base = buffer;
-	r->iov.iov_len = (size_t)blocks * BLOCK_BYTES;
+	CHECK(r->ios_left <= RELOCATION_IOS);
+	*one = (struct relocation_io){
+		.io = { .op = op, .done = io_done },
+		.iov = { buffer, (size_t)blocks * BLOCK_BYTES },
+		.pool = pool,
+		.slab = place,
+	};
+	if (op == DEVICE_FLUSH)
+		return;
+	one->io.offset_bytes = space_offset_bytes(&pool->space, place, slot);
+	one->io.len_bytes = one->iov.iov_len;
+	one->io.iov = &one->iov;
+	one->io.iov_count = 1;
+}
+
+void
+relocation_submit(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	unsigned count = r->ios_left;
+
 	r->io_began_ns = pool->reactor->now_ns;
-	r->ios_left = count;
-	for (unsigned i = 0; i < count; i++) {
-		struct device_io *io = &r->ios[i].io;
-
-		memset(io, 0, sizeof(*io));
-		r->ios[i].pool = pool;
-		r->ios[i].slab = places[i];
-		io->op = op;
-		io->offset_bytes = space_offset_bytes(&pool->space, places[i], slot);
-		io->len_bytes = r->iov.iov_len;
-		io->iov = &r->iov;
-		io->iov_count = 1;
-		io->done = io_done;
-		device_submit(pool_device(pool, places[i]->device), io);
-	}
+	for (unsigned i = 0; i < count; i++)
+		device_submit(pool_device(pool, r->ios[i].slab->device), &r->ios[i].io);
 }
 
 static void
@@ -582,7 +682,9 @@ submit_write(struct pool *pool, uint32_t slot, uint32_t blocks, uint8_t *buffer)
 	struct slab *places[COPIES_MAX];
 	unsigned count = space_places(&pool->space, pool->relocation.slab, places);
 
-	submit(pool, DEVICE_WRITE, places, count, slot, blocks, buffer);
+	for (unsigned i = 0; i < count; i++)
+		relocation_add_io(pool, DEVICE_WRITE, places[i], slot, blocks, buffer);
+	relocation_submit(pool);
 }
 
 static void
@@ -675,6 +777,7 @@ give_up_pass(struct pool *pool)
 	if (r->slab)
 		space_unreserve(&pool->space, r->slab);
 	r->slab = NULL;
+	plug_let_go(pool);
 	let_victims_go(pool);
 	r->phase = RELOCATION_CHOOSE;
 }
@@ -717,19 +820,25 @@ encode_directory(struct pool *pool)
 	r->block = 0;
 }
 
-/* Starts reading more of the present victim; false: it is read. */
+/* Starts reading more of the present victim, much at once if it is urgent; false: it is read. */
 static bool
 read_victim(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
 	const struct relocation_victim *victim = &r->victims[r->victim];
-	uint32_t n = (uint32_t)min_u64(victim->end_slot - r->block, IO_BLOCKS);
 	struct slab *place = victim->places.slabs[r->place];
+	unsigned most = urgency(pool) >= 1 ? READS_MAX : 1;
 
-	if (n == 0)
+	while (r->block < victim->end_slot && r->ios_left < most) {
+		uint32_t n = (uint32_t)min_u64(victim->end_slot - r->block, IO_BLOCKS);
+
+		relocation_add_io(pool, DEVICE_READ, place, r->block, n,
+		    r->from + (size_t)r->block * BLOCK_BYTES);
+		r->block += n;
+	}
+	if (r->ios_left == 0)
 		return false;
-	submit(pool, DEVICE_READ, &place, 1, r->block, n, r->from + (size_t)r->block * BLOCK_BYTES);
-	r->block += n;
+	relocation_submit(pool);
 	return true;
 }
 
@@ -772,12 +881,39 @@ look_for_misplaced(struct relocation *r)
 	r->exhausted = false;
 }
 
+/* A device that stalled once says little. */
+static void
+learn(double *block_ns, double now_ns)
+{
+	if (*block_ns == 0)
+		*block_ns = now_ns;
+	*block_ns += 0.1 * (fmin(now_ns, 4 * *block_ns) - *block_ns);
+}
+
+static void
+learn_from_pass(struct relocation *r)
+{
+	double block_ns = (double)r->pass_ns / r->move_count;
+
+	learn(r->plug.active ? &r->plug_block_ns : &r->pack_block_ns, block_ns);
+	if (!r->plug.active)
+		r->plug_block_ns +=
+		    PLUG_RATIO_FORGET * (PLUG_RATIO_FIRST * r->pack_block_ns - r->plug_block_ns);
+}
+
 static void
 switch_over(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
 	struct packed_reader reader;
 	struct error error;
+
+	r->fruitless = 0;
+	learn_from_pass(r);
+	if (r->plug.active) {
+		plug_switch(pool);
+		return;
+	}
 
 	CHECK(packed_open(&reader, r->to, r->directory_blocks, pool->space.slab_blocks, r->number,
 		  &pool->uuid, &error) == 0);
@@ -791,7 +927,6 @@ switch_over(struct pool *pool)
 	r->slab = NULL;
 	r->passes++;
 	r->blocks_moved += r->move_count;
-	r->fruitless = 0;
 }
 
 /* --- the machine --- */
@@ -850,28 +985,37 @@ begin_pass(struct pool *pool)
 
 	r->gentle = need(pool) == 0;
 	chosen = choose(pool, &more);
-	room = may_take_slab(pool);
+	room = r->plug.active || may_take_slab(pool);
 
-	if (chosen && room)
+	if (chosen && room && !r->plug.active)
 		r->slab = space_take(&pool->space, r->victims[0].slab->device);
-	if (chosen && r->slab) {
+	if (chosen && (r->slab || r->plug.active)) {
 		for (uint32_t i = 0; i < r->victim_count; i++)
 			places_hold(pool, r->victims[i].slab, &r->victims[i].places);
 		r->victim = 0;
 		r->place = 0;
 		r->error = 0;
 		r->block = 0;
-		r->phase = RELOCATION_READ;
+		r->phase = r->plug.active ? RELOCATION_DIRECTORIES : RELOCATION_READ;
 		r->looked = 0;
 		return true;
 	}
 	r->victim_count = 0;
+	if (!chosen && r->plug.dry) {
+		r->fruitless++;
+		r->phase = RELOCATION_CHECKPOINT;
+		if (pool->checkpoint.phase != CHECKPOINT_IDLE)
+			list_push_back(&pool->checkpoint.waiters, &r->wait.link);
+		else
+			checkpoint_find_holes(pool, &r->wait);
+		return false;
+	}
 	if (!chosen && r->misplaced && r->place_looked >= pool->space.place_count)
 		return !end_placing(pool);
 	if (!chosen && more)
 		return true; /* the others may have something */
 	/* A checkpoint frees what is empty, and makes room for the next pass. */
-	if (r->fruitless < 3 && (pool->space.empty_count > 0 || chosen) &&
+	if (r->fruitless < FRUITLESS_MAX && (pool->space.empty_count > 0 || chosen) &&
 	    (!list_empty(&r->waiters) || chosen)) {
 		r->fruitless++;
 		r->phase = RELOCATION_CHECKPOINT;
@@ -918,6 +1062,12 @@ relocation_step(struct pool *pool)
 				return;
 			}
 			continue;
+		case RELOCATION_DIRECTORIES:
+			if (plug_read(pool))
+				return;
+			r->block = 0;
+			r->phase = RELOCATION_READ;
+			continue;
 		case RELOCATION_READ:
 			if (!r->error && read_victim(pool))
 				return;
@@ -947,11 +1097,19 @@ relocation_step(struct pool *pool)
 				continue;
 			}
 			let_victims_go(pool);
-			encode_directory(pool);
-			r->phase = RELOCATION_WRITE;
+			r->phase = r->plug.active ? RELOCATION_PLUG : RELOCATION_WRITE;
+			if (!r->plug.active)
+				encode_directory(pool);
+			else if (!plug_assign(pool))
+				give_up_pass(pool);
 			continue;
 		case RELOCATION_WRITE:
 			if (write_slab(pool))
+				return;
+			r->phase = RELOCATION_SWITCH;
+			continue;
+		case RELOCATION_PLUG:
+			if (plug_write(pool))
 				return;
 			r->phase = RELOCATION_SWITCH;
 			continue;
@@ -1047,6 +1205,14 @@ bool
 relocation_idle(const struct pool *pool)
 {
 	return pool->relocation.phase == RELOCATION_IDLE && list_empty(&pool->relocation.waiters);
+}
+
+bool
+relocation_produces(const struct pool *pool)
+{
+	enum relocation_phase phase = pool->relocation.phase;
+
+	return phase != RELOCATION_IDLE && phase != RELOCATION_CHECKPOINT;
 }
 
 void

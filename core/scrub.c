@@ -20,6 +20,7 @@
 #include <stdlib.h>
 
 #include "core/base/diag.h"
+#include "core/base/mutant.h"
 
 #define IO_BLOCKS 256u
 #define BUSY_SHARE 10u /* 1 / so much of the time is for reading */
@@ -28,6 +29,7 @@
 /* A position is made durable after so many slabs. */
 #define NOTE_SLABS 64u
 #define NAMED_MAX 100u
+#define PLUG_WAIT_NS (10ull * 1000 * 1000)
 
 static void scrub_step(struct pool *pool);
 
@@ -262,7 +264,8 @@ leader_of(struct slab *slab)
 	return leader;
 }
 
-/* Takes the next slab; false: none is left. */
+/* Takes the next slab, s->slab; false: none is left.  NULL: it is being plugged, and is looked at
+ * again: between directory and blocks nothing may change. */
 static bool
 next_slab(struct pool *pool)
 {
@@ -279,6 +282,8 @@ next_slab(struct pool *pool)
 			if (!is_worth_reading(leader) || !space_place_counts(&pool->space, slab) ||
 			    !pool_device(pool, at->device))
 				continue;
+			if (leader->plugging && !MUTANT(PLUGGED_SCRUBBED))
+				return true;
 			if (!s->buffer) {
 				s->buffer = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
 				s->healed = xalloc_pages(BLOCK_BYTES);
@@ -432,10 +437,14 @@ scrub_step(struct pool *pool)
 			free_buffers(s);
 			return;
 		case SCRUB_NEXT:
-			if (next_slab(pool))
-				s->phase = SCRUB_READ;
-			else
+			if (!next_slab(pool)) {
 				finish(pool);
+			} else if (s->slab) {
+				s->phase = SCRUB_READ;
+			} else {
+				reactor_timer_start(pool->reactor, &s->pace, PLUG_WAIT_NS);
+				return;
+			}
 			continue;
 		case SCRUB_READ:
 			if (read_more(pool))

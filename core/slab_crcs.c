@@ -41,6 +41,8 @@ static bool
 find_in_directory(const struct pool *pool, const struct slab *slab, const uint8_t *directory,
     uint32_t *crcs, uint64_t *known)
 {
+	uint64_t scattered[BITMAP_WORDS(SLAB_BLOCKS_MAX)];
+	uint16_t places[SLAB_BLOCKS_MAX];
 	struct packed_reader reader;
 	struct packed_view view;
 	struct error error;
@@ -48,10 +50,15 @@ find_in_directory(const struct pool *pool, const struct slab *slab, const uint8_
 	if (packed_open(&reader, directory, slab->directory_blocks, pool->space.slab_blocks,
 		slab->segment, &pool->uuid, &error))
 		return false;
+	(void)packed_scattered(&reader, scattered);
 	while (packed_next(&reader, &view)) {
-		memcpy(crcs + view.first, view.crcs, view.count * sizeof(*crcs));
-		for (uint32_t i = 0; i < view.count; i++)
-			bitmap_set(known, view.first + i);
+		packed_places(&view, pool->space.slab_blocks, places);
+		for (uint32_t i = 0; i < view.count; i++) {
+			if (!view.places && bitmap_test(scattered, places[i]))
+				continue;
+			crcs[places[i]] = view.crcs[i];
+			bitmap_set(known, places[i]);
+		}
 	}
 	return true;
 }

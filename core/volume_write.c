@@ -346,10 +346,15 @@ static bool
 wait_for_space(struct volume_request *request)
 {
 	struct pool *pool = request->pool;
-	bool counted = pool->nodes.dirty_count > 0 || pool->log.pending_blocks > 0;
+	bool counted = pool->nodes.dirty_count > 0;
 
 	if (!log_has_room(pool, LOG_CLIENT) && relocation_wait(pool, &request->wait))
 		return true;
+	/* What is replaced dies when the batches under way are applied. */
+	if (pool->log.pending_blocks > 0 && pool->state != POOL_FAILED) {
+		list_push_back(&pool->log.waiters, &request->wait.link);
+		return true;
+	}
 	if ((pool->state != POOL_ONLINE && pool->state != POOL_CLOSING) || request->retries >= 4 ||
 	    (list_empty(&pool->space.empty) && !(counted && request->retries == 0)))
 		return false;

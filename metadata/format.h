@@ -390,13 +390,15 @@ static_assert(sizeof(struct batch_entry) == 16, "batch entry");
  *   which slots of its segment lie here; `count` of them, padded to 8 bytes:
  *       count <  slab_blocks / 16    uint16_t slots[count], growing
  *       count >= slab_blocks / 16    uint64_t bits[slab_blocks / 64]
+ *   first == PACKED_SCATTERED: at which slots of this slab, in the same form
  *   uint32_t crc[count]              of each, in the order of its slots; padded to 8 bytes
  *
- * The block of the n-th of these slots (from 0, upwards) lies at slot `first + n` of this slab.
- * Pieces are in the order of their segments, none twice, and their places follow each other from
- * `directory_blocks` on without a gap.  The slab's record in the table has `number` as its segment:
- * drawn from the log's numbers, so that a stale directory is told, and the segment of no address.
- * Its bitmap of live slots counts the slots of this slab; those of the directory are never live.
+ * The block of the n-th of these slots (from 0, upwards) lies at slot `first + n` of this slab, or
+ * at the n-th of those listed.  Pieces are in the order of their segments.  Those with a `first` do
+ * not overlap, nor do scattered ones; where one of those lies, it holds: relocation has plugged
+ * with it what was dead there.  The slab's record in the table has `number` as its segment: drawn
+ * from the log's numbers, so that a stale directory is told, and the segment of no address.  Its
+ * bitmap of live slots counts the slots of this slab; those of the directory are never live.
  *
  * A segment may lie in several pieces, on several slabs, and on the slab where the log wrote it.
  * An address is live in at most one of them, and that is where it lies.
@@ -405,6 +407,7 @@ static_assert(sizeof(struct batch_entry) == 16, "batch entry");
  * lay before; the block was compared with it when it was moved.
  */
 #define PACKED_MAGIC 0x4b415051u /* "QPAK" */
+#define PACKED_SCATTERED UINT32_MAX
 
 struct packed_directory {
 	uint32_t magic;
@@ -413,14 +416,14 @@ struct packed_directory {
 	uint32_t directory_blocks;
 	uint64_t number;
 	uint32_t piece_count;
-	uint32_t block_count; /* data blocks: the sum of all `count` */
+	uint32_t block_count; /* the sum of all `count` */
 	uint64_t reserved[4];
 };
 static_assert(sizeof(struct packed_directory) == 64, "packed directory");
 
 struct packed_piece {
 	uint64_t segment;
-	uint32_t first; /* slot of this slab */
+	uint32_t first; /* slot of this slab, or PACKED_SCATTERED */
 	uint32_t count; /* not 0 */
 };
 static_assert(sizeof(struct packed_piece) == 16, "packed piece");

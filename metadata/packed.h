@@ -3,8 +3,8 @@
  * The directory of a PACKED slab (metadata/format.h): which slots of which segments lie where on
  * it.
  *
- * Encoder and reader come to the same: packed_open() accepts nothing that packed_encode() would not
- * have written, so who walks an opened directory meets no errors.
+ * Encoders and reader come to the same: packed_open() accepts nothing that they would not have
+ * written, so who walks an opened directory meets no errors.
  */
 #ifndef QUARRY_METADATA_PACKED_H
 #define QUARRY_METADATA_PACKED_H
@@ -34,11 +34,13 @@ packed_slots_bytes(uint32_t count, uint32_t slab_blocks)
 
 /* Position of @slot among those in @slots; -1: it is not among them. */
 int32_t packed_rank(const void *slots, uint32_t count, uint32_t slab_blocks, uint32_t slot);
+/* The slot at position @n, below @count. */
+uint32_t packed_nth(const void *slots, uint32_t count, uint32_t slab_blocks, uint32_t n);
 /* Writes all @count slots in @slots to @list. */
 void packed_list(const void *slots, uint32_t count, uint32_t slab_blocks, uint16_t *list);
 
 /* How many of the @count blocks, in the order of their addresses, fit a slab with their directory
- * and its copy; *directory_blocks: what that takes. */
+ * and its copy; *directory_blocks: what that takes, with room for what may be plugged in. */
 uint32_t packed_fit(const struct packed_block *blocks, uint32_t count, uint32_t slab_blocks,
     uint32_t *directory_blocks);
 
@@ -62,6 +64,7 @@ struct packed_view {
 	uint32_t first; /* slot of the packed slab */
 	uint32_t count;
 	const void *slots;
+	const void *places; /* at which slots of the packed slab; NULL: from `first` on */
 	const uint32_t *crcs;
 };
 
@@ -71,5 +74,19 @@ int packed_open(struct packed_reader *reader, const void *directory, uint32_t di
     uint32_t slab_blocks, uint64_t number, const struct uuid *pool, struct error *error) must_check;
 /* False: no piece is left. */
 bool packed_next(struct packed_reader *reader, struct packed_view *view);
+/* Where all of the view's blocks lie. */
+void packed_places(const struct packed_view *view, uint32_t slab_blocks, uint16_t *places);
+/* Sets in @bits (slab_blocks) the slots where a scattered piece holds, whatever another says;
+ * @reader was just opened.  Returns whether there are any. */
+bool packed_scattered(const struct packed_reader *reader, uint64_t *bits);
+
+/*
+ * Plugging: writes to @out the directory in @old, changed.  What lies at @holes (a bitmap of slots
+ * of the slab) is no longer in it; the @count @blocks (sorted by address) are, at @places, which
+ * grow and are holes all.  False: it does not fit its blocks.
+ */
+bool packed_plug(const struct packed_reader *old, const uint64_t *holes,
+    const struct packed_block *blocks, const uint16_t *places, uint32_t count, uint64_t number,
+    const struct uuid *pool, uint32_t directory_blocks, void *out) must_check;
 
 #endif

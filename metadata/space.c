@@ -382,33 +382,45 @@ set_own(struct space *space, struct slab *slab, uint64_t segment)
 	enter_piece(space, &slab->own);
 }
 
+/* Copies @bytes of a view to *at. */
+static const void *
+keep_set(uint8_t **at, const void *set, uint32_t bytes)
+{
+	void *kept = memcpy(*at, set, bytes);
+
+	*at += bytes;
+	return kept;
+}
+
 /* Takes over the pieces that @reader has; their slots are in the same memory. */
 static void
 set_pieces(struct space *space, struct slab *slab, const struct packed_reader *reader)
 {
 	struct packed_reader measure = *reader, copy = *reader;
+	uint64_t scattered[BITMAP_WORDS(SLAB_BLOCKS_MAX)];
+	bool any = packed_scattered(reader, scattered);
 	struct packed_view view;
 	size_t bytes = reader->piece_count * sizeof(struct space_piece);
 	uint8_t *at;
 
 	while (packed_next(&measure, &view))
-		bytes += packed_slots_bytes(view.count, space->slab_blocks);
-	slab->pieces = xmalloc(bytes);
+		bytes += (view.places ? 2 : 1) * packed_slots_bytes(view.count, space->slab_blocks);
+	slab->pieces = xmalloc(bytes + (any ? space->slab_blocks / 8 : 0));
 	slab->piece_count = 0;
 	at = (uint8_t *)(slab->pieces + reader->piece_count);
+	slab->scattered = any ? keep_set(&at, scattered, space->slab_blocks / 8) : NULL;
 	while (packed_next(&copy, &view)) {
-		uint32_t slots_bytes = packed_slots_bytes(view.count, space->slab_blocks);
+		uint32_t set_bytes = packed_slots_bytes(view.count, space->slab_blocks);
 		struct space_piece *piece = &slab->pieces[slab->piece_count++];
 
-		memcpy(at, view.slots, slots_bytes);
 		*piece = (struct space_piece){
 			.segment = view.segment,
 			.slab = slab,
 			.first = view.first,
 			.count = view.count,
-			.slots = at,
+			.slots = keep_set(&at, view.slots, set_bytes),
+			.places = view.places ? keep_set(&at, view.places, set_bytes) : NULL,
 		};
-		at += slots_bytes;
 		enter_piece(space, piece);
 	}
 }
@@ -421,8 +433,8 @@ drop_pieces(struct space *space, struct slab *slab)
 	if (slab->pieces != &slab->own)
 		free(slab->pieces);
 	slab->pieces = NULL;
+	slab->scattered = NULL;
 	slab->piece_count = 0;
-	slab->directory_blocks = 0;
 }
 
 /* Where @slot of its segment lies on the piece's slab; -1: not there. */
@@ -430,14 +442,40 @@ static int64_t
 slot_in(const struct space *space, const struct space_piece *piece, uint32_t slot)
 {
 	int32_t rank;
+	int64_t at;
 
 	if (!piece->slots)
 		return slot;
 	rank = packed_rank(piece->slots, piece->count, space->slab_blocks, slot);
-	return rank < 0 ? -1 : (int64_t)piece->first + rank;
+	if (rank < 0)
+		return -1;
+	if (piece->places)
+		return packed_nth(piece->places, piece->count, space->slab_blocks, (uint32_t)rank);
+	at = (int64_t)piece->first + rank;
+	return piece->slab->scattered && bitmap_test(piece->slab->scattered, (uint64_t)at) ? -1
+											   : at;
 }
 
-/* The piece where @addr is live, or one where it was. */
+/* Slots of the slab where the piece's blocks lie, in the order of its slots; of those where another
+ * one holds PLACE_LOST. */
+#define PLACE_LOST UINT16_MAX
+static void
+list_places(const struct space *space, const struct space_piece *piece, uint16_t *places)
+{
+	const uint64_t *scattered = piece->slab->scattered;
+
+	if (piece->places) {
+		packed_list(piece->places, piece->count, space->slab_blocks, places);
+		return;
+	}
+	for (uint32_t k = 0; k < piece->count; k++)
+		places[k] = scattered && bitmap_test(scattered, piece->first + k)
+				? PLACE_LOST
+				: (uint16_t)(piece->first + k);
+}
+
+/* The piece where @addr is live, or one where it was: where the log wrote it, if it is still there,
+ * as a replay marks it live there. */
 static const struct space_piece *
 find_piece(const struct space *space, struct baddr addr, uint32_t *slot)
 {
@@ -455,9 +493,10 @@ find_piece(const struct space *space, struct baddr addr, uint32_t *slot)
 			*slot = (uint32_t)at;
 			return piece;
 		}
-		if (!dead)
+		if (!dead || !piece->slots) {
 			*slot = (uint32_t)at;
-		dead = dead ? dead : piece;
+			dead = piece;
+		}
 	}
 	return dead;
 }
@@ -499,6 +538,8 @@ static void
 forget(struct space *space, struct slab *slab)
 {
 	drop_pieces(space, slab);
+	slab->directory_blocks = 0;
+	slab->filled_segment = 0;
 	leave_empty(space, slab);
 	list_remove(&slab->link);
 	slab->releasing = false;
@@ -628,6 +669,7 @@ set_dead(struct space *space, struct slab *slab, uint32_t slot)
 		return;
 	slab->live--;
 	space->live_blocks--;
+	space->deaths++;
 	mark_dirty(space, slab);
 	look_empty(space, slab);
 }
@@ -685,11 +727,19 @@ space_is_live(const struct space *space, struct baddr addr)
 
 /* --- relocation --- */
 
+/* Nothing that begins at the last cut needs what is dead on the slab. */
+static bool
+is_needless(const struct space *space, const struct slab *slab)
+{
+	return (slab->sealed_cut < space->cut || MUTANT(SEALED_CUT_IGNORED)) &&
+	       (slab->node_died_cut < space->cut || MUTANT(NODE_DEATH_IGNORED));
+}
+
 uint32_t
 space_list_live(
     const struct space *space, const struct slab *slab, struct baddr *addrs, uint32_t *slots)
 {
-	uint16_t list[SLAB_BLOCKS_MAX];
+	uint16_t list[SLAB_BLOCKS_MAX], places[SLAB_BLOCKS_MAX];
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < slab->piece_count; i++) {
@@ -697,11 +747,12 @@ space_list_live(
 
 		if (piece->slots)
 			packed_list(piece->slots, piece->count, space->slab_blocks, list);
+		list_places(space, piece, places);
 		for (uint32_t k = 0; k < piece->count; k++) {
-			if (!bitmap_test(slab->live_bits, piece->first + k))
+			if (places[k] == PLACE_LOST || !bitmap_test(slab->live_bits, places[k]))
 				continue;
 			addrs[n] = baddr_make(piece->segment, piece->slots ? list[k] : k);
-			slots[n++] = piece->first + k;
+			slots[n++] = places[k];
 		}
 	}
 	return n;
@@ -723,6 +774,22 @@ become_packed(struct space *space, struct slab *slab, uint64_t number, uint32_t 
 	mark_dirty(space, slab);
 }
 
+/* @addr, which lies elsewhere, is moved; false: it died meanwhile. */
+static bool
+leave_place(struct space *space, struct baddr addr)
+{
+	uint32_t slot;
+	const struct space_piece *old = find_piece(space, addr, &slot);
+
+	if (!old || !bitmap_test(old->slab->live_bits, slot))
+		return false;
+	if (!MUTANT(MOVED_LIVE_TWICE))
+		set_dead(space, old->slab, slot);
+	if (old->slab->live_first > old->slab->live)
+		old->slab->live_first--; /* it did not die */
+	return true;
+}
+
 void
 space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t directory_blocks,
     struct packed_reader *reader, uint32_t age)
@@ -734,27 +801,46 @@ space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t dir
 	become_packed(space, slab, number, directory_blocks, age);
 	while (packed_next(&moved, &view)) {
 		packed_list(view.slots, view.count, space->slab_blocks, list);
-		for (uint32_t k = 0; k < view.count; k++) {
-			uint32_t slot;
-			const struct space_piece *old =
-			    find_piece(space, baddr_make(view.segment, list[k]), &slot);
-
-			if (!old || !bitmap_test(old->slab->live_bits, slot)) {
-				if (MUTANT(DEAD_MOVED_LIVE))
-					set_live(space, slab, view.first + k);
-				continue; /* it died meanwhile */
-			}
-			if (!MUTANT(MOVED_LIVE_TWICE))
-				set_dead(space, old->slab, slot);
-			if (old->slab->live_first > old->slab->live)
-				old->slab->live_first--; /* it did not die */
-			set_live(space, slab, view.first + k);
-		}
+		for (uint32_t k = 0; k < view.count; k++)
+			if (leave_place(space, baddr_make(view.segment, list[k])) ||
+			    MUTANT(DEAD_MOVED_LIVE))
+				set_live(space, slab, view.first + k);
 	}
 	set_pieces(space, slab, reader);
 	slab->live_first = slab->live;
 	slab->sealed_cut = space->cut;
 	look_empty(space, slab);
+}
+
+bool
+space_may_plug(const struct space *space, const struct slab *slab, bool cut)
+{
+	return slab->state == SLAB_PACKED && slab->live > 0 && slab->live < space->slab_blocks &&
+	       !slab->stuck && !slab->releasing &&
+	       (cut || is_needless(space, slab) || MUTANT(PLUGGED_EARLY));
+}
+
+void
+space_plug(struct space *space, struct slab *slab, const struct packed_reader *reader,
+    const struct packed_block *blocks, const uint16_t *places, uint32_t count, uint32_t age)
+{
+	uint64_t live[BITMAP_WORDS(SLAB_BLOCKS_MAX)] = { 0 };
+
+	CHECK(slab->state == SLAB_PACKED && slab->live > 0 && !slab->releasing);
+	for (uint32_t i = 0; i < count; i++) {
+		CHECK(!bitmap_test(slab->live_bits, places[i]));
+		if (leave_place(space, blocks[i].addr))
+			bitmap_set(live, places[i]);
+	}
+	drop_pieces(space, slab);
+	set_pieces(space, slab, reader);
+	for (uint32_t i = 0; i < count; i++)
+		if (bitmap_test(live, places[i]))
+			set_live(space, slab, places[i]);
+	slab->age = age;
+	slab->live_first = slab->live;
+	slab->sealed_cut = space->cut;
+	mark_dirty(space, slab);
 }
 
 void
@@ -767,40 +853,50 @@ space_restore_packed(struct space *space, struct slab *slab, uint64_t number,
 	look_empty(space, slab);
 }
 
+/* Whether a live block of @piece is live in a piece behind it, too. */
+static bool
+is_live_twice(const struct space *space, const struct space_piece *piece, const uint16_t *list,
+    const uint16_t *places)
+{
+	for (uint32_t k = 0; k < piece->count; k++) {
+		if (places[k] == PLACE_LOST || !bitmap_test(piece->slab->live_bits, places[k]))
+			continue;
+		for (const struct space_piece *other = piece->next; other; other = other->next) {
+			int64_t at = slot_in(space, other, list[k]);
+
+			if (at >= 0 && bitmap_test(other->slab->live_bits, (uint64_t)at))
+				return true;
+		}
+	}
+	return false;
+}
+
 int
 space_load_pieces(
     struct space *space, struct slab *slab, struct packed_reader *reader, struct error *error)
 {
-	uint32_t end = slab->directory_blocks;
+	uint64_t listed[BITMAP_WORDS(SLAB_BLOCKS_MAX)] = { 0 };
 
 	CHECK(slab->state == SLAB_PACKED && !slab->pieces);
 	set_pieces(space, slab, reader);
 	for (uint32_t i = 0; i < slab->piece_count; i++) {
 		const struct space_piece *piece = &slab->pieces[i];
-		uint16_t list[SLAB_BLOCKS_MAX];
+		uint16_t list[SLAB_BLOCKS_MAX], places[SLAB_BLOCKS_MAX];
 
-		end = piece->first + piece->count;
+		list_places(space, piece, places);
+		for (uint32_t k = 0; k < piece->count; k++)
+			if (places[k] != PLACE_LOST)
+				bitmap_set(listed, places[k]);
 		if (!piece->next)
 			continue;
-		/* It lies elsewhere too: but no block of it twice. */
 		packed_list(piece->slots, piece->count, space->slab_blocks, list);
-		for (uint32_t k = 0; k < piece->count; k++) {
-			if (!bitmap_test(slab->live_bits, piece->first + k))
-				continue;
-			for (const struct space_piece *other = piece->next; other;
-			     other = other->next) {
-				int64_t at = slot_in(space, other, list[k]);
-
-				if (at >= 0 && bitmap_test(other->slab->live_bits, (uint64_t)at))
-					return error_set(error, -EUCLEAN,
-					    "a block of segment %llu is live at two places",
-					    (unsigned long long)piece->segment);
-			}
-		}
+		if (is_live_twice(space, piece, list, places))
+			return error_set(error, -EUCLEAN,
+			    "a block of segment %llu is live at two places",
+			    (unsigned long long)piece->segment);
 	}
 	for (uint32_t slot = 0; slot < space->slab_blocks; slot++)
-		if (bitmap_test(slab->live_bits, slot) &&
-		    (slot < slab->directory_blocks || slot >= end))
+		if (bitmap_test(slab->live_bits, slot) && !bitmap_test(listed, slot))
 			return error_set(error, -EUCLEAN,
 			    "slot %u of packed slab %u of device %u is live, but its directory "
 			    "does not have it",
@@ -809,13 +905,6 @@ space_load_pieces(
 }
 
 /* --- emptying --- */
-
-static bool
-is_needless(const struct space *space, const struct slab *slab)
-{
-	return (slab->sealed_cut < space->cut || MUTANT(SEALED_CUT_IGNORED)) &&
-	       (slab->node_died_cut < space->cut || MUTANT(NODE_DEATH_IGNORED));
-}
 
 uint64_t
 space_count_needless(const struct space *space)

@@ -9,6 +9,7 @@
  * Invariants:
  *   - a segment lies in pieces: all of its slots on the slab where the log wrote it, and lists of
  *     slots on packed slabs; `segments` finds the first of them;
+ *   - on a slab scattered pieces hold, whatever another piece says of their places;
  *   - an address is live in at most one piece: that is where it lies;
  *   - bits count the slots of slabs; live == the number of set bits;
  *   - a slab that is SEALED or PACKED with live == 0 is on `empty`; it becomes FREE only when a
@@ -46,7 +47,8 @@ struct space_piece {
 	struct space_piece *next; /* of the same segment */
 	uint32_t first;           /* slot of the slab; */
 	uint32_t count;
-	const void *slots; /* see packed.h; NULL: all of them, each at its own place */
+	const void *slots;  /* see packed.h; NULL: all of them, each at its own place */
+	const void *places; /* of a scattered piece: the slots of the slab */
 };
 
 struct slab {
@@ -55,6 +57,7 @@ struct slab {
 	uint64_t *live_bits;
 	struct space_piece own;     /* of a segment that the log writes or wrote here */
 	struct space_piece *pieces; /* what lies here: `own`, or what a directory says; NULL */
+	const uint64_t *scattered;  /* slots where scattered pieces hold; NULL: there are none */
 	uint32_t piece_count;
 	struct list link; /* on `empty`, on its device's `free`, or in none */
 	uint32_t device;
@@ -71,7 +74,9 @@ struct slab {
 	bool stuck;     /* something on it is unreadable: it is not moved */
 	bool stale;     /* a place that lacks some of what its twins have */
 	bool held;      /* FREE, but off the free list since its device leaves */
+	bool plugging;  /* its holes and its directory are being written */
 	uint16_t directory_blocks;
+	uint64_t filled_segment; /* the log's next one when it was plugged; 0: it was not */
 };
 
 struct space_device {
@@ -111,6 +116,7 @@ struct space {
 	uint64_t free_count;
 	uint64_t place_count; /* all slabs of all devices, copies too */
 	uint64_t live_blocks;
+	uint64_t deaths;       /* of blocks, since the pool was opened */
 	uint64_t table_digest; /* sum over pages of a hash of (device, page, version) */
 };
 
@@ -207,6 +213,16 @@ uint32_t space_list_live(
  */
 void space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_t directory_blocks,
     struct packed_reader *reader, uint32_t age);
+/*
+ * The switch of plugging: the directory of @slab (PACKED) is now the one in @reader, which has the
+ * @count @blocks at @places; those that are still live lie there from now on, and no more where
+ * they lay.
+ */
+void space_plug(struct space *space, struct slab *slab, const struct packed_reader *reader,
+    const struct packed_block *blocks, const uint16_t *places, uint32_t count, uint32_t age);
+/* Whether what is dead on @slab can be written over when a table is durable that is made now:
+ * without a cut it takes that nothing which begins at the last cut needs any of it. */
+bool space_may_plug(const struct space *space, const struct slab *slab, bool cut);
 /* For a repair: @slab (FREE) is PACKED again with the directory in @reader, all of it dead until
  * space_set_slot() says otherwise. */
 void space_restore_packed(struct space *space, struct slab *slab, uint64_t number,

@@ -305,7 +305,8 @@ restore_packed(struct rebuild *r, const struct found_packed *found, void *direct
 {
 	struct slab *slab = found->slab;
 	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
-	uint16_t list[SLAB_BLOCKS_MAX];
+	uint16_t list[SLAB_BLOCKS_MAX], places[SLAB_BLOCKS_MAX];
+	uint64_t scattered[BITMAP_WORDS(SLAB_BLOCKS_MAX)];
 	struct packed_reader reader;
 	struct packed_view view;
 
@@ -313,17 +314,20 @@ restore_packed(struct rebuild *r, const struct found_packed *found, void *direct
 		return;
 	space_restore_packed(&r->space, slab, found->number, found->directory_blocks, &reader,
 	    (uint32_t)r->superblock.checkpoint);
+	(void)packed_scattered(&reader, scattered);
 	while (packed_next(&reader, &view)) {
 		packed_list(view.slots, view.count, r->space.slab_blocks, list);
+		packed_places(&view, r->space.slab_blocks, places);
 		for (uint32_t k = 0; k < view.count; k++) {
 			struct baddr addr = baddr_make(view.segment, list[k]);
 
-			if (space_is_live(&r->space, addr))
+			if (space_is_live(&r->space, addr) ||
+			    (!view.places && bitmap_test(scattered, places[k])))
 				continue;
 			if (overlay_read(r->devices[slab->device],
-				space_offset_bytes(&r->space, slab, view.first + k), block) == 0 &&
+				space_offset_bytes(&r->space, slab, places[k]), block) == 0 &&
 			    baddr_block_crc(addr, block) == view.crcs[k])
-				space_set_slot(&r->space, slab, view.first + k, true);
+				space_set_slot(&r->space, slab, places[k], true);
 		}
 	}
 }

@@ -504,19 +504,19 @@ dump_log(struct dump *dump)
 
 /* --- directories of packed slabs: every block that begins one --- */
 
-/* "0-3 7": slots of a segment. */
+/* "0-3 7": so many slots, of a segment or of the slab. */
 static json_t *
-slots_json(const struct packed_view *view, uint32_t slab_blocks)
+slots_json(const void *slots, uint32_t count, uint32_t slab_blocks)
 {
 	uint16_t list[SLAB_BLOCKS_MAX];
 	char text[SLAB_BLOCKS_MAX * 10];
 	size_t len = 0;
 	uint32_t n;
 
-	packed_list(view->slots, view->count, slab_blocks, list);
+	packed_list(slots, count, slab_blocks, list);
 	text[0] = '\0';
-	for (uint32_t i = 0; i < view->count; i += n) {
-		for (n = 1; i + n < view->count && list[i + n] == list[i] + n; n++)
+	for (uint32_t i = 0; i < count; i += n) {
+		for (n = 1; i + n < count && list[i + n] == list[i] + n; n++)
 			;
 		len +=
 		    (size_t)snprintf(text + len, sizeof(text) - len, "%s%u", i ? " " : "", list[i]);
@@ -570,9 +570,13 @@ dump_directory(struct dump *dump, uint64_t first, uint32_t slot)
 			json_t *item = json_object();
 
 			put_number(item, "segment", view.segment);
-			put_number(item, "first", view.first);
 			put_number(item, "count", view.count);
-			put(item, "slots", slots_json(&view, label->slab_blocks));
+			put(item, "slots", slots_json(view.slots, view.count, label->slab_blocks));
+			if (view.places)
+				put(item, "places",
+				    slots_json(view.places, view.count, label->slab_blocks));
+			else
+				put_number(item, "first", view.first);
 			json_array_append_new(pieces, item);
 		}
 		put(object, "pieces", pieces);
@@ -586,9 +590,9 @@ static void
 dump_packed(struct dump *dump)
 {
 	const struct label *label = &dump->label;
-	/* One piece a block at most, each with a slot and a checksum, padded. */
+	/* One piece a block at most, each with a slot, a place and a checksum, padded. */
 	uint64_t bytes_max = sizeof(struct packed_directory) +
-			     label->slab_blocks * (sizeof(struct packed_piece) + 16ull);
+			     label->slab_blocks * (sizeof(struct packed_piece) + 24ull);
 	uint32_t blocks_max = (uint32_t)div_round_up(bytes_max, BLOCK_BYTES);
 
 	for (uint64_t i = 0; dump->labelled && i < label->slab_count; i++) {

@@ -96,6 +96,11 @@
 	    "import: what one copy of the log's end lacks is not written there")                  \
 	X(SET_NOT_SPREAD, "import: a device set that only some devices have stays there")         \
 	X(SUPERBLOCK_NOT_SPREAD, "import: so does a superblock")                                  \
+	X(PLUGGED_EARLY, "plugging: what is dead is written over before a table says so durably") \
+	X(PLUGGED_UNDER_READER, "plugging: slabs that are being read are plugged")                \
+	X(PLUG_NOT_FLUSHED, "plugging: a directory and its copy are written without a flush")     \
+	X(PLUGGED_TWICE, "plugging: holes that were plugged since they were noted are plugged")   \
+	X(PLUGGED_SCRUBBED, "plugging: a scrub reads a slab meanwhile")                           \
 	X(DEAD_MOVES_KEPT, "relocation: what died before it was read is in the directory")        \
 	X(LEAVING_NOT_HELD, "device remove: slabs that become free there may be used")            \
 	X(FORGOTTEN_IN_USE, "device remove: the device is forgotten while it holds something")    \

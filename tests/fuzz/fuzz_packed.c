@@ -42,27 +42,66 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct packed_view view;
 	struct error error;
 	uint32_t count = 0, directory_blocks;
-	uint16_t list[SLAB_BLOCKS];
+	uint16_t list[SLAB_BLOCKS], places[SLAB_BLOCKS], plugs[SLAB_BLOCKS];
+	uint64_t scattered[BITMAP_WORDS(SLAB_BLOCKS)], holes[BITMAP_WORDS(SLAB_BLOCKS)] = { 0 },
+						       live[BITMAP_WORDS(SLAB_BLOCKS)] = { 0 };
+	struct packed_reader opened;
+	bool plain = true;
 
 	fuzz_take(&input, block, sizeof(block));
 	if (sealed)
 		seal(block);
 	if (packed_open(&reader, block, 1, SLAB_BLOCKS, 9, &pool_uuid, &error))
 		return 0;
+	opened = reader;
+	(void)packed_scattered(&opened, scattered);
 	while (packed_next(&reader, &view)) {
 		packed_list(view.slots, view.count, SLAB_BLOCKS, list);
-		for (uint32_t k = 0; k < view.count; k++, count++) {
-			CHECK(view.first + k == 1 + count && list[k] < SLAB_BLOCKS);
+		packed_places(&view, SLAB_BLOCKS, places);
+		for (uint32_t k = 0; k < view.count; k++) {
+			CHECK(
+			    list[k] < SLAB_BLOCKS && places[k] >= 1 && places[k] < SLAB_BLOCKS - 1);
 			CHECK(packed_rank(view.slots, view.count, SLAB_BLOCKS, list[k]) ==
 			      (int32_t)k);
-			blocks[count].addr = baddr_make(view.segment, list[k]);
-			blocks[count].crc = view.crcs[k];
-			CHECK(count == 0 || blocks[count].addr.n > blocks[count - 1].addr.n);
+			CHECK(packed_nth(view.slots, view.count, SLAB_BLOCKS, k) == list[k]);
+			if (view.places || !bitmap_test(scattered, places[k]))
+				CHECK(bitmap_set(live, places[k]));
+			if (count < SLAB_BLOCKS) {
+				blocks[count].addr = baddr_make(view.segment, list[k]);
+				blocks[count].crc = view.crcs[k];
+			}
+			plain &= !view.places && count < SLAB_BLOCKS - 2 &&
+				 (count == 0 || blocks[count].addr.n > blocks[count - 1].addr.n);
+			count++;
 		}
 	}
-	CHECK(count <= SLAB_BLOCKS - 2);
-	CHECK(packed_fit(blocks, count, SLAB_BLOCKS, &directory_blocks) == count);
-	packed_encode(blocks, count, SLAB_BLOCKS, 9, &pool_uuid, 1, again);
+	if (plain) {
+		CHECK(packed_fit(blocks, count, SLAB_BLOCKS, &directory_blocks) == count);
+		packed_encode(blocks, count, SLAB_BLOCKS, 9, &pool_uuid, 1, again);
+		CHECK(packed_open(&reader, again, 1, SLAB_BLOCKS, 9, &pool_uuid, &error) == 0);
+	}
+	/* Plugged, it can be opened, and has what was put in, and nothing else at the holes. */
+	fuzz_take(&input, holes, sizeof(holes));
+	bitmap_clear(holes, 0);
+	bitmap_clear(holes, SLAB_BLOCKS - 1);
+	count = 0;
+	for (uint32_t slot = 1; slot < SLAB_BLOCKS - 1; slot++) {
+		if (!bitmap_test(holes, slot) || fuzz_byte(&input) & 1)
+			continue;
+		blocks[count].addr = baddr_make(1000 + slot / 16, slot);
+		blocks[count].crc = slot;
+		plugs[count++] = (uint16_t)slot;
+	}
+	if (!packed_plug(&opened, holes, blocks, plugs, count, 9, &pool_uuid, 1, again))
+		return 0;
 	CHECK(packed_open(&reader, again, 1, SLAB_BLOCKS, 9, &pool_uuid, &error) == 0);
+	(void)packed_scattered(&reader, scattered);
+	while (packed_next(&reader, &view)) {
+		packed_places(&view, SLAB_BLOCKS, places);
+		for (uint32_t k = 0; k < view.count && view.places; k++)
+			if (bitmap_test(holes, places[k]))
+				CHECK(view.crcs[k] == places[k] && count-- > 0);
+	}
+	CHECK(count == 0);
 	return 0;
 }

@@ -303,7 +303,7 @@ struct sim_cut {
 
 /* Numbers that are added up over seeds. */
 struct sim_stats {
-	uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, moves, scrubs;
+	uint64_t crashes, imports, ops, admins, enospc, applied, walks, bytes, moves, plugs, scrubs;
 	uint64_t faults;     /* times that a device was made to misbehave */
 	uint64_t refused;    /* requests that failed for it */
 	uint64_t failed;     /* pools that took no more writes */

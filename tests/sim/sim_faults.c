@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "core/base/bitmap.h"
+#include "core/relocate_internal.h"
 #include "tests/sim/sim.h"
 
 enum fault_kind {

@@ -682,6 +682,20 @@ __wrap_space_pack(struct space *space, struct slab *slab, uint64_t number,
 	__real_space_pack(space, slab, number, directory_blocks, reader, age);
 }
 
+void __real_space_plug(struct space *space, struct slab *slab, const struct packed_reader *reader,
+    const struct packed_block *blocks, const uint16_t *places, uint32_t count, uint32_t age);
+void __wrap_space_plug(struct space *space, struct slab *slab, const struct packed_reader *reader,
+    const struct packed_block *blocks, const uint16_t *places, uint32_t count, uint32_t age);
+
+void
+__wrap_space_plug(struct space *space, struct slab *slab, const struct packed_reader *reader,
+    const struct packed_block *blocks, const uint16_t *places, uint32_t count, uint32_t age)
+{
+	the_sim->stats.plugs++;
+	the_sim->progress_ns = the_sim->now_ns;
+	__real_space_plug(space, slab, reader, blocks, places, count, age);
+}
+
 /* --- telling --- */
 
 void

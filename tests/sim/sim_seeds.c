@@ -169,7 +169,8 @@ seeds_print(const struct seeds *seeds)
 	    (unsigned long long)s->imports, (unsigned long long)s->ops,
 	    (unsigned long long)s->enospc, (unsigned long long)s->admins,
 	    (unsigned long long)(s->bytes / MIB));
-	printf("  %llu slabs relocated, %llu scrubs ended\n", (unsigned long long)s->moves,
+	printf("  %llu slabs packed, %llu plugged, %llu scrubs ended\n",
+	    (unsigned long long)s->moves, (unsigned long long)s->plugs,
 	    (unsigned long long)s->scrubs);
 	printf("  %llu faults: %llu requests refused, %llu pools failed, %llu damaged ones opened "
 	       "read-only, %llu not at all, %llu reads of them refused\n",

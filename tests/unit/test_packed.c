@@ -86,6 +86,105 @@ test_no_more_blocks_are_taken_than_fit(void **state)
 	assert_int_equal(packed_fit(blocks, 0, BLOCKS, &directory_blocks), 0);
 }
 
+/* Opens the directory and says where the block of @addr lies; 0: nowhere.  *crc: its checksum. */
+static uint32_t
+place_of(struct baddr addr, uint32_t *crc)
+{
+	uint64_t scattered[BITMAP_WORDS(BLOCKS)];
+	struct packed_reader reader;
+	struct packed_view view;
+	struct error error;
+	uint16_t places[BLOCKS];
+	uint32_t found = 0;
+
+	assert_int_equal(open_directory(&reader, 1, &error), 0);
+	packed_scattered(&reader, scattered);
+	while (packed_next(&reader, &view)) {
+		int32_t rank =
+		    packed_rank(view.slots, view.count, BLOCKS, (uint32_t)baddr_slot(addr));
+
+		packed_places(&view, BLOCKS, places);
+		if (view.segment != baddr_segment(addr) || rank < 0 ||
+		    (!view.places && bitmap_test(scattered, places[rank])))
+			continue;
+		assert_int_equal(found, 0);
+		found = places[rank];
+		if (view.places)
+			assert_int_equal(
+			    packed_nth(view.places, view.count, BLOCKS, (uint32_t)rank), found);
+		*crc = view.crcs[rank];
+	}
+	return found;
+}
+
+/* 300 blocks lie one behind the other; every third dies and its place is taken, twice over. */
+static void
+test_holes_are_plugged(void **state)
+{
+	uint32_t at[BLOCKS] = { 0 }; /* which of the blocks lies at each place */
+	static struct packed_block all[3 * BLOCKS];
+	static _Alignas(8) uint8_t out[FORMAT_BLOCK_BYTES];
+	uint32_t count = add(add(0, 5, 0, 1, 200), 9, 0, 2, 100), total = count;
+
+	memcpy(all, blocks, count * sizeof(*all));
+	packed_encode(all, count, BLOCKS, 99, &pool_uuid, 1, directory);
+	for (uint32_t i = 0; i < count; i++)
+		at[1 + i] = i + 1;
+	for (uint64_t round = 0; round < 2; round++) {
+		uint64_t holes[BITMAP_WORDS(BLOCKS)] = { 0 };
+		uint16_t places[BLOCKS];
+		struct packed_reader reader;
+		struct error error;
+		uint32_t n = 0, crc = 0;
+
+		for (uint32_t place = 1 + (uint32_t)round; place <= count; place += 3) {
+			bitmap_set(holes, place);
+			if (place % 2 == 0) { /* the other holes stay empty */
+				at[place] = 0;
+				continue;
+			}
+			places[n] = (uint16_t)place;
+			/* Of older, of the same and of newer segments. */
+			all[total + n].addr =
+			    baddr_make(3 + 2 * (n / 20), 300 + 20 * (uint32_t)round + n % 20);
+			all[total + n].crc = place + 7;
+			at[place] = total + n + 1;
+			n++;
+		}
+		assert_int_equal(open_directory(&reader, 1, &error), 0);
+		assert_true(
+		    packed_plug(&reader, holes, all + total, places, n, 99, &pool_uuid, 1, out));
+		memcpy(directory, out, sizeof(out));
+		total += n;
+		for (uint32_t place = 1; place < BLOCKS - 1; place++) {
+			if (at[place] == 0)
+				continue;
+			assert_int_equal(place_of(all[at[place] - 1].addr, &crc), place);
+			assert_int_equal(crc, all[at[place] - 1].crc);
+		}
+	}
+}
+
+static void
+test_what_does_not_fit_is_not_plugged(void **state)
+{
+	static _Alignas(8) uint8_t out[FORMAT_BLOCK_BYTES];
+	uint64_t holes[BITMAP_WORDS(BLOCKS)] = { 0 };
+	struct packed_reader reader;
+	uint16_t places[BLOCKS];
+	struct error error;
+
+	packed_encode(blocks, add(0, 5, 0, 1, BLOCKS - 2), BLOCKS, 99, &pool_uuid, 1, directory);
+	assert_int_equal(open_directory(&reader, 1, &error), 0);
+	for (uint32_t i = 0; i < 200; i++) { /* a segment for each takes 40 bytes and more */
+		add(i, 100 + i, 1, 1, 1);
+		places[i] = (uint16_t)(1 + 2 * i);
+		bitmap_set(holes, places[i]);
+	}
+	assert_false(packed_plug(&reader, holes, blocks, places, 200, 99, &pool_uuid, 1, out));
+	assert_true(packed_plug(&reader, holes, blocks, places, 20, 99, &pool_uuid, 1, out));
+}
+
 static void
 reseal(void)
 {
@@ -136,13 +235,15 @@ test_damage_is_refused(void **state)
 	assert_refused(24, UINT32_MAX, 4, true, "pieces out of order");
 	assert_refused(28, 44, 4, true, "a wrong count");
 	assert_refused(header, 0, 8, true, "pieces out of order");
-	assert_refused(header, 6, 8, true, "pieces out of order");
+	assert_refused(header, 7, 8, true, "pieces out of order");
 	assert_refused(header, 1ull << 47, 8, true, "pieces out of order");
 	assert_refused(header + 8, 2, 4, true, "impossible place");
-	assert_refused(header + 12, 0, 4, true, "impossible place");
+	assert_refused(header + 8, BLOCKS - 40, 4, true, "impossible place");
+	assert_refused(header + 8, UINT32_MAX - 1, 4, true, "impossible place");
+	assert_refused(header + 12, 0, 4, true, "impossible count");
 	assert_refused(header + 12, BLOCKS - 2, 4, true, "impossible slots");
-	assert_refused(header + 12, BLOCKS - 1, 4, true, "impossible place");
-	assert_refused(header + 12, UINT32_MAX, 4, true, "impossible place");
+	assert_refused(header + 12, BLOCKS + 1, 4, true, "impossible count");
+	assert_refused(header + 12, UINT32_MAX, 4, true, "impossible count");
 	assert_refused(header + 16, 0xff, 1, true, "impossible slots");
 	assert_refused(second + 16, 13, 2, true, "impossible slots"); /* twice */
 	assert_refused(second + 16 + 8, BLOCKS, 2, true, "impossible slots");
@@ -154,6 +255,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_both_forms_round_trip),
 		cmocka_unit_test(test_no_more_blocks_are_taken_than_fit),
+		cmocka_unit_test(test_holes_are_plugged),
+		cmocka_unit_test(test_what_does_not_fit_is_not_plugged),
 		cmocka_unit_test(test_damage_is_refused),
 	};
 

@@ -820,6 +820,72 @@ test_live_slot_that_no_piece_has_is_refused(void **state)
 	assert_non_null(strstr(error.text, "its directory does not have it"));
 }
 
+/* Every third block of a packed slab dies, and what lives of two segments goes there. */
+static void
+test_plugged_blocks_keep_their_addresses(void **state)
+{
+	static _Alignas(8) uint8_t changed[FORMAT_BLOCK_BYTES];
+	struct packed_block blocks[SLAB_BLOCKS], moved[SLAB_BLOCKS];
+	uint64_t holes[BITMAP_WORDS(SLAB_BLOCKS)] = { 0 };
+	uint16_t places[SLAB_BLOCKS];
+	struct packed_reader reader;
+	struct baddr addrs[SLAB_BLOCKS];
+	uint32_t slots[SLAB_BLOCKS], slot, n, count = 0;
+	struct slab *packed, *seventh, *ninth;
+	struct error error;
+
+	write_segment(5, 0, 1);
+	n = space_list_live(&space, space_find(&space, 5), addrs, slots) - 2;
+	for (uint32_t i = 0; i < n; i++)
+		blocks[i] = (struct packed_block){ addrs[i], i };
+	packed = pack(11, blocks, n);
+	for (uint32_t i = 0; i < n; i += 3)
+		space_mark_dead(&space, addrs[i]);
+	write_segment(7, 3, 8);
+	write_segment(9, 0, 16);
+	seventh = space_find(&space, 7);
+	ninth = space_find(&space, 9);
+	count = space_list_live(&space, seventh, addrs, slots);
+	count += space_list_live(&space, ninth, addrs + count, slots + count);
+	assert_int_equal(count, 12);
+	for (uint32_t i = 0; i < count; i++) {
+		moved[i] = (struct packed_block){ addrs[i], 100 + i };
+		places[i] = (uint16_t)(1 + 3 * i);
+		bitmap_set(holes, places[i]);
+	}
+	assert_int_equal(
+	    packed_open(&reader, directory, 1, SLAB_BLOCKS, 11, &pool_uuid, &error), 0);
+	assert_true(packed_plug(&reader, holes, moved, places, count, 11, &pool_uuid, 1, changed));
+	assert_int_equal(packed_open(&reader, changed, 1, SLAB_BLOCKS, 11, &pool_uuid, &error), 0);
+	assert_true(space_may_plug(&space, packed, true));
+	assert_false(space_may_plug(&space, packed, false)); /* packed since the last cut */
+	assert_false(space_may_plug(&space, seventh, true));
+	space_mark_dead(&space, addrs[2]); /* while it is on its way */
+	space_plug(&space, packed, &reader, moved, places, count, 2);
+	assert_true(space_invariant(&space));
+	assert_int_equal(seventh->live + ninth->live, 0);
+	assert_int_equal(packed->live, n - (n + 2) / 3 + count - 1);
+	for (uint32_t i = 0; i < count; i++) {
+		assert_int_equal(space_is_live(&space, addrs[i]), i != 2);
+		if (i == 2)
+			continue;
+		assert_ptr_equal(space_place(&space, addrs[i], &slot), packed);
+		assert_int_equal(slot, places[i]);
+	}
+	for (uint32_t i = 0; i < n; i++) { /* what was there is where it was */
+		assert_int_equal(space_is_live(&space, baddr_make(5, i)), i % 3 != 0);
+		if (i % 3 == 0)
+			continue;
+		assert_ptr_equal(space_place(&space, baddr_make(5, i), &slot), packed);
+		assert_int_equal(slot, 1 + i);
+	}
+	assert_int_equal(space_list_live(&space, packed, addrs, slots), packed->live);
+	/* A dead address that a replay marks live is so where the log wrote it. */
+	space_mark_live(&space, baddr_make(7, 3 + 2 * 8));
+	assert_int_equal(seventh->live, 1);
+	assert_true(space_invariant(&space));
+}
+
 int
 main(void)
 {
@@ -853,6 +919,7 @@ main(void)
 		TEST(test_packed_slabs_are_found_again),
 		TEST(test_directory_that_contradicts_the_table_is_refused),
 		TEST(test_live_slot_that_no_piece_has_is_refused),
+		TEST(test_plugged_blocks_keep_their_addresses),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
