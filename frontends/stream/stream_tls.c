@@ -9,7 +9,8 @@
  * Invariants:
  *   - the ciphertext that the ring sends lies in to_send, which nothing touches meanwhile;
  *   - at most one receive's bytes wait in the BIO: more are received only when OpenSSL lacks some;
- *   - an alert that ends it all is sent if the socket takes it at once, else left.
+ *   - an alert that ends it all is sent if the socket takes it at once, else left;
+ *   - what is to be sent is moved out of its BIO at once: nothing gathers there.
  */
 #include "frontends/stream/stream_tls_internal.h"
 
@@ -78,6 +79,12 @@ decrypt(struct stream *stream)
 		if (n > 0)
 			done += (uint32_t)n;
 	} while (n > 0 && done < tls->into_bytes);
+	/* New keys are told of with the next record that is sent: reading says nothing but that a
+	 * renegotiation is refused.  Who tries is not let try again, and again. */
+	if (BIO_ctrl_pending(tls->out)) {
+		say_farewell(stream);
+		return -EBADMSG;
+	}
 	if (done)
 		return (int32_t)done;
 	switch (SSL_get_error(tls->ssl, n)) {

@@ -148,6 +148,64 @@ for version, good in ((ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, 
 PYTHON
 }
 
+# Within a connection: new keys, which TLS 1.3 has (GnuTLS takes them now and then), are followed; a renegotiation,
+# which TLS 1.2 has, is refused, and at once: refusals that nobody reads would be hoarded.
+test_new_keys_are_followed_and_renegotiation_ends_it() {
+    make_certificates
+    start_tls --tls-certificates "$T/pki/server"
+    $PYTHON - "$T" <<'PYTHON'
+import array, fcntl, signal, socket, subprocess, sys, termios, threading, time
+import nbd_bytes as n
+class Tls:
+    """A socket's face of openssl s_client, which takes a letter at the beginning of its input for a command."""
+    def __init__(self, plain, version):
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.client = subprocess.Popen(
+            ["openssl", "s_client", "-connect", "127.0.0.1:%d" % listener.getsockname()[1], version, "-quiet", "-no_ign_eof",
+             "-CAfile", sys.argv[1] + "/pki/ca.pem", "-verify_return_error"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+        near = listener.accept()[0]
+        for ends in (near, plain), (plain, near):
+            threading.Thread(target=self.pump, args=ends, daemon=True).start()
+        self.sendall, self.recv = self.client.stdin.write, self.client.stdout.read
+    def command(self, letter):
+        """Taken by itself: what is read with it would be lost."""
+        self.sendall(letter)
+        left = array.array("i", [1])
+        while left[0]:
+            time.sleep(0.001)
+            fcntl.ioctl(self.client.stdin, termios.FIONREAD, left)
+    @staticmethod
+    def pump(source, to):
+        try:
+            while data := source.recv(65536):
+                to.sendall(data)
+            to.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+signal.alarm(60)
+def secured(version):
+    c = n.Client(sys.argv[1] + "/tls.sock")
+    assert c.final(n.STARTTLS) == n.ACK
+    c.s.settimeout(None)
+    c.s = Tls(c.s, version)
+    c.start("tank/v")
+    return c
+def good(c, data):
+    assert c.ask(n.WRITE, 0, 4095, len(data), data)[0] == 0
+    assert c.ask(n.READ, n.DF, 4095, len(data))[1][0][1][8:] == data
+c = secured("-tls1_3")
+for turn in range(10):
+    c.s.command(b"K" if turn % 2 else b"k")  # asks for the other side's new keys, too; or not
+    good(c, bytes([turn + 1]) * 100000)
+c = secured("-tls1_2")
+good(c, b"x" * 100000)
+c.s.command(b"R")
+assert c.closed()
+PYTHON
+    expect 67108864 "$(nbdinfo --size "$(tls_uri none)")" "size, after those"
+}
+
 # SIGHUP: who comes later sees the new certificate, who is there goes on; files that are broken change nothing.
 test_certificates_are_read_again() {
     make_certificates
