@@ -45,6 +45,9 @@ static_assert(INPUT_BYTES >= 2 * NBD_OPTION_BYTES_MAX, "the longest option fits 
 
 #define REST_NS 100000ull
 
+/* So many bytes a client with an idle timeout takes or sends in a second, or it counts as idle. */
+#define SLOWEST_BYTES_PER_SECOND (256 * KIB)
+
 /* What a connection may hold whatever others hold: in all, connections_max times as much. */
 #define MODEST_BYTES (128 * KIB)
 
@@ -485,30 +488,37 @@ static const struct stream_events stream_events = {
 
 static void idle_timeout(struct timer *timer);
 
+/* A transfer is known to get on only when it is done, so a large one has more time. */
+static uint64_t
+idle_limit_ns(const struct nbd_connection *c)
+{
+	return c->home->server->config.idle_timeout_ms * 1000000ull +
+	       c->payload_bytes * 1000000000ull / SLOWEST_BYTES_PER_SECOND;
+}
+
 /* In the place of the handshake's time limit. */
 void
 nbd_connection_idle_watch(struct nbd_connection *c)
 {
-	uint64_t limit_ns = c->home->server->config.idle_timeout_ms * 1000000ull;
+	uint64_t end_ns = c->stream.progress_ns + idle_limit_ns(c);
 
 	reactor_timer_cancel(nbd_connection_reactor(c), &c->timer);
-	if (limit_ns == 0)
+	if (c->home->server->config.idle_timeout_ms == 0)
 		return;
 	c->timer.run = idle_timeout;
 	reactor_timer_start(nbd_connection_reactor(c), &c->timer,
-	    c->stream.progress_ns + limit_ns -
-		min_u64(nbd_connection_reactor(c)->now_ns, c->stream.progress_ns + limit_ns));
+	    end_ns - min_u64(nbd_connection_reactor(c)->now_ns, end_ns));
 }
 
 static void
 idle_timeout(struct timer *timer)
 {
 	struct nbd_connection *c = container_of(timer, struct nbd_connection, timer);
-	uint64_t limit_ns = c->home->server->config.idle_timeout_ms * 1000000ull;
 
-	if (c->op_count)
-		c->stream.progress_ns = nbd_connection_reactor(c)->now_ns; /* it waits for us */
-	if (nbd_connection_reactor(c)->now_ns - c->stream.progress_ns < limit_ns)
+	/* It waits for us, and not we for it to take answers or to send a payload. */
+	if (c->engine_count || nbd_connection_waits(c))
+		c->stream.progress_ns = nbd_connection_reactor(c)->now_ns;
+	if (nbd_connection_reactor(c)->now_ns - c->stream.progress_ns < idle_limit_ns(c))
 		return nbd_connection_idle_watch(c);
 	diag_info("%s: disconnected: idle", c->peer);
 	nbd_connection_stop(c);

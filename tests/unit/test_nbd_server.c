@@ -701,6 +701,33 @@ test_the_handshake_has_a_time_limit(void **state)
 	stop(&f);
 }
 
+/* Requests do not keep a place for who takes no answers, or sends no payload; what we are busy with
+ * does. */
+static void
+test_idle_clients_lose_their_places(void **state)
+{
+	struct nbd_server_config config = { .idle_timeout_ms = 500, .stop_timeout_ms = 1 };
+	struct fixture f;
+	int fds[3];
+
+	start(&f, config, 1);
+	fds[0] = open_export(&f, "tank/a");
+	on_reactor(&f, 0, hold);
+	send_request(fds[0], NBD_CMD_FLUSH, 7, 0, 0, NULL);
+	await_held(&f);
+	fds[1] = open_export(&f, "tank/b");
+	send_request(fds[1], NBD_CMD_WRITE, 1, 0, 4096, NULL); /* and no payload */
+	fds[2] = open_export(&f, "tank/b");
+	send_request(fds[2], NBD_CMD_READ, 1, 0, 300 * KIB, NULL); /* more than a socket holds */
+	await_connections(&f, 1);
+	on_reactor(&f, 0, release);
+	assert_int_equal(receive_reply(fds[0], 0), 7);
+	expect_end(fds[0]);
+	close(fds[1]);
+	close(fds[2]);
+	stop(&f);
+}
+
 static void
 test_connections_are_limited(void **state)
 {
@@ -864,6 +891,7 @@ main(void)
 		cmocka_unit_test(test_stop_answers_what_is_in_flight),
 		cmocka_unit_test(test_stop_does_not_wait_for_ever),
 		cmocka_unit_test(test_the_handshake_has_a_time_limit),
+		cmocka_unit_test(test_idle_clients_lose_their_places),
 		cmocka_unit_test(test_connections_are_limited),
 		cmocka_unit_test(test_errors_reach_the_client),
 		cmocka_unit_test(test_uris),
