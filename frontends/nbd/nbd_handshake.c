@@ -344,31 +344,46 @@ static const struct {
 	[NBD_CONTEXT_DIFF] = { NBD_META_DIFF, true },
 };
 
-/* Takes note of a query; what is not known, or beyond all bounds, selects nothing. */
-static void
+/* Adds to what was asked for, if it is not there yet; false: it is too much. */
+static bool
+add_query(struct nbd_session *session, const struct nbd_context *context)
+{
+	for (uint32_t i = 0; i < session->query_count; i++)
+		if (memcmp(&session->queries[i], context, sizeof(*context)) == 0)
+			return true;
+	if (session->query_count == NBD_CONTEXTS_MAX)
+		return false;
+	session->queries[session->query_count++] = *context;
+	return true;
+}
+
+/* Takes note of a query, of which what is not known selects nothing; false: they are too many. */
+static bool
 take_query(struct nbd_session *session, const char *query, size_t len_bytes, bool list)
 {
+	bool fits = true;
+
 	for (size_t kind = 0; kind < ARRAY_SIZE(context_kinds); kind++) {
 		const char *text = context_kinds[kind].text;
 		size_t text_bytes = strlen(text);
 		bool whole = len_bytes >= text_bytes && memcmp(query, text, text_bytes) == 0;
 		size_t rest_bytes = whole ? len_bytes - text_bytes : 0;
-		struct nbd_context *context = &session->queries[session->query_count];
+		struct nbd_context context;
 
 		/* A LIST's query that ends with a colon stands for all that begin with it. */
 		if (list && query[len_bytes - 1] == ':' && len_bytes <= text_bytes &&
 		    memcmp(query, text, len_bytes) == 0)
 			session->meta_all |= 1u << kind;
-		else if (whole && session->query_count < NBD_CONTEXTS_MAX &&
-			 !memchr(query, 0, len_bytes) &&
+		else if (whole && !memchr(query, 0, len_bytes) &&
 			 (context_kinds[kind].of_snapshot ? rest_bytes && rest_bytes < NAME_SIZE
 							  : rest_bytes == 0)) {
-			memset(context, 0, sizeof(*context));
-			context->kind = (enum nbd_context_kind)kind;
-			memcpy(context->snapshot, query + text_bytes, rest_bytes);
-			session->query_count++;
+			memset(&context, 0, sizeof(context));
+			context.kind = (enum nbd_context_kind)kind;
+			memcpy(context.snapshot, query + text_bytes, rest_bytes);
+			fits &= add_query(session, &context);
 		}
 	}
+	return fits;
 }
 
 static enum nbd_event
@@ -380,6 +395,7 @@ option_meta_context(struct nbd_session *session, struct reader *in)
 	uint32_t count = get_u32(in);
 	bool no_namespace = false;
 	bool too_long = name_bytes > NBD_STRING_BYTES_MAX;
+	bool too_many = false;
 
 	if (!list)
 		session->context_count = 0; /* each SET replaces the one before, failed or not */
@@ -396,7 +412,7 @@ option_meta_context(struct nbd_session *session, struct reader *in)
 		too_long |= len_bytes > NBD_STRING_BYTES_MAX;
 		no_namespace |= !memchr(query, ':', len_bytes);
 		if (!no_namespace)
-			take_query(session, (const char *)query, len_bytes, list);
+			too_many |= !take_query(session, (const char *)query, len_bytes, list);
 	}
 	if (in->bad || in->left)
 		return refuse(
@@ -406,6 +422,9 @@ option_meta_context(struct nbd_session *session, struct reader *in)
 	if (no_namespace)
 		return refuse(
 		    session, NBD_REP_ERR_INVALID, "a query begins with a namespace and a colon");
+	if (too_many)
+		return refuse(session, NBD_REP_ERR_TOO_BIG, "at most %u contexts can be named",
+		    NBD_CONTEXTS_MAX);
 	return find_export(session, name, name_bytes);
 }
 

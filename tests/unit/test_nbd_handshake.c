@@ -384,21 +384,36 @@ build_meta_many(struct bytes *b)
 	add_go(b, NBD_OPT_GO, "tank/a", "");
 }
 
-/* More queries than can ever be selected. */
+/* @count queries: of a context each, or all but the last of the same. */
+static void
+add_meta_many(struct bytes *b, uint32_t option, uint32_t count, bool same)
+{
+	struct bytes data = { 0 };
+	char query[32];
+
+	add_text(&data, "tank/a");
+	add_u32(&data, count);
+	for (uint32_t i = 0; i < count; i++) {
+		snprintf(
+		    query, sizeof(query), "quarry:diff:%c", i == count - 1 ? 's' : (int)('A' + i));
+		add_text(&data, same && i < count - 1 ? "base:allocation" : query);
+	}
+	add_option(b, option, data.at, data.len);
+	free(data.at);
+}
+
+/* As many queries as can be selected, and more, which fails; the same one again is none more. */
 static void
 build_meta_too_many(struct bytes *b)
 {
-	struct bytes data = { 0 };
-
 	build_flags(b);
 	add_option(b, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
-	add_text(&data, "tank/a");
-	add_u32(&data, 40);
-	for (int i = 0; i < 40; i++)
-		add_text(&data, i == 39 ? "quarry:diff:s" : "base:allocation");
-	add_option(b, NBD_OPT_SET_META_CONTEXT, data.at, data.len);
+	add_meta_many(b, NBD_OPT_LIST_META_CONTEXT, NBD_CONTEXTS_MAX, false);
+	add_meta_many(b, NBD_OPT_LIST_META_CONTEXT, NBD_CONTEXTS_MAX + 1, false);
+	add_meta_many(b, NBD_OPT_SET_META_CONTEXT, 40, true);
+	add_meta_many(b, NBD_OPT_SET_META_CONTEXT, NBD_CONTEXTS_MAX + 1, false);
+	add_meta_many(b, NBD_OPT_SET_META_CONTEXT, 40, true);
 	add_go(b, NBD_OPT_GO, "tank/a", "");
-	free(data.at);
 }
 
 static void
@@ -587,8 +602,10 @@ static const struct {
 	    " " FLAGS_DF "; 7 ack; transmission 4 contexts",
 	    false, NBD_TLS_OFF },
 	{ build_meta_too_many,
-	    "8 ack; 10 meta 1 base:allocation; 10 ack; 7 export " SIZE " " FLAGS_DF
-	    "; 7 ack; transmission 1 contexts",
+	    "8 ack; 9 meta 0 quarry:diff:s; 9 ack; 9 TOO_BIG; "
+	    "10 meta 1 base:allocation; 10 meta 2 quarry:diff:s; 10 ack; 10 TOO_BIG; "
+	    "10 meta 1 base:allocation; 10 meta 2 quarry:diff:s; 10 ack; "
+	    "7 export " SIZE " " FLAGS_DF "; 7 ack; transmission 2 contexts",
 	    false, NBD_TLS_OFF },
 	{ build_meta_of_other,
 	    "8 ack; 10 meta 1 base:allocation; 10 ack; 7 export " SIZE " " FLAGS_DF
