@@ -158,9 +158,24 @@ get_u16(struct reader *in)
 
 /* --- exports --- */
 
+/*
+ * Without TLS an export that needs it must be answered with TLS_REQD.  So that this does not tell
+ * what there is, all that the client cannot see is answered so.
+ */
+static bool
+tls_may_reveal(const struct nbd_session *session)
+{
+	return session->tls_reveals && session->tls == NBD_TLS_ON && !session->secure &&
+	       session->fixed_newstyle &&
+	       (session->option == NBD_OPT_INFO || session->option == NBD_OPT_GO);
+}
+
 static enum nbd_event
 refuse_unknown(struct nbd_session *session)
 {
+	if (tls_may_reveal(session))
+		return refuse(session, NBD_REP_ERR_TLS_REQD,
+		    "no such export, or one that is served with TLS only");
 	return refuse(session, NBD_REP_ERR_UNKNOWN,
 	    "no such export; exports are named pool/volume or pool/volume@snapshot");
 }
@@ -589,6 +604,8 @@ nbd_session_names(struct nbd_session *session, int error, const struct name *nam
 	if (session->want_snapshots)
 		return finish_meta_names(session, names, count);
 	/* The default export: it is clear which one is meant if there is only one. */
+	if (count == 0 && tls_may_reveal(session))
+		return refuse_unknown(session);
 	if (count == 0)
 		return refuse(session, NBD_REP_ERR_UNKNOWN, "there is no volume yet");
 	if (count > 1)

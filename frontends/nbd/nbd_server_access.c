@@ -153,17 +153,33 @@ net_has(const struct nbd_net *net, const struct nbd_peer *peer)
 	       (net->bits % 8 == 0 || !((net->address[whole] ^ peer->address[whole]) & mask));
 }
 
+/* Whether the rule is for who comes from there, whoever it is. */
 static bool
-counts_for(const struct nbd_access_rule *rule, const struct nbd_peer *peer)
+counts_for_place(const struct nbd_access_rule *rule, const struct nbd_peer *peer)
 {
 	bool from = rule->net_count == 0;
 
 	for (uint32_t i = 0; i < rule->net_count && !from; i++)
 		from = net_has(&rule->nets[i], peer);
-	if (!from || (rule->listener[0] && strcmp(rule->listener, peer->listener) != 0))
-		return false;
-	return !rule->tls_name[0] ||
-	       (peer->tls_name[0] && fnmatch(rule->tls_name, peer->tls_name, 0) == 0);
+	return from && (!rule->listener[0] || strcmp(rule->listener, peer->listener) == 0);
+}
+
+static bool
+counts_for(const struct nbd_access_rule *rule, const struct nbd_peer *peer)
+{
+	return counts_for_place(rule, peer) &&
+	       (!rule->tls_name[0] ||
+		   (peer->tls_name[0] && fnmatch(rule->tls_name, peer->tls_name, 0) == 0));
+}
+
+bool
+nbd_access_tls_reveals(
+    const struct nbd_access_rule *rules, size_t count, const struct nbd_peer *peer)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!rules[i].hides && rules[i].tls_name[0] && counts_for_place(&rules[i], peer))
+			return true;
+	return false;
 }
 
 enum nbd_access

@@ -56,6 +56,10 @@ int nbd_access_parse(
 enum nbd_access nbd_access(const struct nbd_access_rule *rules, size_t count,
     const struct nbd_peer *peer, const char *name);
 
+/* Whether @peer may see more under a name that TLS shows. */
+bool nbd_access_tls_reveals(
+    const struct nbd_access_rule *rules, size_t count, const struct nbd_peer *peer);
+
 /* Where the other end of the socket is; names are left out. */
 void nbd_peer_of_socket(struct nbd_peer *peer, int fd);
 

@@ -569,6 +569,8 @@ nbd_connection_create(struct nbd_home *home, const struct nbd_listener_policy *p
 	timer_init(&c->rest_timer, rest_timeout);
 	nbd_session_init(&c->session);
 	c->session.tls = policy->tls;
+	c->session.tls_reveals = nbd_access_tls_reveals(
+	    home->server->config.access, home->server->config.access_count, peer);
 	task_init(&c->send_task, send_task_run);
 	list_init(&c->replies);
 	list_init(&c->sent);

@@ -106,7 +106,9 @@ struct nbd_output {
 struct nbd_session {
 	enum nbd_session_state state;
 	struct nbd_output out;
-	enum nbd_tls_policy tls; /* the owner sets it after nbd_session_init() */
+	/* The owner sets them after nbd_session_init(). */
+	enum nbd_tls_policy tls;
+	bool tls_reveals; /* there may be exports that are only for clients with TLS */
 
 	/* negotiated */
 	bool secure; /* by TLS */

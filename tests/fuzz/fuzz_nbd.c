@@ -127,6 +127,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	nbd_session_init(&session);
 	session.out.len_bytes = 0;
 	session.tls = (how >> 4) % 3; /* the good start knows of none */
+	session.tls_reveals = how & 128;
 	if (how & 8)
 		session.tls = NBD_TLS_OFF;
 	bytes = xmalloc(sizeof(good_start) + input.left + 1);

@@ -90,6 +90,54 @@ test_keys_with_libnbd() {
     refuses nbdinfo "$uri$T/pki/wrong.psk"
 }
 
+# Who a client is, a certificate's name or the user of a key, decides what it sees and may change.
+test_exports_by_name() {
+    make_certificates
+    local key
+    key=$(openssl rand -hex 32)
+    echo "bob:$key" >>pki/keys.psk
+    start_tls --tls-certificates "$T/pki/server" --tls-psk-file "$T/pki/keys.psk" \
+        --listen "nbd+unix:///?socket=$T/offered.sock&tls=on" \
+        --export "tank/v ro" --export "tank/alice tls alice" --export "tank/b* tls bob" --export "tank/bob ro tls alice"
+    quarry volume create tank/alice 64M
+    quarry volume create tank/bob 64M
+    seen() { nbdinfo --list --json "$1" | json "sorted((e['export-name'], e['is_read_only']) for e in d['exports'])"; }
+    local by_certificate="nbds://localhost:$PORT/?tls-certificates=$T/pki" by_key="@/?socket=$T/tls.sock&tls-psk-file=$T/pki/keys.psk"
+    expect "[('tank/alice', False), ('tank/bob', True), ('tank/v', True)]" "$(seen "$by_certificate/alice")" "seen by alice"
+    expect "[('tank/alice', False), ('tank/bob', True), ('tank/v', True)]" "$(seen "nbds+unix://alice$by_key")" "seen by alice with a key"
+    expect "[('tank/bob', False), ('tank/v', True)]" "$(seen "nbds+unix://bob$by_key")" "seen by bob"
+    expect "[('tank/v', True)]" "$(seen "$by_certificate/none")" "seen by who has no certificate"
+    # GnuTLS does not show a certificate that nobody here can believe
+    expect "[('tank/v', True)]" "$(seen "$by_certificate/mallory")" "seen by mallory"
+    refuses nbdinfo "nbds+unix://bob@/tank/alice?socket=$T/tls.sock&tls-psk-file=$T/pki/keys.psk"
+    # where TLS is offered: what is there with it, and what is not at all, are told of alike without it
+    expect "[('tank/v', True)]" "$(seen "nbd+unix:///?socket=$T/offered.sock")" "seen without TLS"
+    openssl req -new -key pki/mallory.key -subj /CN=alice -out pki/forged.csr
+    openssl x509 -req -in pki/forged.csr -CA pki/other.pem -CAkey pki/other.key -days 2 -out pki/forged.pem 2>/dev/null
+    $PYTHON - "$T" <<'PYTHON'
+import ssl, sys
+import nbd_bytes as n
+def listed(certificate, key):
+    c = n.Client(sys.argv[1] + "/offered.sock")
+    assert c.final(n.STARTTLS) == n.ACK
+    context = ssl.create_default_context(cafile=sys.argv[1] + "/pki/ca.pem")
+    context.load_cert_chain(sys.argv[1] + certificate, sys.argv[1] + key)
+    c.s = context.wrap_socket(c.s, server_hostname="localhost")
+    return [data[4:].decode() for kind, data in c.option(n.LIST) if kind == n.SERVER]
+assert listed("/pki/alice.pem", "/pki/alice.key") == ["tank/alice", "tank/bob", "tank/v"]
+try:
+    sys.exit(f"with a certificate that mallory made for alice: {listed('/pki/forged.pem', '/pki/mallory.key')}")
+except (ssl.SSLError, ConnectionError, n.Closed):
+    pass
+c = n.Client(sys.argv[1] + "/offered.sock")
+c.final(n.STRUCTURED_REPLY)
+hidden = [c.go("tank/alice", option=n.INFO)[-1], c.go("tank/alice")[-1], c.go("tank/none")[-1], c.go("tank/bob")[-1], c.go("x")[-1]]
+assert hidden[0][0] == n.ERR_TLS_REQD and len(set(hidden)) == 1, hidden
+assert c.meta(n.LIST_META, "tank/alice")[-1][0] == n.ERR_UNKNOWN
+assert c.go("tank/v")[-1][0] == n.ACK
+PYTHON
+}
+
 test_peers_are_verified_if_so_wished() {
     make_certificates
     start_tls --tls-certificates "$T/pki/server" --tls-verify-peer on

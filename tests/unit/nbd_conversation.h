@@ -244,6 +244,7 @@ feed(struct conversation *c, const void *data, size_t len)
 
 /* What the listener of the next conversations says of TLS. */
 static enum nbd_tls_policy conversation_tls;
+static bool conversation_tls_reveals;
 
 /* A conversation in which @input arrives in pieces of @piece bytes. */
 static inline struct conversation *
@@ -255,6 +256,7 @@ converse(const struct bytes *input, size_t piece, bool one_volume)
 	add(&c->in, NULL, 0);
 	nbd_session_init(&c->session);
 	c->session.tls = conversation_tls;
+	c->session.tls_reveals = conversation_tls_reveals;
 	take_output(c);
 	for (size_t at = 0; at < input->len; at += piece)
 		feed(c, input->at + at, min_u64(piece, input->len - at));

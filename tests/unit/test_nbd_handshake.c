@@ -515,6 +515,28 @@ build_tls(struct bytes *b)
 	add_go(b, NBD_OPT_GO, "tank/a", "");
 }
 
+/* An export that is not to be seen, by INFO, GO and other options; and once more with TLS. */
+static void
+build_tls_only(struct bytes *b)
+{
+	build_flags(b);
+	add_option(b, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	add_meta(b, NBD_OPT_LIST_META_CONTEXT, "tank/none", NULL);
+	add_go(b, NBD_OPT_INFO, "tank/none", "");
+	add_go(b, NBD_OPT_GO, "no name", "");
+	add_go(b, NBD_OPT_INFO, "tank/a", "");
+	add_option(b, NBD_OPT_STARTTLS, NULL, 0);
+	add_go(b, NBD_OPT_GO, "tank/none", "");
+	add_option(b, NBD_OPT_EXPORT_NAME, "tank/none", 9);
+}
+
+/* The same where TLS may show more. */
+static void
+build_tls_reveals(struct bytes *b)
+{
+	build_tls_only(b);
+}
+
 static void
 build_tls_abort(struct bytes *b)
 {
@@ -537,6 +559,18 @@ static const struct {
 	    "3 server tank/b; 3 ack; 6 export " SIZE " " FLAGS_EXT "; 6 ack; 77 UNSUP; "
 	    "5 INVALID; 5 ack; 5 INVALID; 7 export " SIZE " " FLAGS "; 7 ack; transmission",
 	    false, NBD_TLS_ON },
+	{ build_tls_reveals,
+	    "8 ack; 9 UNKNOWN; 6 TLS_REQD; 7 TLS_REQD; 6 export " SIZE " " FLAGS_DF
+	    "; 6 ack; 5 ack; 7 UNKNOWN; closed",
+	    false, NBD_TLS_ON },
+	{ build_tls_only,
+	    "8 ack; 9 UNKNOWN; 6 UNKNOWN; 7 UNKNOWN; 6 export " SIZE " " FLAGS_DF
+	    "; 6 ack; 5 ack; 7 UNKNOWN; closed",
+	    false, NBD_TLS_ON },
+	{ build_tls_reveals,
+	    "8 ack; 9 UNKNOWN; 6 UNKNOWN; 7 UNKNOWN; 6 export " SIZE " " FLAGS_DF
+	    "; 6 ack; 5 POLICY; 7 UNKNOWN; closed",
+	    false, NBD_TLS_OFF },
 	{ build_tls_abort, "2 ack; closed", false, NBD_TLS_REQUIRE },
 	{ build_export_name, "closed", false, NBD_TLS_REQUIRE },
 	{ build_export_name, "raw 10; transmission", false, NBD_TLS_ON },
@@ -628,6 +662,13 @@ static const struct {
 };
 
 static void
+prepare(size_t i)
+{
+	conversation_tls = cases[i].tls;
+	conversation_tls_reveals = cases[i].build == build_tls_reveals;
+}
+
+static void
 test_options_are_answered(void **state)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -635,7 +676,7 @@ test_options_are_answered(void **state)
 		struct conversation *c;
 		char *text;
 
-		conversation_tls = cases[i].tls;
+		prepare(i);
 		cases[i].build(&input);
 		c = converse(&input, max_u64(input.len, 1), cases[i].one_volume);
 		text = transcript(c);
@@ -655,7 +696,7 @@ test_pieces_make_no_difference(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct bytes input = { 0 };
 
-		conversation_tls = cases[i].tls;
+		prepare(i);
 		cases[i].build(&input);
 		for (size_t p = 0; p < ARRAY_SIZE(pieces); p++) {
 			struct conversation *c;
@@ -681,7 +722,7 @@ test_truncation_gives_a_prefix(void **state)
 		struct bytes input = { 0 };
 		struct conversation *whole;
 
-		conversation_tls = cases[i].tls;
+		prepare(i);
 		cases[i].build(&input);
 		whole = converse(&input, max_u64(input.len, 1), cases[i].one_volume);
 		for (size_t len = 0; len < input.len && input.len < 10000; len++) {
@@ -710,7 +751,7 @@ test_garbage_is_survived(void **state)
 		struct bytes input = { 0 };
 		struct conversation *c;
 
-		conversation_tls = cases[i].tls;
+		prepare(i);
 		cases[i].build(&input);
 		if (input.len > 10000 || input.len == 0) {
 			free(input.at);
