@@ -40,6 +40,7 @@ struct nbd_connection {
 	/* questions to the target and the TLS handshake; at most one at a time */
 	bool asking;
 	struct target_open open;
+	struct task hidden_task; /* answers open without the target */
 	struct target_names names;
 
 	/* receiving */

@@ -91,10 +91,6 @@ open_done(struct target_open *open)
 	enum nbd_event event;
 
 	c->asking = false;
-	if (!open->error && access_to(c, &open->name) == NBD_ACCESS_NONE) {
-		volume_close(open->volume);
-		open->error = -ENOENT;
-	}
 	if (!open->error && !c->volume)
 		c->volume = open->volume;
 	else if (!open->error)
@@ -129,16 +125,31 @@ nbd_connection_ask_names(struct nbd_connection *c)
 	target_names(c->home->server->config.target, &c->names);
 }
 
+static void
+open_hidden(struct task *task)
+{
+	open_done(&container_of(task, struct nbd_connection, hidden_task)->open);
+}
+
 void
 nbd_connection_ask_open(struct nbd_connection *c, const struct name *name)
 {
+	enum nbd_access access = access_to(c, name);
+
 	c->asking = true;
 	c->open = (struct target_open){
 		.name = *name,
-		.readonly = access_to(c, name) != NBD_ACCESS_WRITE,
+		.readonly = access != NBD_ACCESS_WRITE,
 		.client = c->peer,
 		.done = open_done,
 	};
+	/* Not even opened: it would be in use, and a failure would tell that it is there. */
+	if (access == NBD_ACCESS_NONE) {
+		c->open.error = -ENOENT;
+		task_init(&c->hidden_task, open_hidden);
+		reactor_defer(nbd_connection_reactor(c), &c->hidden_task);
+		return;
+	}
 	target_open(c->home->server->config.target, &c->open);
 }
 

@@ -728,6 +728,38 @@ test_idle_clients_lose_their_places(void **state)
 	stop(&f);
 }
 
+/* As if it were not there: not even opened, which might fail in a way that tells. */
+static void
+test_what_is_hidden_is_not_opened(void **state)
+{
+	struct nbd_access_rule rule;
+	struct nbd_server_config config = { .access = &rule, .access_count = 1 };
+	struct error error;
+	struct fixture f;
+
+	assert_int_equal(nbd_access_parse(&rule, "tank/a", &error), 0);
+	start(&f, config, 1);
+	for (size_t i = 0; i < 2; i++) {
+		static const char *const names[] = { "tank/b", "tank/none" };
+		struct nbd_option_reply_wire reply;
+		struct bytes b = { 0 };
+		char greeting[18];
+		int fd = connect_to(&f);
+
+		add_u32(&b, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
+		add_go(&b, NBD_OPT_GO, names[i], "");
+		send_bytes(fd, &b);
+		receive_all(fd, greeting, sizeof(greeting));
+		receive_all(fd, &reply, sizeof(reply));
+		assert_int_equal(be32toh(reply.type_be), NBD_REP_ERR_UNKNOWN);
+		close(fd);
+	}
+	await_connections(&f, 0);
+	assert_int_equal(f.b->opens, 0);
+	close(open_export(&f, "tank/a"));
+	stop(&f);
+}
+
 static void
 test_connections_are_limited(void **state)
 {
@@ -892,6 +924,7 @@ main(void)
 		cmocka_unit_test(test_stop_does_not_wait_for_ever),
 		cmocka_unit_test(test_the_handshake_has_a_time_limit),
 		cmocka_unit_test(test_idle_clients_lose_their_places),
+		cmocka_unit_test(test_what_is_hidden_is_not_opened),
 		cmocka_unit_test(test_connections_are_limited),
 		cmocka_unit_test(test_errors_reach_the_client),
 		cmocka_unit_test(test_uris),
