@@ -504,23 +504,6 @@ start_flush(struct pool *pool)
 	log_flush_start(pool, &c->flush);
 }
 
-/* Once for each threshold that is passed, and again only after it was well below. */
-static void
-warn_of_fill(struct pool *pool)
-{
-	unsigned percent = pool_full_percent(pool);
-	unsigned passed = 0;
-
-	for (unsigned i = 0; i < WARN_LEVELS; i++)
-		if (percent >= pool->warn_percent[i])
-			passed = pool->warn_percent[i];
-	if (passed > pool->fill_warned_percent)
-		diag_warning("pool %s is %u %% full: at 100 %% its volumes take no more data",
-		    pool->name, percent);
-	if (passed > pool->fill_warned_percent || percent + 5 < pool->fill_warned_percent)
-		pool->fill_warned_percent = passed;
-}
-
 static void
 end(struct pool *pool, int error)
 {
@@ -551,7 +534,7 @@ end(struct pool *pool, int error)
 		checkpoint_start(pool, NULL);
 	else if (!error)
 		checkpoint_consider(pool);
-	warn_of_fill(pool);
+	pool_fill_changed(pool);
 	relocation_checkpoint_ended(pool);
 }
 

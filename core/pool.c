@@ -69,6 +69,7 @@ pool_new(const struct pool_config *config)
 	list_init(&pool->space_waiters);
 	list_init(&pool->full_waiters);
 	volume_full_init(pool);
+	pool->fill = pool_fill_new();
 	pool_set_warn_percent(pool, (const uint8_t[WARN_LEVELS]){ 0 });
 	list_init(&pool->handles);
 	list_init(&pool->unused_requests);
@@ -169,6 +170,7 @@ pool_free(struct pool *pool)
 	free_list_of(&pool->unused_requests, offsetof(struct volume_request, link));
 	free_list_of(&pool->unused_runs, 0);
 	table_fini(&pool->loads);
+	pool_fill_put(pool->fill);
 	free(pool);
 }
 

@@ -530,8 +530,9 @@ struct volume {
 	struct reactor *reactor; /* of the frontend */
 	struct volume_info info;
 	_Atomic uint64_t size_bytes;
-	bool readonly; /* asked for by the client */
-	uint8_t *note; /* volume_note() */
+	bool readonly;          /* asked for by the client */
+	struct pool_fill *fill; /* outlives the pool */
+	uint8_t *note;          /* volume_note() */
 	size_t note_len_bytes;
 	struct task task;
 	struct task stop_task; /* volume_stop_waiting() */
@@ -627,6 +628,7 @@ struct pool {
 	uint64_t checkpoint_number; /* of the last durable one */
 	uint64_t reserve_slabs;     /* most that is held back for checkpoints, deletes and trims */
 	uint64_t relocate_slabs;    /* over so many above those, relocation gathers speed */
+	struct pool_fill *fill;     /* see pool_fill.c */
 	unsigned fill_warned_percent;
 	uint8_t warn_percent[WARN_LEVELS]; /* when that is passed, growing */
 	uint64_t live_blocks_max;          /* beyond, nobody gets more; overwriting goes on */
@@ -778,6 +780,13 @@ uint64_t checkpoint_blocks_max(const struct pool *pool);
 void reaper_init(struct pool *pool);
 void reaper_kick(struct pool *pool);
 bool reaper_idle(const struct pool *pool);
+
+/* pool_fill.c */
+struct pool_fill *pool_fill_new(void);
+struct pool_fill *pool_fill_get(struct pool_fill *fill);
+void pool_fill_put(struct pool_fill *fill); /* on any thread */
+/* The room has changed, or may have: warns, and lets frontends see it. */
+void pool_fill_changed(struct pool *pool);
 
 /* How full the pool is for volumes that are not reserved. */
 unsigned pool_full_percent(const struct pool *pool);

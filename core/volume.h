@@ -98,6 +98,18 @@ struct volume_info {
 /* Facts as they were when the handle was opened or the size last changed; any time. */
 const struct volume_info *volume_info(const struct volume *volume);
 
+/* The pool's room, as it is just now; any time, on any thread. */
+struct volume_space {
+	uint64_t usable_bytes; /* what can be written at most, by all volumes */
+	uint64_t available_bytes;
+	uint8_t warn_percent[2]; /* the thresholds, growing */
+	uint8_t warned_percent;  /* the highest of those that was passed; 0: none.  It falls only
+				  * when the pool is well below */
+};
+void volume_space(const struct volume *volume, struct volume_space *space);
+/* That one alone. */
+unsigned volume_warned_percent(const struct volume *volume);
+
 /* The note that was asked for when the handle was opened, as it was then; NULL: there was none. */
 const uint8_t *volume_note(const struct volume *volume, size_t *len_bytes);
 

@@ -14,8 +14,8 @@
  *   volume was paused for an operation meanwhile: then they may be gone.
  * - A reserved volume's room is held back from all others: live blocks, and what the reserved
  *   volumes have yet to write, are never more than fit.  So its own writes are not asked.
- * - volume_full_consider() is called wherever room may have come: a batch was applied, the reaper
- *   freed something, a checkpoint ended, a device was added.
+ * - volume_full_consider() is called wherever room may have come or gone: a batch was applied, the
+ *   reaper freed something, a checkpoint ended, a device was added.
  */
 #include "core/pool_internal.h"
 
@@ -193,6 +193,7 @@ volume_full_consider(struct pool *pool)
 {
 	uint64_t given = 0, next_ns = UINT64_MAX;
 
+	pool_fill_changed(pool);
 	if (list_empty(&pool->full_waiters))
 		return;
 	list_for_each_safe(node, &pool->full_waiters) {

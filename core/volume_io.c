@@ -353,6 +353,8 @@ volume_open(
 	volume->info.name = *name;
 	volume->info.uuid = record->uuid;
 	volume->info.size_bytes = snapshot ? snapshot->size_bytes : record->size_bytes;
+	volume->fill = pool_fill_get(pool->fill);
+	pool_fill_changed(pool);
 	volume->info.import = pool->import;
 	volume->info.keeps_notes = !snapshot && pool_keeps_notes(pool);
 	volume->info.block_bytes = catalog_block_bytes(record);
@@ -399,6 +401,7 @@ close_handle(struct task *task)
 
 	if (volume->pool)
 		volume_detach(volume->pool, volume);
+	pool_fill_put(volume->fill);
 	free(volume->note);
 	free(volume);
 }

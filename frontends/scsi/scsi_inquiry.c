@@ -139,6 +139,7 @@ put_characteristics(const struct scsi_task *task, uint8_t *page)
 static size_t
 put_provisioning(const struct scsi_task *task, uint8_t *page)
 {
+	page[4] = (uint8_t)scsi_set_exponent(task->unit); /* there are thresholds */
 	page[5] = 0xe4; /* LBPU, LBPWS, LBPWS10; LBPRZ: what is unmapped reads as zeroes */
 	page[6] = 0x02; /* thin */
 	return 8;

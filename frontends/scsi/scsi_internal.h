@@ -43,8 +43,9 @@ struct scsi_unit {
 	uint32_t block_bytes;
 	uint64_t size_bytes; /* as the initiators were told */
 	struct list nexuses;
-	struct list tasks; /* executed and not finished, in order of arrival */
-	uint32_t ordered;  /* of those: ORDERED ones */
+	struct list tasks;       /* executed and not finished, in order of arrival */
+	uint32_t ordered;        /* of those: ORDERED ones */
+	unsigned warned_percent; /* of the pool's room, as the initiators were told */
 	bool descriptor_sense;
 	bool write_protect;             /* SWP */
 	bool stopped;                   /* START STOP UNIT */
@@ -144,6 +145,13 @@ static inline uint64_t
 scsi_offset_bytes(const struct scsi_task *task)
 {
 	return task->parsed.lba * task->unit->block_bytes;
+}
+
+/* Of the pool's room thresholds and log pages count in sets of 1 MiB: 2 to the power of this. */
+static inline unsigned
+scsi_set_exponent(const struct scsi_unit *unit)
+{
+	return (unsigned)__builtin_ctzll(MIB / unit->block_bytes);
 }
 
 static inline uint64_t

@@ -4,6 +4,9 @@
  *
  * Pages are built from the unit's flags; beside each page stands what of it may be changed.  A MODE
  * SELECT is checked as a whole before anything of it takes effect.
+ *
+ * The thresholds of logical block provisioning are those at which the pool warns its operator; an
+ * initiator is told of them, and does not set them.
  */
 #include "frontends/scsi/scsi_internal.h"
 
@@ -12,37 +15,81 @@ enum {
 	PAGE_CONTROL = 0x0a,
 	PAGE_EXCEPTIONS = 0x1c,
 	PAGE_ALL = 0x3f,
+	PAGE_SUBPAGE = 0x40, /* SPF: a subpage and a longer length follow */
+	SUBPAGE_PROVISIONING = 0x02,
+	SUBPAGE_ALL = 0xff,
 	CONTROL_CURRENT = 0,
 	CONTROL_CHANGEABLE = 1,
 	CONTROL_DEFAULT = 2,
 	CONTROL_SAVED = 3,
-	PAGE_BYTES_MAX = 20,
-	ANSWER_BYTES_MAX = 128,
+	PAGE_BYTES_MAX = 32,
+	ANSWER_BYTES_MAX = 160,
+	THRESHOLDS_AT = 16,
+	THRESHOLD_BYTES = 8,
+	LOG_SUPPORTED = 0x00,
+	LOG_PROVISIONING = 0x0c,
+	LOG_EXCEPTIONS = 0x2f,
+	LOG_ANSWER_BYTES_MAX = 32,
+	RESOURCE_AVAILABLE = 0x01,
+	RESOURCE_USED = 0x02,
 };
 
 #define ASC_SAVING_NOT_SUPPORTED ((enum scsi_asc)0x3900)
 
 static const struct mode_page {
 	uint8_t code;
+	uint8_t subpage; /* 0: none, and a header of two bytes */
 	uint8_t len_bytes;
 	uint8_t defaults[PAGE_BYTES_MAX];
 	uint8_t changeable[PAGE_BYTES_MAX];
 } mode_pages[] = {
-	{ PAGE_CACHING, 20, { PAGE_CACHING, 18, 0x04 /* WCE */ }, { PAGE_CACHING, 18 } },
-	{ PAGE_CONTROL, 12, { PAGE_CONTROL, 10, 0x00, 0x10 /* reorders freely */ },
+	{ PAGE_CACHING, 0, 20, { PAGE_CACHING, 18, 0x04 /* WCE */ }, { PAGE_CACHING, 18 } },
+	{ PAGE_CONTROL, 0, 12, { PAGE_CONTROL, 10, 0x00, 0x10 /* reorders freely */ },
 	    { PAGE_CONTROL, 10, 0x04 /* D_SENSE */, 0, 0x08 /* SWP */ } },
-	{ PAGE_EXCEPTIONS, 12, { PAGE_EXCEPTIONS, 10, 0x08 /* DEXCPT */ },
+	{ PAGE_EXCEPTIONS, 0, 12, { PAGE_EXCEPTIONS, 10, 0x08 /* DEXCPT */ },
 	    { PAGE_EXCEPTIONS, 10 } },
+	{ PAGE_EXCEPTIONS, SUBPAGE_PROVISIONING, 32,
+	    { PAGE_EXCEPTIONS | PAGE_SUBPAGE, SUBPAGE_PROVISIONING, 0, 28 },
+	    { PAGE_EXCEPTIONS | PAGE_SUBPAGE, SUBPAGE_PROVISIONING, 0, 28 } },
 };
+static_assert(THRESHOLDS_AT + WARN_LEVELS * THRESHOLD_BYTES == 32, "the provisioning page");
+
+/* In threshold sets; rounded up. */
+static uint64_t
+sets_of(uint64_t bytes)
+{
+	return min_u64(div_round_up(bytes, MIB), UINT32_MAX);
+}
+
+/* Threshold descriptors: enabled, of a number of sets, armed when what is available decreases. */
+static void
+put_thresholds(const struct scsi_nexus *nexus, uint8_t *bytes)
+{
+	struct volume_space space;
+
+	volume_space(nexus->volume, &space);
+	for (unsigned i = 0; i < WARN_LEVELS; i++) {
+		uint8_t *at = bytes + THRESHOLDS_AT + (size_t)i * THRESHOLD_BYTES;
+
+		at[0] = 0x80;
+		at[1] = RESOURCE_AVAILABLE;
+		put_be32(
+		    at + 4, sets_of(space.usable_bytes / 100 * (100u - space.warn_percent[i])));
+	}
+}
 
 static void
-page_current(const struct scsi_unit *unit, const struct mode_page *page, uint8_t *bytes)
+page_current(const struct scsi_nexus *nexus, const struct mode_page *page, uint8_t *bytes)
 {
+	const struct scsi_unit *unit = nexus->unit;
+
 	memcpy(bytes, page->defaults, page->len_bytes);
 	if (page->code == PAGE_CONTROL) {
 		bytes[2] |= unit->descriptor_sense ? 0x04 : 0;
 		bytes[4] |= unit->write_protect ? 0x08 : 0;
 	}
+	if (page->subpage == SUBPAGE_PROVISIONING)
+		put_thresholds(nexus, bytes);
 }
 
 static size_t
@@ -50,10 +97,10 @@ put_page(const struct scsi_task *task, const struct mode_page *page, unsigned co
 {
 	if (control == CONTROL_CHANGEABLE)
 		memcpy(at, page->changeable, page->len_bytes);
-	else if (control == CONTROL_DEFAULT)
+	else if (control == CONTROL_DEFAULT && page->subpage != SUBPAGE_PROVISIONING)
 		memcpy(at, page->defaults, page->len_bytes);
 	else
-		page_current(task->unit, page, at);
+		page_current(task->nexus, page, at);
 	return page->len_bytes;
 }
 
@@ -96,7 +143,7 @@ scsi_run_mode_sense(struct scsi_task *task)
 	for (size_t i = 0; i < ARRAY_SIZE(mode_pages); i++) {
 		if (code != PAGE_ALL && code != mode_pages[i].code)
 			continue;
-		if (subpage != 0 && subpage != 0xff)
+		if (subpage != SUBPAGE_ALL && subpage != mode_pages[i].subpage)
 			continue;
 		found = true;
 		at += put_page(task, &mode_pages[i], control, answer + at);
@@ -118,24 +165,29 @@ scsi_run_mode_sense(struct scsi_task *task)
 
 /* Applies one page, or only checks it; false: @wrong is the byte in it. */
 static bool
-select_page(struct scsi_unit *unit, const uint8_t *bytes, bool apply, size_t *wrong)
+select_page(struct scsi_nexus *nexus, const uint8_t *bytes, bool apply, size_t *wrong)
 {
+	bool has_subpage = bytes[0] & PAGE_SUBPAGE;
+	unsigned subpage = has_subpage ? bytes[1] : 0;
+
 	for (size_t i = 0; i < ARRAY_SIZE(mode_pages); i++) {
 		const struct mode_page *page = &mode_pages[i];
 		uint8_t current[PAGE_BYTES_MAX];
 
-		if (page->code != bytes[0])
+		if (page->code != (bytes[0] & ~PAGE_SUBPAGE) || page->subpage != subpage)
 			continue;
-		page_current(unit, page, current);
+		page_current(nexus, page, current);
 		for (size_t k = 1; k < page->len_bytes; k++) {
+			bool is_length = has_subpage ? k == 2 || k == 3 : k == 1;
+
 			*wrong = k;
-			if (k == 1 ? bytes[1] != page->len_bytes - 2
-				   : (bytes[k] ^ current[k]) & (uint8_t)~page->changeable[k])
+			if ((bytes[k] ^ current[k]) &
+			    (is_length ? 0xff : (uint8_t)~page->changeable[k]))
 				return false;
 		}
 		if (apply && page->code == PAGE_CONTROL) {
-			unit->descriptor_sense = bytes[2] & 0x04;
-			unit->write_protect = bytes[4] & 0x08;
+			nexus->unit->descriptor_sense = bytes[2] & 0x04;
+			nexus->unit->write_protect = bytes[4] & 0x08;
 		}
 		return true;
 	}
@@ -143,23 +195,36 @@ select_page(struct scsi_unit *unit, const uint8_t *bytes, bool apply, size_t *wr
 	return false;
 }
 
+/* The length of the page there with its header; 0: the list is shorter. */
+static size_t
+page_bytes(const uint8_t *at, size_t left_bytes)
+{
+	size_t bytes;
+
+	if (left_bytes < 4)
+		return 0;
+	bytes = at[0] & PAGE_SUBPAGE ? 4 + read_be(at + 2, 2) : 2 + (size_t)at[1];
+	return bytes <= left_bytes ? bytes : 0;
+}
+
 static void
 select_pages(struct scsi_task *task, const uint8_t *list, size_t at, size_t len_bytes)
 {
 	for (int apply = 0; apply < 2; apply++) {
-		for (size_t i = at; i < len_bytes; i += 2 + (size_t)list[i + 1]) {
-			size_t wrong;
+		size_t bytes, wrong;
 
-			if (len_bytes - i < 2 || len_bytes - i < 2 + (size_t)list[i + 1])
+		for (size_t i = at; i < len_bytes; i += bytes) {
+			uint8_t page[PAGE_BYTES_MAX] = { 0 };
+
+			bytes = page_bytes(list + i, len_bytes - i);
+			if (bytes == 0)
 				return scsi_check_condition(
 				    task, SCSI_ILLEGAL_REQUEST, SCSI_ASC_PARAMETER_LIST_LENGTH);
 			/* Longer than any page of ours is wrong before it is looked at. */
-			if (list[i + 1] > PAGE_BYTES_MAX - 2)
+			if (bytes > sizeof(page))
 				return scsi_refuse_parameter(task, (uint16_t)(i + 1), 8);
-			uint8_t page[PAGE_BYTES_MAX] = { 0 };
-
-			memcpy(page, list + i, 2 + (size_t)list[i + 1]);
-			if (!select_page(task->unit, page, apply, &wrong))
+			memcpy(page, list + i, bytes);
+			if (!select_page(task->nexus, page, apply, &wrong))
 				return scsi_refuse_parameter(task, (uint16_t)(i + wrong), 8);
 		}
 	}
@@ -202,30 +267,84 @@ scsi_run_mode_select(struct scsi_task *task)
 	select_pages(task, list, header_bytes + descriptor_bytes, len_bytes);
 }
 
-/* --- LOG SENSE: which pages there are, and nothing that has gone wrong --- */
+/* --- LOG SENSE: the pool's room, and nothing that has gone wrong --- */
+
+static size_t
+put_supported(const struct scsi_task *task, uint16_t from, uint8_t *at)
+{
+	at[0] = LOG_SUPPORTED;
+	at[1] = LOG_PROVISIONING;
+	at[2] = LOG_EXCEPTIONS;
+	return 3;
+}
+
+static size_t
+put_exceptions(const struct scsi_task *task, uint16_t from, uint8_t *at)
+{
+	if (from > 0)
+		return 0;
+	at[2] = 0x03; /* one parameter: no informational exception, no temperature */
+	at[3] = 4;
+	at[6] = 0xff;
+	return 8;
+}
+
+/* What is available and what is used, in sets; shared by all units of the pool. */
+static size_t
+put_provisioning(const struct scsi_task *task, uint16_t from, uint8_t *at)
+{
+	struct volume_space space;
+	size_t bytes = 0;
+
+	volume_space(task->nexus->volume, &space);
+	for (uint16_t code = RESOURCE_AVAILABLE; code <= RESOURCE_USED; code++) {
+		uint64_t left = space.available_bytes / MIB;
+
+		if (code < from)
+			continue;
+		put_be16(at + bytes, code);
+		at[bytes + 2] = 0x03;
+		at[bytes + 3] = 8;
+		put_be32(at + bytes + 4,
+		    min_u64(code == RESOURCE_AVAILABLE ? left : space.usable_bytes / MIB - left,
+			UINT32_MAX));
+		at[bytes + 8] = 0x02; /* not dedicated to this unit */
+		bytes += 12;
+	}
+	return bytes;
+}
+
+static const struct {
+	uint8_t code;
+	/* The parameters from this one on. */
+	size_t (*put)(const struct scsi_task *task, uint16_t from, uint8_t *at);
+} log_pages[] = {
+	{ LOG_SUPPORTED, put_supported },
+	{ LOG_PROVISIONING, put_provisioning },
+	{ LOG_EXCEPTIONS, put_exceptions },
+};
 
 void
 scsi_run_log_sense(struct scsi_task *task)
 {
 	const uint8_t *cdb = task->parsed.bytes;
+	uint16_t from = (uint16_t)read_be(cdb + 5, 2);
 	uint8_t code = cdb[2] & 0x3f;
-	uint8_t answer[16] = { 0 };
+	uint8_t answer[LOG_ANSWER_BYTES_MAX] = { code };
+	size_t len_bytes;
 
 	if (cdb[1] & 0x01)
 		return scsi_refuse_cdb(task, 1, 0);
 	if (cdb[3] != 0)
 		return scsi_refuse_cdb(task, 3, 8);
-	answer[0] = code;
-	if (code == 0x00) {
-		answer[3] = 2;
-		answer[5] = 0x2f;
-		return scsi_answer_bytes(task, answer, 6);
+	for (size_t i = 0; i < ARRAY_SIZE(log_pages); i++) {
+		if (log_pages[i].code != code)
+			continue;
+		len_bytes = log_pages[i].put(task, from, answer + 4);
+		if (len_bytes == 0) /* no such parameter, nor one behind it */
+			return scsi_refuse_cdb(task, 5, 8);
+		put_be16(answer + 2, len_bytes);
+		return scsi_answer_bytes(task, answer, 4 + len_bytes);
 	}
-	if (code != 0x2f)
-		return scsi_refuse_cdb(task, 2, 5);
-	answer[3] = 8; /* one parameter: no informational exception, no temperature */
-	answer[6] = 0x03;
-	answer[7] = 4;
-	answer[10] = 0xff;
-	scsi_answer_bytes(task, answer, 12);
+	scsi_refuse_cdb(task, 2, 5);
 }

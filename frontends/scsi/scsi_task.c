@@ -277,6 +277,17 @@ notice_size(struct scsi_nexus *nexus)
 	scsi_attention_all(nexus->unit, NULL, SCSI_ASC_CAPACITY_CHANGED);
 }
 
+/* The pool has become fuller than a threshold: everybody is told, this nexus at once. */
+static void
+notice_threshold(struct scsi_nexus *nexus)
+{
+	unsigned percent = volume_warned_percent(nexus->volume);
+
+	if (percent > nexus->unit->warned_percent)
+		scsi_attention_all(nexus->unit, NULL, SCSI_ASC_THIN_THRESHOLD);
+	nexus->unit->warned_percent = percent;
+}
+
 bool
 scsi_nexus_poll(struct scsi_nexus *nexus)
 {
@@ -415,6 +426,7 @@ scsi_task_prepare(struct scsi_task *task)
 	uint64_t wanted_bytes;
 
 	notice_size(task->nexus);
+	notice_threshold(task->nexus);
 	list_init(&task->link);
 	task->state = SCSI_TASK_PREPARED;
 	task->unit = scsi_lun_number(task->lun) == task->nexus->lun ? task->nexus->unit : NULL;

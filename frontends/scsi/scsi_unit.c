@@ -97,6 +97,7 @@ unit_get(struct scsi_port *port, const struct volume *volume)
 		unit->identity = identity_of(info);
 		list_init(&unit->nexuses);
 		list_init(&unit->tasks);
+		unit->warned_percent = volume_warned_percent(volume);
 		list_push_back(&port->units, &unit->link);
 	}
 	/* While nobody had the volume open, or it was in another daemon, both may have changed. */

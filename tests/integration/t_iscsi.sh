@@ -295,6 +295,38 @@ t = Session('$ISCSI/$TARGET/0', 'iqn.other')
 $1"
 }
 
+# The pool fills up: a session with nothing to do but read hears of it, and what is left is told.
+test_thin_thresholds_are_told() {
+    start_iscsi
+    truncate -s 256M disk
+    quarry pool create tank "$T/disk"
+    quarry volume create tank/vm1 1G
+    client '
+def resources():
+    data = s.good([0x4d, 0, 0x4c, 0, 0, 0, 0, 0, 64], in_bytes=64)
+    assert data[:4] == bytes([0x0c, 0, 0, 24])
+    return [int.from_bytes(data[at + 4:at + 8], "big") for at in (4, 16)]
+def heard(session):
+    status, sense, _ = session.command([0x28, 0, 0, 0, 0, 0, 0, 0, 1], in_bytes=512)
+    return status == 2 and sense == (6, 0x3807)
+available, used = resources()
+thresholds = s.good([0x1a, 8, 0x1c, 2, 64], in_bytes=64)[4:]
+first = int.from_bytes(thresholds[20:24], "big")
+assert available > 150 and used < 20 and (available + used) // 5 in (first, first - 1), (available, used, first)
+at = 0
+while not heard(t):
+    assert at < available * 2048, "it was not told"
+    for lba in range(at, at + 1024, 64):
+        assert s.write(lba, bytes([1]) * 32768) in (0, 2)
+    at += 1024
+left, used_then = resources()
+assert abs(left - first) <= 4, (left, first)
+assert left + used_then == available + used
+assert not heard(t)
+'
+    grep -q "pool tank is 80 % full" "$T/quarryd.log"
+}
+
 # elsewhere PYTHON: as client, of a daemon of its own that imports the pool.
 elsewhere() {
     local first=$DAEMON ISCSI

@@ -49,6 +49,7 @@ struct target {
 	struct fake_image images[FAKE_VOLUMES_MAX];
 	size_t image_count;
 	uint64_t import;
+	struct volume_space space;
 	int admin_fails;
 	bool admin_holds; /* requests are kept in admin_held */
 	struct list admin_held;
@@ -225,6 +226,18 @@ admin_request_fini(struct admin_request *request)
 }
 
 /* --- core/volume.h --- */
+
+void
+volume_space(const struct volume *volume, struct volume_space *space)
+{
+	*space = volume->target->space;
+}
+
+unsigned
+volume_warned_percent(const struct volume *volume)
+{
+	return volume->target->space.warned_percent;
+}
 
 const uint8_t *
 volume_note(const struct volume *volume, size_t *len_bytes)

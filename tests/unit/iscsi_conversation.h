@@ -395,7 +395,7 @@ hear_one(struct initiator *i, unsigned opcode)
 	return pdu;
 }
 
-static void
+static inline void
 hear_nothing(struct initiator *i)
 {
 	struct pdu pdu;

@@ -572,6 +572,48 @@ test_block_size(void **state)
 	assert_int_equal(block_bytes_of(world, "c"), 4096);
 }
 
+/* What a handle tells of the pool's room, though the pool is gone. */
+static void
+test_space(void **state)
+{
+	struct world *world = *state;
+	struct admin_request request;
+	struct volume_space space;
+	struct volume *volume;
+	uint64_t usable_bytes, step_bytes, at;
+
+	make_pool(world);
+	request = world_request(ADMIN_VOLUME_CREATE, "p", "large");
+	request.size_bytes = GIB;
+	worked(world_admin(world, &request));
+	volume = client_open(world, "p", "large", false);
+	volume_space(volume, &space);
+	usable_bytes = space.usable_bytes;
+	assert_int_equal(report(world, "p", &request)->usable_bytes, usable_bytes);
+	admin_request_fini(&request);
+	assert_int_equal(space.warn_percent[0], 80);
+	assert_int_equal(space.warn_percent[1], 90);
+	assert_int_equal(space.warned_percent, 0);
+	assert_true(space.available_bytes > usable_bytes / 2);
+	request = world_request(ADMIN_POOL_SET, "p", NULL);
+	request.warn_percent[0] = 5;
+	request.warn_percent[1] = 10;
+	worked(world_admin(world, &request));
+	step_bytes = round_down(usable_bytes / 100, 4096);
+	for (at = 0; at < 7 * step_bytes; at += step_bytes)
+		assert_int_equal(client_write(world, volume, at, step_bytes, 1), 0);
+	volume_space(volume, &space);
+	assert_true(space.available_bytes <= usable_bytes - 7 * step_bytes);
+	assert_int_equal(space.warned_percent, 5);
+	assert_int_equal(volume_warned_percent(volume), 5);
+	for (; at < 11 * step_bytes; at += step_bytes)
+		assert_int_equal(client_write(world, volume, at, step_bytes, 1), 0);
+	assert_int_equal(volume_warned_percent(volume), 10);
+	worked(world_do(world, ADMIN_POOL_EXPORT, true, "p", NULL, NULL));
+	assert_int_equal(volume_warned_percent(volume), 10);
+	client_close(world, volume);
+}
+
 static int
 snapshots(struct world *world, enum admin_verb verb, const char *names)
 {
@@ -823,6 +865,7 @@ main(void)
 		TEST(test_resize),
 		TEST(test_readonly),
 		TEST(test_block_size),
+		TEST(test_space),
 		TEST(test_snapshots_and_clones),
 		TEST(test_diff),
 		TEST(test_a_failed_pool_says_so),
