@@ -304,6 +304,7 @@ struct plug_notes {
 struct plug {
 	struct plug_notes durable;
 	struct plug_notes coming; /* the table is being made */
+	uint64_t look_at;         /* the slab looked at last, of all */
 	bool dry;                 /* another table may give more holes */
 	/* the present pass */
 	bool active;
@@ -805,8 +806,8 @@ bool relocation_wait(struct pool *pool, struct waiter *waiter) must_check;
  * when it is durable / which it is (relocate_plug.c). */
 void plug_note_holes(struct pool *pool, bool is_cut);
 void plug_notes_durable(struct pool *pool);
-/* Some slab; as often called as there are slabs each once, and soon some of everywhere. */
-struct slab *relocation_next_slab(struct pool *pool);
+/* The slab behind *look_at, which moves on: all of them in turn, and soon some of everywhere. */
+struct slab *relocation_next_slab(struct pool *pool, uint64_t *look_at);
 bool relocation_idle(const struct pool *pool);
 /* A pass is under way. */
 bool relocation_produces(const struct pool *pool);

@@ -307,7 +307,7 @@ stride(uint64_t count)
 }
 
 struct slab *
-relocation_next_slab(struct pool *pool)
+relocation_next_slab(struct pool *pool, uint64_t *look_at)
 {
 	struct relocation *r = &pool->relocation;
 	uint64_t count = pool->space.place_count;
@@ -316,8 +316,8 @@ relocation_next_slab(struct pool *pool)
 		r->stride_of = count;
 		r->stride = stride(count);
 	}
-	r->look_at = (r->look_at + r->stride) % count;
-	return nth_slab(&pool->space, r->look_at);
+	*look_at = (*look_at + r->stride) % count;
+	return nth_slab(&pool->space, *look_at);
 }
 
 /*
@@ -335,7 +335,7 @@ find_candidates(struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
 
 	*dead_blocks = 0;
 	for (uint32_t i = 0; i < looks; i++) {
-		struct slab *slab = relocation_next_slab(pool);
+		struct slab *slab = relocation_next_slab(pool, &r->look_at);
 
 		if (!is_candidate(pool, slab))
 			continue;

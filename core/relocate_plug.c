@@ -69,7 +69,8 @@ by_holes(const void *left, const void *right)
 void
 plug_note_holes(struct pool *pool, bool is_cut)
 {
-	struct plug_notes *notes = &pool->relocation.plug.coming;
+	struct plug *plug = &pool->relocation.plug;
+	struct plug_notes *notes = &plug->coming;
 	const struct space *space = &pool->space;
 	uint32_t slab_blocks = space->slab_blocks, words = slab_blocks / 64;
 	uint32_t looks = (uint32_t)min_u64(space->place_count, LOOK_SLABS);
@@ -84,7 +85,7 @@ plug_note_holes(struct pool *pool, bool is_cut)
 		return;
 	found = xcalloc(looks, sizeof(*found));
 	for (uint32_t i = 0; i < looks; i++) {
-		struct slab *slab = relocation_next_slab(pool);
+		struct slab *slab = relocation_next_slab(pool, &plug->look_at);
 
 		if (!space_may_plug(space, slab, is_cut) || slab->plugging ||
 		    slab_blocks - 2u * slab->directory_blocks <= slab->live)
@@ -478,16 +479,12 @@ plug_switch(struct pool *pool)
 	plug_let_go(pool);
 }
 
-void
-plug_let_go(struct pool *pool)
+static void
+free_targets(struct plug *plug)
 {
-	struct plug *plug = &pool->relocation.plug;
-
 	for (uint32_t i = 0; i < plug->target_count; i++) {
 		struct plug_target *target = &plug->targets[i];
 
-		target->slab->plugging = false;
-		places_let_go(pool, &target->places);
 		free(target->holes);
 		free(target->slots);
 		free(target->directory);
@@ -500,11 +497,23 @@ plug_let_go(struct pool *pool)
 }
 
 void
+plug_let_go(struct pool *pool)
+{
+	struct plug *plug = &pool->relocation.plug;
+
+	for (uint32_t i = 0; i < plug->target_count; i++) {
+		plug->targets[i].slab->plugging = false;
+		places_let_go(pool, &plug->targets[i].places);
+	}
+	free_targets(plug);
+}
+
+void
 plug_fini(struct pool *pool)
 {
 	struct plug *plug = &pool->relocation.plug;
 
-	plug_let_go(pool);
+	free_targets(plug); /* of a pool that was abandoned: slabs and log are gone, or will be */
 	free(plug->durable.list);
 	free(plug->durable.holes);
 	free(plug->coming.list);
