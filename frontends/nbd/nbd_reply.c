@@ -6,10 +6,19 @@
  *   structured  READ, BLOCK_STATUS and errors as one chunk; success without data stays simple
  *   extended    everything as one chunk, whose header is as long as a request's
  *
- * A READ is answered by one content chunk: OFFSET_HOLE if all of it is zeroes and the client did
- * not ask for plain data (DF), else OFFSET_DATA.
+ * A READ is answered by content chunks: OFFSET_HOLE for all of it if it is zeroes, or for runs of
+ * whole blocks that are; between them OFFSET_DATA.  With DF it is one OFFSET_DATA.
+ *
+ * The data stay where they are: the headers of the chunks behind a run's begin are written over
+ * the zeroes, so that each run costs one piece more.
+ *
+ *   head        tail                 more[0]
+ *   [header 1]  data 1 | [hole 1][header 2] … zeroes, not sent … | data 2 | [hole 2] …
  */
 #include "frontends/nbd/nbd_session.h"
+
+/* A shorter run of zeroes is sent: it costs less than one chunk more. */
+#define HOLE_BYTES_MIN (64 * KIB)
 
 static const struct {
 	int error;
@@ -57,6 +66,7 @@ reply_reset(struct nbd_reply *reply, const void *tail, size_t tail_bytes)
 	reply->head_bytes = 0;
 	reply->tail = tail;
 	reply->tail_bytes = (uint32_t)tail_bytes;
+	reply->more_count = 0;
 }
 
 static void
@@ -148,32 +158,147 @@ all_zero(const uint8_t *data, size_t len_bytes)
 	return word == 0 && memcmp(data, data + sizeof(word), len_bytes - sizeof(word)) == 0;
 }
 
-void
-nbd_reply_data(const struct nbd_session *session, const struct nbd_request *request,
-    const void *data, struct nbd_reply *reply)
+static void
+put_hole(const struct nbd_session *session, const struct nbd_request *request, uint64_t at,
+    size_t len_bytes, bool last, struct nbd_reply *reply)
 {
-	uint64_t offset_be = htobe64(request->offset_bytes);
+	struct nbd_chunk_hole_wire hole = {
+		.offset_be = htobe64(request->offset_bytes + at),
+		.len_be = htobe32((uint32_t)len_bytes),
+	};
+
+	put_chunk(session, request, NBD_REPLY_TYPE_OFFSET_HOLE, sizeof(hole), last, reply);
+	put(reply, &hole, sizeof(hole));
+}
+
+/* What stands before data. */
+static void
+put_data(const struct nbd_session *session, const struct nbd_request *request, uint64_t at,
+    size_t len_bytes, bool last, struct nbd_reply *reply)
+{
+	uint64_t offset_be = htobe64(request->offset_bytes + at);
+
+	put_chunk(session, request, NBD_REPLY_TYPE_OFFSET_DATA, sizeof(offset_be) + len_bytes, last,
+	    reply);
+	put(reply, &offset_be, sizeof(offset_be));
+}
+
+/* The first run of zeroes from @from on that is worth a chunk, else the end of the data. */
+static void
+find_hole(const struct nbd_request *request, const uint8_t *data, size_t from, size_t *hole,
+    size_t *hole_end)
+{
 	size_t len_bytes = request->len_bytes;
+	size_t at = round_up(request->offset_bytes + from, BLOCK_BYTES) - request->offset_bytes;
+
+	*hole = *hole_end = at;
+	for (; at + BLOCK_BYTES <= len_bytes; at += BLOCK_BYTES) {
+		if (all_zero(data + at, BLOCK_BYTES))
+			*hole_end = at + BLOCK_BYTES;
+		else if (*hole_end - *hole >= HOLE_BYTES_MIN)
+			return;
+		else
+			*hole = *hole_end = at + BLOCK_BYTES;
+	}
+	if (*hole_end - *hole < HOLE_BYTES_MIN)
+		*hole = *hole_end = len_bytes;
+}
+
+/* Puts headers behind the last piece of data, over zeroes, or into the head before the first. */
+static void
+put_behind(struct nbd_reply *reply, const struct nbd_reply *headers)
+{
+	if (reply->more_count) {
+		struct nbd_piece *last = &reply->more[reply->more_count - 1];
+
+		memcpy((char *)last->bytes + last->len_bytes, headers->head, headers->head_bytes);
+		last->len_bytes += headers->head_bytes;
+	} else if (reply->tail_bytes) {
+		memcpy((char *)(uintptr_t)reply->tail + reply->tail_bytes, headers->head,
+		    headers->head_bytes);
+		reply->tail_bytes += headers->head_bytes;
+	} else {
+		put(reply, headers->head, headers->head_bytes);
+	}
+}
+
+static void
+add_piece(struct nbd_reply *reply, void *bytes, size_t len_bytes)
+{
+	if (reply->tail_bytes) {
+		reply->more[reply->more_count++] = (struct nbd_piece){ bytes, (uint32_t)len_bytes };
+	} else {
+		reply->tail = bytes;
+		reply->tail_bytes = (uint32_t)len_bytes;
+	}
+}
+
+/*
+ * Data and holes in turn, from the hole [@hole, @hole_end) on, which is the first:
+ *
+ *   1. what is before the hole: its header behind the last piece, then a piece of its own;
+ *   2. the hole's header behind it, over the zeroes;
+ *   3. the next hole; none, if there can be only one piece more.
+ */
+static void
+put_sparse(const struct nbd_session *session, const struct nbd_request *request, uint8_t *data,
+    size_t hole, size_t hole_end, struct nbd_reply *reply)
+{
+	size_t len_bytes = request->len_bytes;
+	size_t at = 0;
+
+	static_assert(HOLE_BYTES_MIN >= sizeof(reply->head), "the headers fit into a hole");
+	reply_reset(reply, NULL, 0);
+	while (at < len_bytes) {
+		struct nbd_reply headers = { 0 };
+
+		if (hole > at) {
+			put_data(session, request, at, hole - at, hole == len_bytes, &headers);
+			put_behind(reply, &headers);
+			add_piece(reply, data + at, hole - at);
+			headers.head_bytes = 0;
+		}
+		if (hole_end > hole) {
+			put_hole(session, request, hole, hole_end - hole, hole_end == len_bytes,
+			    &headers);
+			put_behind(reply, &headers);
+		}
+		at = hole_end;
+		if (reply->more_count + 2 < NBD_REPLY_PIECES_MAX)
+			find_hole(request, data, at, &hole, &hole_end);
+		else
+			hole = hole_end = len_bytes;
+	}
+}
+
+void
+nbd_reply_data(const struct nbd_session *session, const struct nbd_request *request, void *data,
+    struct nbd_reply *reply)
+{
+	size_t len_bytes = request->len_bytes;
+	bool whole = request->flags & NBD_CMD_FLAG_DF;
+	size_t hole, hole_end;
 
 	CHECK(len_bytes > 0 && len_bytes <= NBD_PAYLOAD_BYTES_MAX);
 	if (!session->structured) {
 		reply_reset(reply, data, len_bytes);
 		put_simple(request, NBD_SUCCESS, reply);
-	} else if (!(request->flags & NBD_CMD_FLAG_DF) && all_zero(data, len_bytes)) {
-		struct nbd_chunk_hole_wire hole = {
-			.offset_be = offset_be,
-			.len_be = htobe32((uint32_t)len_bytes),
-		};
-
-		reply_reset(reply, NULL, 0);
-		put_chunk(session, request, NBD_REPLY_TYPE_OFFSET_HOLE, sizeof(hole), true, reply);
-		put(reply, &hole, sizeof(hole));
-	} else {
-		reply_reset(reply, data, len_bytes);
-		put_chunk(session, request, NBD_REPLY_TYPE_OFFSET_DATA,
-		    sizeof(offset_be) + len_bytes, true, reply);
-		put(reply, &offset_be, sizeof(offset_be));
+		return;
 	}
+	if (!whole && all_zero(data, len_bytes)) {
+		reply_reset(reply, NULL, 0);
+		put_hole(session, request, 0, len_bytes, true, reply);
+		return;
+	}
+	if (!whole && len_bytes > HOLE_BYTES_MIN) {
+		find_hole(request, data, 0, &hole, &hole_end);
+		if (hole < len_bytes) {
+			put_sparse(session, request, data, hole, hole_end, reply);
+			return;
+		}
+	}
+	reply_reset(reply, data, len_bytes);
+	put_data(session, request, 0, len_bytes, true, reply);
 }
 
 static uint32_t

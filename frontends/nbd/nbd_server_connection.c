@@ -159,13 +159,15 @@ gather(struct nbd_connection *c)
 		c->sending_output = true;
 		return;
 	}
-	while (!list_empty(&c->replies) && stream_has_room(&c->stream, 2)) {
+	while (!list_empty(&c->replies) && stream_has_room(&c->stream, 1 + NBD_REPLY_PIECES_MAX)) {
 		struct list *link = list_pop_front(&c->replies);
 		const struct nbd_reply *reply = &container_of(link, struct nbd_op, link)->reply;
 
 		stream_add(&c->stream, reply->head, reply->head_bytes);
 		if (reply->tail_bytes)
 			stream_add(&c->stream, reply->tail, reply->tail_bytes);
+		for (uint32_t i = 0; i < reply->more_count; i++)
+			stream_add(&c->stream, reply->more[i].bytes, reply->more[i].len_bytes);
 		list_push_back(&c->sent, link);
 	}
 }

@@ -180,14 +180,22 @@ nbd_session_in_transmission(const struct nbd_session *session)
 
 /* --- replies --- */
 
-#define NBD_REPLY_HEAD_BYTES_MAX 48u
+#define NBD_REPLY_HEAD_BYTES_MAX 48u /* of a chunk */
+#define NBD_REPLY_PIECES_MAX 8u
 
-/* What goes over the wire: head, then tail (the payload, a message: not copied). */
+struct nbd_piece {
+	void *bytes;
+	uint32_t len_bytes;
+};
+
+/* What goes over the wire: head, then tail (the payload, a message: not copied), then more. */
 struct nbd_reply {
 	uint32_t head_bytes;
 	uint32_t tail_bytes;
 	const void *tail;
-	uint8_t head[NBD_REPLY_HEAD_BYTES_MAX];
+	uint32_t more_count;
+	struct nbd_piece more[NBD_REPLY_PIECES_MAX - 1];
+	uint8_t head[2 * NBD_REPLY_HEAD_BYTES_MAX]; /* a hole, and what is before data */
 };
 
 /* Success without data. */
@@ -196,9 +204,10 @@ void nbd_reply_done(
 /* @error is not NBD_SUCCESS; @message is static or NULL. */
 void nbd_reply_error(const struct nbd_session *session, const struct nbd_request *request,
     enum nbd_error error, const char *message, struct nbd_reply *reply);
-/* READ: @data are the request's len_bytes. */
+/* READ: @data are the request's len_bytes.  In long runs of zeroes there chunks' headers take their
+ * place. */
 void nbd_reply_data(const struct nbd_session *session, const struct nbd_request *request,
-    const void *data, struct nbd_reply *reply);
+    void *data, struct nbd_reply *reply);
 /*
  * BLOCK_STATUS: one chunk per context, in order; before the first @reply is empty (head_bytes 0).
  * @extents (at least one) become descriptors where they are; those of the first context begin a

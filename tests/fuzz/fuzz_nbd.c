@@ -35,6 +35,17 @@ answer_open(struct nbd_session *session, uint8_t how)
 	return nbd_session_opened(session, how & 6 ? 0 : -ENOENT, &export);
 }
 
+/* What is read: data, with holes in it, which replies write over. */
+static uint8_t *
+contents(void)
+{
+	static uint8_t data[NBD_PAYLOAD_BYTES_MAX];
+
+	for (size_t at = 0; at < sizeof(data); at += BLOCK_BYTES)
+		data[at] = at >> 17 & 3;
+	return data;
+}
+
 static void
 answer_request(const struct nbd_session *session)
 {
@@ -49,7 +60,7 @@ answer_request(const struct nbd_session *session)
 		CHECK(request->payload_bytes <= NBD_PAYLOAD_BYTES_MAX);
 		if (request->type == NBD_CMD_READ && request->len_bytes > 0) {
 			CHECK(request->len_bytes <= NBD_PAYLOAD_BYTES_MAX);
-			nbd_reply_data(session, request, session, &reply);
+			nbd_reply_data(session, request, contents(), &reply);
 		} else if (request->type == NBD_CMD_BLOCK_STATUS) {
 			/* as the server does, with one extent per context */
 			char buffer[NBD_CONTEXTS_MAX * 96];
@@ -68,7 +79,7 @@ answer_request(const struct nbd_session *session)
 			nbd_reply_done(session, request, &reply);
 		}
 	}
-	CHECK(reply.head_bytes <= NBD_REPLY_HEAD_BYTES_MAX);
+	CHECK(reply.head_bytes <= sizeof(reply.head));
 }
 
 /* Until there is nothing more to be done with what has come so far; false: the end. */

@@ -518,6 +518,30 @@ def _(s):
     return "OFFSET_HOLE" if c.ask(n.READ, 0, 0, MIB)[1][0][0] == 2 else "OFFSET_DATA"
 
 
+def across(name, flags):
+    """A READ of data, a hole, and data."""
+    @check(name)
+    def _(s):
+        c = s.started()
+        block = bytes(range(1, 256)) * 257
+        for at in 0, 2 * MIB:
+            assert c.ask(n.WRITE, 0, at, MIB, (block * 17)[:MIB])[0] == 0
+        assert c.ask(n.WRITE_ZEROES, 0, MIB, MIB)[0] == 0
+        error, chunks = c.ask(n.READ, flags, 0, 3 * MIB)
+        assert error == 0
+        whole = bytearray(b"?" * 3 * MIB)
+        for kind, data in chunks:
+            at, = struct.unpack(">Q", data[:8])
+            data = data[8:] if kind == 1 else bytes(struct.unpack(">I", data[8:])[0])
+            whole[at:at + len(data)] = data
+        assert whole == (block * 17)[:MIB] + bytes(MIB) + (block * 17)[:MIB]
+        return ", ".join({1: "OFFSET_DATA", 2: "OFFSET_HOLE"}[kind] for kind, _ in sorted(chunks, key=lambda chunk: chunk[1][:8]))
+
+
+across("READ across data and a hole", 0)
+across("READ across data and a hole with DF", n.DF)
+
+
 @check("extended READ, and WRITE_ZEROES with a 64-bit length")
 def _(s):
     c = s.client()

@@ -450,6 +450,167 @@ test_data(void **state)
 	expect_head(&reply, "6e8a278c00010001" COOKIE OFFSET_4096 "0000000000000208" OFFSET_4096);
 }
 
+/* What goes over the wire. */
+static void
+flatten(const struct nbd_reply *reply, struct bytes *to)
+{
+	to->len = 0;
+	add(to, reply->head, reply->head_bytes);
+	add(to, reply->tail, reply->tail_bytes);
+	for (uint32_t i = 0; i < reply->more_count; i++)
+		add(to, reply->more[i].bytes, reply->more[i].len_bytes);
+}
+
+static uint64_t
+take_be(const uint8_t **at, size_t len)
+{
+	uint64_t n = 0;
+
+	for (; len; len--)
+		n = n << 8 | *(*at)++;
+	return n;
+}
+
+/* Reads the chunks of a READ at 4096 into @data; their kinds, as D and H, go to @kinds. */
+static void
+reassemble(const struct bytes *wire, bool is_extended, uint8_t *data, size_t len, char *kinds)
+{
+	const uint8_t *at = wire->at;
+	bool last = false;
+	size_t done = 0;
+
+	while (at < wire->at + wire->len) {
+		uint64_t kind, chunk_len, offset;
+
+		assert_false(last);
+		assert_int_equal(take_be(&at, 4),
+		    is_extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC);
+		last = take_be(&at, 2) & NBD_REPLY_FLAG_DONE;
+		kind = take_be(&at, 2);
+		at += 8;
+		if (is_extended)
+			assert_int_equal(take_be(&at, 8), 4096);
+		chunk_len = take_be(&at, is_extended ? 8 : 4) - 8;
+		offset = take_be(&at, 8) - 4096;
+		assert_int_equal(offset, done);
+		if (kind == NBD_REPLY_TYPE_OFFSET_HOLE) {
+			assert_int_equal(chunk_len, 4);
+			chunk_len = take_be(&at, 4);
+			*kinds++ = 'H';
+		} else {
+			assert_int_equal(kind, NBD_REPLY_TYPE_OFFSET_DATA);
+			*kinds++ = 'D';
+		}
+		assert_true(chunk_len > 0 && chunk_len <= len - done);
+		memset(data + done, 0, chunk_len);
+		if (kind == NBD_REPLY_TYPE_OFFSET_DATA) {
+			memcpy(data + done, at, chunk_len);
+			at += chunk_len;
+		}
+		done += chunk_len;
+	}
+	*kinds = 0;
+	assert_true(last && done == len);
+}
+
+/* A READ across data and holes: D and H are 64 KiB each, d and h 4 KiB. */
+static void
+test_sparse_data(void **state)
+{
+	static const struct {
+		const char *content;
+		const char *kinds;
+	} sparse[] = {
+		{ "DH", "DH" },
+		{ "HD", "HD" },
+		{ "HDH", "HDH" },
+		{ "DHD", "DHD" },
+		{ "dHd", "DHD" },
+		{ "DDHHHDHdDH", "DHDHDH" },
+		{ "DhhhD", "D" },
+		{ "HhdhhhhD", "HD" },
+		{ "DHDHDHDHDHDHDHDHDHDHDHDHDH", "DHDHDHDHDHDHDHD" },
+		{ "HDHDHDHDHDHDHDHDHDHDHDHDHDHD", "HDHDHDHDHDHDHDHD" },
+	};
+	struct bytes wire = { 0 };
+
+	for (size_t i = 0; i < 2 * ARRAY_SIZE(sparse); i++) {
+		bool is_extended = i % 2;
+		struct bytes data = { 0 };
+		struct nbd_request read;
+		struct nbd_reply reply;
+		uint8_t *original, *got;
+		char kinds[100];
+
+		for (const char *c = sparse[i / 2].content; *c; c++) {
+			size_t len = *c == 'D' || *c == 'H' ? 64 * KIB : 4096;
+			uint8_t *block = xcalloc(1, len);
+
+			/* data that looks like zeroes at first */
+			for (size_t at = 0; (*c == 'D' || *c == 'd') && at < len; at += 4096)
+				block[at + 4095] = 1;
+			add(&data, block, len);
+			free(block);
+		}
+		original = xmalloc(data.len);
+		memcpy(original, data.at, data.len);
+		got = xmalloc(data.len);
+		read = request_of(NBD_CMD_READ, 0, 4096, (uint32_t)data.len);
+		nbd_reply_data(is_extended ? &extended : &structured, &read, data.at, &reply);
+		flatten(&reply, &wire);
+		reassemble(&wire, is_extended, got, data.len, kinds);
+		assert_string_equal(kinds, sparse[i / 2].kinds);
+		assert_memory_equal(got, original, data.len);
+
+		/* Not to be fragmented, or without chunks: it is as it is. */
+		memcpy(data.at, original, data.len);
+		nbd_reply_data(&simple, &read, data.at, &reply);
+		assert_true(
+		    reply.tail == data.at && reply.tail_bytes == data.len && !reply.more_count);
+		read.flags = DF;
+		nbd_reply_data(is_extended ? &extended : &structured, &read, data.at, &reply);
+		assert_true(
+		    reply.tail == data.at && reply.tail_bytes == data.len && !reply.more_count);
+		assert_memory_equal(data.at, original, data.len);
+		free(original);
+		free(got);
+		free(data.at);
+	}
+	free(wire.at);
+}
+
+/* Pieces begin and end anywhere; holes are told of as whole blocks of the export. */
+static void
+test_sparse_data_at_random(void **state)
+{
+	uint64_t random = 1;
+	struct bytes wire = { 0 };
+
+	for (size_t round = 0; round < 300; round++) {
+		size_t len = 1 + (random = mix64(random + round)) % (2 * MIB);
+		uint8_t *data = xcalloc(1, len + 1), *original = xmalloc(len), *got = xmalloc(len);
+		struct nbd_request read = request_of(NBD_CMD_READ, 0, 4096, (uint32_t)len);
+		struct nbd_reply reply;
+		char kinds[100];
+
+		for (size_t n = 0; n <= round % 12; n++) {
+			random = mix64(random + n);
+			memset(data + random % len, (int)n,
+			    min_u64(random >> 32 & 0xffff, len - random % len));
+		}
+		data[0] = 1; /* else it may be one hole, which has no bound */
+		memcpy(original, data, len);
+		nbd_reply_data(&structured, &read, data, &reply);
+		flatten(&reply, &wire);
+		reassemble(&wire, false, got, len, kinds);
+		assert_memory_equal(got, original, len);
+		free(data);
+		free(original);
+		free(got);
+	}
+	free(wire.at);
+}
+
 static void
 test_status(void **state)
 {
@@ -628,6 +789,8 @@ main(void)
 		cmocka_unit_test(test_success_without_data),
 		cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_data),
+		cmocka_unit_test(test_sparse_data),
+		cmocka_unit_test(test_sparse_data_at_random),
 		cmocka_unit_test(test_status),
 		cmocka_unit_test(test_status_of_two_contexts),
 		cmocka_unit_test(test_status_payload),
