@@ -34,7 +34,7 @@ run_one() {
     else
         grep -E 'ERROR|SUMMARY|bug:|runtime error' "$log" || tail -n 5 "$log"
         # Whoever reads this may not have the file: the input itself, to be put back by `base64 -d`.
-        grep -oE "$BUILD/crashes/[^ ]+" "$log" | while read -r file; do base64 -w 0 "$file" && echo; done
+        grep -oE "$BUILD/crashes/[^ /]+/[^ ';]+" "$log" | while read -r file; do base64 -w 0 "$file" && echo; done
         echo "not ok fuzz $name: status $rc; $log, $BUILD/crashes/$name"
     fi
 }
