@@ -71,6 +71,8 @@ const struct scsi_command scsi_commands[] = {
 	    .count_no_data = true),
 	BLOCKS_10("SYNCHRONIZE CACHE(10)", 0x35, 0x02, SCSI_SYNCHRONIZE_CACHE, SCSI_DATA_NONE,
 	    .count_no_data = true),
+	PLAIN("READ DEFECT DATA(10)", 0x37, NONE, 10, SCSI_READ_DEFECT_DATA, SCSI_DATA_IN_BYTES, 7, 2,
+	    0, 0x1f, 0, 0, 0, 0, LEN_16),
 	BLOCKS_10("WRITE SAME(10)", 0x41, 0x18, SCSI_WRITE_SAME, SCSI_DATA_OUT_PATTERN,
 	    .writes = true, .count_no_data = true),
 	PLAIN("UNMAP", 0x42, NONE, 10, SCSI_UNMAP, SCSI_DATA_OUT_BYTES, 7, 2,
@@ -139,6 +141,8 @@ const struct scsi_command scsi_commands[] = {
 	BLOCKS_12("WRITE AND VERIFY(12)", 0xae, 0x16, SCSI_WRITE_AND_VERIFY, SCSI_DATA_OUT_BLOCKS,
 	    .writes = true),
 	BLOCKS_12("VERIFY(12)", 0xaf, 0x16, SCSI_VERIFY, SCSI_DATA_OUT_BYTCHK),
+	PLAIN("READ DEFECT DATA(12)", 0xb7, NONE, 12, SCSI_READ_DEFECT_DATA, SCSI_DATA_IN_BYTES, 6, 4,
+	    0x1f, LBA_32, LEN_32),
 };
 /* clang-format on */
 

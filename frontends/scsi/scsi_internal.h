@@ -21,7 +21,9 @@
 #include "metadata/reservation.h"
 
 #define SCSI_UNMAP_DESCRIPTORS_MAX 256u
-#define SCSI_WRITE_SAME_BYTES_MAX (1 * GIB)
+/* Fewer than 65,536 blocks of 4096: what WRITE SAME(10) can say is the most of WRITE SAME(16), too.
+ * (iscsi-test-cu takes a larger limit for leave to write as much in one command.) */
+#define SCSI_WRITE_SAME_BYTES_MAX (65535 * 4 * KIB)
 #define SCSI_COPIES_MAX 8u
 #define SCSI_DESIGNATOR_BYTES_MAX 64u
 #define SCSI_RELATIVE_PORT 1u
@@ -190,6 +192,7 @@ void scsi_run_port_groups(struct scsi_task *task);
 void scsi_run_opcodes(struct scsi_task *task);
 void scsi_run_task_management(struct scsi_task *task);
 void scsi_run_lba_status(struct scsi_task *task);
+void scsi_run_defect_data(struct scsi_task *task);
 void scsi_run_read(struct scsi_task *task);
 void scsi_run_write(struct scsi_task *task);
 void scsi_run_write_verify(struct scsi_task *task);

@@ -145,6 +145,18 @@ scsi_run_task_management(struct scsi_task *task)
 	scsi_answer_bytes(task, answer, extended ? 16 : 4);
 }
 
+/* Defects are the pool's, and healed, or told to its operator: an initiator's blocks have none. */
+void
+scsi_run_defect_data(struct scsi_task *task)
+{
+	bool twelve = task->parsed.command->cdb_bytes == 12;
+	uint8_t answer[8] = { 0 };
+
+	/* The lists that were asked for, in the format that was, and empty. */
+	answer[1] = task->parsed.bytes[twelve ? 1 : 2] & 0x1f;
+	scsi_answer_bytes(task, answer, twelve ? 8 : 4);
+}
+
 /* --- GET LBA STATUS --- */
 
 static void

@@ -34,6 +34,7 @@ static void (*const runs[])(struct scsi_task *task) = {
 	[SCSI_ORWRITE] = scsi_run_orwrite,
 	[SCSI_WRITE_ATOMIC] = scsi_run_write_atomic,
 	[SCSI_GET_LBA_STATUS] = scsi_run_lba_status,
+	[SCSI_READ_DEFECT_DATA] = scsi_run_defect_data,
 	[SCSI_LOG_SENSE] = scsi_run_log_sense,
 	[SCSI_PERSISTENT_RESERVE_IN] = scsi_run_persistent_in,
 	[SCSI_PERSISTENT_RESERVE_OUT] = scsi_run_persistent_out,

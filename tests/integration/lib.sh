@@ -35,6 +35,17 @@ start_daemon() {
     $PYTHON "$HERE/ready.py" "$SOCK" "$DAEMON" $((30 * SLOW)) || fail "quarryd does not answer"
 }
 
+# A TCP port that nobody has just now.
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# start_iscsi [OPTION…]: a daemon with an iSCSI port that is free, left in $ISCSI (a URI without a target).
+start_iscsi() {
+    ISCSI=iscsi://127.0.0.1:$(free_port)
+    start_daemon --listen "$ISCSI" "$@"
+}
+
 # launch_daemon OPTION…: does not wait.
 launch_daemon() {
     "$BUILD/quarryd" "$@" </dev/null >>"$T/quarryd.log" 2>&1 &

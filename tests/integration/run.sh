@@ -7,7 +7,7 @@
 set -uo pipefail
 cd "$(dirname "$0")" || exit
 export BUILD=${BUILD:-build}
-ORDER="crash nbd snapshots"
+ORDER="conformance crash nbd snapshots"
 
 if [ $# -gt 0 ]; then
     names=("$@")

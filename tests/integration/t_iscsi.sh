@@ -3,22 +3,12 @@
 #
 # timeout: 240
 #
-# iSCSI, with the clients of libiscsi and QEMU's: discovery, data, the conformance suite, the same
-# volume over NBD, a kill, and clients that misbehave.
+# iSCSI, with the clients of libiscsi and QEMU's: discovery, data, access, the same volume over NBD,
+# reservations, thresholds, a kill, and clients that misbehave.  t_conformance.sh has libiscsi's suite.
 # shellcheck source=tests/integration/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 TARGET=iqn.2026-11.io.quarry:tank.vm1
-
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
-# Starts the daemon with an iSCSI port that is free, left in $ISCSI (a URI without a target).
-start_iscsi() {
-    ISCSI=iscsi://127.0.0.1:$(free_port)
-    start_daemon --listen "$ISCSI" "$@"
-}
 
 make_volume() {
     truncate -s 20G disk
@@ -389,51 +379,6 @@ assert sorted(t.keys()) == [12, 13] and t.reservation() == (12, 5)
     kill9_daemon
     start_iscsi --import "$T/disk"
     client 'assert s.keys() == [] and s.reservation() is None and s.write(0, bytes(512)) == 0'
-}
-
-# conformance EXCEPT BLOCK_SIZE: all suites whose names do not match, four at a time, each of the four on a volume
-# of its own; failures are left in the file failures.  What may fail is said, and why, in docs/ISCSI.md.
-conformance() {
-    local n pids=()
-    iscsi-test-cu -l | grep -o -E '^SCSI\.[A-Za-z0-9]+$' | grep -v -E "$1" >suites
-    for n in 1 2 3 4; do
-        quarry volume create "tank/w$n" 200M --block-size "$2"
-        conformance_worker "$n" &
-        pids+=($!)
-    done
-    for n in "${pids[@]}"; do
-        wait "$n"
-    done
-    cat failures.* >failures
-    PASSED=$(cat passed.* | paste -s -d + | python3 -c 'print(eval(input()))')
-}
-
-conformance_worker() {
-    local suite
-    : >"failures.$1"
-    : >"passed.$1"
-    awk -v n="$1" 'NR % 4 == n - 1' suites | while read -r suite; do
-        iscsi-test-cu --dataloss -n -t "$suite" "$ISCSI/iqn.2026-11.io.quarry:tank.w$1/0" >"cu.$1" 2>&1 || true
-        sed -n 's/ had failures.*//p' "cu.$1" >>"failures.$1"
-        awk '$1 == "tests" { print $4 }' "cu.$1" >>"passed.$1"
-    done
-}
-
-# Left out are tests that wait for seconds, or write much.
-test_conformance_with_512_byte_blocks() {
-    start_iscsi
-    make_volume
-    conformance 'Reserve6|Unmap|WriteSame' 512
-    expect "Suite GetLBAStatus, Test UnmapSingle" "$(cat failures)" "failures"
-    [ "$PASSED" -gt 180 ]
-}
-
-test_conformance_with_4096_byte_blocks() {
-    start_iscsi
-    make_volume
-    conformance 'Reserve6|Unmap|WriteSame|Verify|Write1|Read1|OrWrite' 4096
-    expect "" "$(cat failures)" "failures"
-    [ "$PASSED" -gt 80 ]
 }
 
 test_bad_clients_harm_nobody() {

@@ -644,12 +644,12 @@ test_blocks_of_4096(void **state)
 	assert_memory_equal(pdu.data, ((uint8_t[]){ 0, 0, 1, 0xff, 0, 0, 0x10, 0 }), 8);
 	say_command(i, 0xc0, 1, 1, limits, 64, NULL, 0);
 	pdu = hear_one(i, ISCSI_DATA_IN);
-	assert_int_equal(pdu.data[5], 255);                   /* COMPARE AND WRITE */
-	assert_int_equal(pdu.data[7], 1);                     /* optimal granularity */
-	assert_int_equal(iscsi_get(pdu.data, 8, 4), 8192);    /* 32 MiB */
-	assert_int_equal(iscsi_get(pdu.data, 28, 4), 1);      /* granularity of UNMAP */
-	assert_int_equal(iscsi_get(pdu.data, 40, 4), 262144); /* WRITE SAME: 1 GiB */
-	assert_int_equal(iscsi_get(pdu.data, 44, 4), 255);    /* WRITE ATOMIC */
+	assert_int_equal(pdu.data[5], 255);                  /* COMPARE AND WRITE */
+	assert_int_equal(pdu.data[7], 1);                    /* optimal granularity */
+	assert_int_equal(iscsi_get(pdu.data, 8, 4), 8192);   /* 32 MiB */
+	assert_int_equal(iscsi_get(pdu.data, 28, 4), 1);     /* granularity of UNMAP */
+	assert_int_equal(iscsi_get(pdu.data, 40, 4), 65535); /* WRITE SAME */
+	assert_int_equal(iscsi_get(pdu.data, 44, 4), 255);   /* WRITE ATOMIC */
 	say_command(i, 0xc0, 1, 1, sense, 64, NULL, 0);
 	pdu = hear_one(i, ISCSI_DATA_IN);
 	assert_int_equal(iscsi_get(pdu.data, 12, 4), 512); /* the long block descriptor */
@@ -673,6 +673,26 @@ test_blocks_of_4096(void **state)
 	hear_good(i);
 	assert_int_equal(target.images[1].data[8192], 0);
 	assert_int_equal(target.images[1].data[8192 + 4095], 0);
+	hang_up(i);
+}
+
+static void
+test_there_are_no_defects(void **state)
+{
+	uint8_t ten[16] = { 0x37, 0, 0x0d, [8] = 64 };
+	uint8_t twelve[16] = { 0xb7, 0x1d, [9] = 64 };
+	struct initiator *i = ready(KEYS(NORMAL(DEFAULT_A)));
+	struct pdu pdu;
+
+	(void)state;
+	say_command(i, 0xc0, 0, 1, ten, 64, NULL, 0);
+	pdu = hear_one(i, ISCSI_DATA_IN);
+	assert_int_equal(pdu.data_bytes, 4);
+	assert_memory_equal(pdu.data, ((uint8_t[]){ 0, 0x0d, 0, 0 }), 4);
+	say_command(i, 0xc0, 0, 1, twelve, 64, NULL, 0);
+	pdu = hear_one(i, ISCSI_DATA_IN);
+	assert_int_equal(pdu.data_bytes, 8);
+	assert_memory_equal(pdu.data, ((uint8_t[]){ 0, 0x1d, 0, 0, 0, 0, 0, 0 }), 8);
 	hang_up(i);
 }
 
@@ -720,6 +740,7 @@ main(void)
 		TEST(test_copy_honours_reservations),
 		TEST(test_blocks_of_4096),
 		TEST(test_block_size_is_read_anew),
+		TEST(test_there_are_no_defects),
 		TEST(test_snapshot_has_names_of_its_own),
 		TEST(test_compare_and_write_is_bounded_by_atomic_writes),
 	};
