@@ -230,7 +230,10 @@ enum device_state {
 
 struct device_set_entry {
 	struct uuid uuid;
-	uint32_t index;
+	uint16_t index;
+	/* The number of the set that left it out, or has it in use again; 0: it was in use from the
+	 * beginning.  UINT16_MAX: that one, or a later one. */
+	uint16_t since;
 	uint32_t state;
 	uint64_t size_bytes;
 };

@@ -214,6 +214,28 @@ device_set_is_same(const struct device_set *set, const struct device_set *other)
 }
 
 static bool
+has_in_use(const struct device_set *set, uint32_t index)
+{
+	return index < set->count && (set->devices[index].state == DEVICE_STATE_ONLINE ||
+					 set->devices[index].state == DEVICE_STATE_LEAVING);
+}
+
+bool
+device_set_is_fork(const struct device_set *now, const struct device_set *its, uint32_t index)
+{
+	uint64_t heard = min_u64(its->generation, UINT16_MAX);
+
+	/* Where it is out itself it is not asked. */
+	if (!has_in_use(its, index))
+		return false;
+	for (uint32_t i = 0; i < now->count; i++)
+		if (i != index && has_in_use(now, i) && i < its->count && !has_in_use(its, i) &&
+		    (heard >= now->devices[i].since || heard >= now->devices[index].since))
+			return true;
+	return false;
+}
+
+static bool
 all_have_it(const struct device_set *set, const struct device_set *sets, const uint32_t *indices,
     uint32_t count)
 {

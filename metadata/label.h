@@ -52,6 +52,15 @@ bool device_set_is_newer(const struct device_set *set, const struct device_set *
 bool device_set_is_same(const struct device_set *set, const struct device_set *other);
 
 /*
+ * Whether device @index, which @now has OUT and whose own newest set is @its, was in service
+ * without the devices that @now has in use: it then has data of its own.
+ *
+ * A device hears of no set from the one on that leaves it out, unless it is asked for alone; and
+ * those which its own set leaves out have come back since, or it was asked alone.
+ */
+bool device_set_is_fork(const struct device_set *now, const struct device_set *its, uint32_t index);
+
+/*
  * Which set speaks for the pool: @sets[i] is the newest one on device @indices[i], of those that
  * are there (.count 0: it has none).  A set that all of the devices have which it has in use, else
  * the newest; the one that counts, or @count: none does.

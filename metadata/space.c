@@ -45,7 +45,7 @@ space_fini(struct space *space)
 static bool
 takes_new(const struct space_device *device)
 {
-	return device->present && !device->out && !device->leaving;
+	return device->present && !device->out && !device->leaving && !device->joining;
 }
 
 uint32_t
@@ -277,7 +277,7 @@ enter_free(struct space *space, struct slab *slab)
 
 	if (device->out)
 		return;
-	slab->held = device->leaving && !MUTANT(LEAVING_NOT_HELD);
+	slab->held = device->joining || (device->leaving && !MUTANT(LEAVING_NOT_HELD));
 	if (slab->held)
 		return;
 	if (slab->flags & SLAB_WRITTEN)
@@ -1166,7 +1166,8 @@ space_can_leave_out(const struct space *space, uint32_t index)
 	bool others = false;
 
 	for (uint32_t i = 0; i < space->device_count; i++)
-		others |= i != index && space->devices[i].present && !space->devices[i].out;
+		others |= i != index && space->devices[i].present && !space->devices[i].out &&
+			  (!space->devices[i].joining || MUTANT(JOINING_RELIED_ON));
 	for (uint32_t i = 0; others && i < device->slab_count; i++) {
 		struct slab *slab = &device->slabs[i];
 
@@ -1188,7 +1189,9 @@ space_leave_out(struct space *space, uint32_t index)
 		if (slab->state == SLAB_FREE && !list_empty(&slab->link))
 			leave_free(space, slab);
 		slab->stale = slab->twin != NULL;
+		slab->held &= device->leaving;
 	}
+	device->joining = false;
 	device->out = true;
 	count_free(space);
 }
@@ -1225,6 +1228,137 @@ space_count_degraded(const struct space *space)
 		}
 	}
 	return n;
+}
+
+/* --- devices that come back --- */
+
+/* All PACKED slabs by their numbers, which are no addresses. */
+static void
+number_packed(const struct space *space, struct table *numbers)
+{
+	table_init(numbers);
+	for (uint32_t d = 0; d < space->device_count; d++)
+		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
+			struct slab *slab = &space->devices[d].slabs[i];
+
+			if (slab->state == SLAB_PACKED)
+				table_set(numbers, slab->segment, slab);
+		}
+}
+
+/* The leader of what its own table says that @slab holds, all of it; NULL: that is gone, lies on
+ * enough devices, or may lack something here. */
+static struct slab *
+find_missed(const struct space *space, const struct table *numbers, const struct slab *slab,
+    const struct slab *was)
+{
+	struct slab *leader = NULL;
+	uint8_t state = was->state;
+
+	if (state == SLAB_OPEN && MUTANT(OPEN_TAKEN_OVER))
+		state = SLAB_SEALED;
+	if (state == SLAB_SEALED)
+		leader = space_find(space, was->segment);
+	else if (state == SLAB_PACKED)
+		leader = table_get(numbers, was->segment);
+	if (!leader || leader->state != state ||
+	    leader->directory_blocks != was->directory_blocks || leader->live == 0 ||
+	    leader->releasing || count_places(space, leader, UINT32_MAX) >= space->copies)
+		return NULL;
+	for_each_place(place, leader)
+	{
+		if (place->device == slab->device && place != slab)
+			return NULL;
+	}
+	return leader;
+}
+
+/* True: @slab is a place of @leader that has all there is. */
+static bool
+take_over(struct slab *leader, struct slab *slab)
+{
+	if (slab->state != SLAB_FREE && space_leader(slab) == leader) {
+		slab->stale = false;
+		return true;
+	}
+	if (slab->state != SLAB_FREE || slab->twin)
+		return false; /* it is meant for something else */
+	link_twin(leader, slab);
+	slab->state = SLAB_COPY;
+	slab->segment = leader->segment;
+	slab->flags |= SLAB_WRITTEN;
+	slab->held = false;
+	return true;
+}
+
+/* The pages as they are on the device; all are to be written, each to its older place. */
+static void
+take_pages(struct space *space, uint32_t index, const struct space_device *was)
+{
+	struct space_device *device = &space->devices[index];
+
+	CHECK(device->page_count == was->page_count);
+	for (uint32_t page = 0; page < device->page_count; page++) {
+		device->page_place[page] = was->page_place[page];
+		set_page_version(space, index, page, was->page_checkpoint[page]);
+		bitmap_set(device->page_dirty, page);
+	}
+}
+
+uint32_t
+space_rejoin(struct space *space, uint32_t index, const struct space *was, bool trusted)
+{
+	struct space_device *device = &space->devices[index];
+	const struct space_device *old = &was->devices[index];
+	struct table numbers;
+	uint32_t taken = 0;
+
+	CHECK(space->copies > 1 && device->out && !device->removed && !device->leaving);
+	if (!device->present) {
+		space_add_device(space, index, &old->uuid, old->slabs_block, old->slab_count);
+		for (uint32_t i = 0; i < device->slab_count; i++)
+			leave_free(space, &device->slabs[i]);
+	} else if (old->slab_count > device->slab_count) {
+		space_grow_device(space, index, old->slab_count);
+	}
+	CHECK(device->slab_count == old->slab_count && device->slabs_block == old->slabs_block);
+	device->out = false;
+	device->joining = true;
+	take_pages(space, index, old);
+	number_packed(space, &numbers);
+	for (uint32_t i = 0; i < device->slab_count; i++) {
+		struct slab *slab = &device->slabs[i], *leader = NULL;
+
+		CHECK(slab->readers == 0 && (slab->state != SLAB_FREE || list_empty(&slab->link)));
+		slab->held = slab->state == SLAB_FREE && !slab->twin;
+		slab->stale = slab->twin && !MUTANT(STALE_FORGOTTEN);
+		if (slab->held && trusted)
+			slab->flags = old->slabs[i].flags;
+		if (trusted)
+			leader = find_missed(space, &numbers, slab, &old->slabs[i]);
+		taken += leader && take_over(leader, slab);
+	}
+	table_fini(&numbers);
+	count_free(space);
+	return taken;
+}
+
+void
+space_joined(struct space *space, uint32_t index)
+{
+	struct space_device *device = &space->devices[index];
+
+	CHECK(device->joining);
+	device->joining = false;
+	for (uint32_t i = 0; i < device->slab_count; i++) {
+		struct slab *slab = &device->slabs[i];
+
+		if (!slab->held)
+			continue;
+		slab->held = false;
+		enter_free(space, slab);
+	}
+	count_free(space);
 }
 
 /* --- devices that leave --- */
@@ -1658,7 +1792,8 @@ space_invariant(const struct space *space)
 			if ((slab->state == SLAB_FREE) != (slab->segment == 0))
 				return false;
 			if (slab->held && (slab->state != SLAB_FREE || !list_empty(&slab->link) ||
-					      !(device->leaving || device->removed || device->out)))
+					      !(device->leaving || device->joining ||
+						  device->removed || device->out)))
 				return false;
 			if (slab->state == SLAB_COPY) {
 				if (!twins_invariant(slab))

@@ -26,6 +26,11 @@
  * free.  So they empty, as relocation moves what lies badly (space_lies_badly()), until nothing is
  * left.
  *
+ * Devices that come back (space_rejoin()): each place where the device has all of what lies
+ * elsewhere is one of the ring again, the others stay stale until what they lack has moved or is
+ * gone.  None of them counts, and its free slabs are held, until the device is the pool's
+ * (space_joined()).
+ *
  * Marking dead is idempotent, and marking an address dead whose segment is gone does nothing:
  * addresses are never used again.
  */
@@ -73,7 +78,7 @@ struct slab {
 	bool releasing; /* waits for a checkpoint to be durable */
 	bool stuck;     /* something on it is unreadable: it is not moved */
 	bool stale;     /* a place that lacks some of what its twins have */
-	bool held;      /* FREE, but off the free list since its device leaves */
+	bool held;      /* FREE, but off the free list since its device leaves, or joins */
 	bool plugging;  /* its holes and its directory are being written */
 	uint16_t directory_blocks;
 	uint64_t filled_segment; /* the log's next one when it was plugged; 0: it was not */
@@ -84,6 +89,7 @@ struct space_device {
 	bool out;     /* left out: nothing on it counts */
 	bool leaving; /* what lies on it counts, but nothing new goes there */
 	bool removed; /* out, and not to come back */
+	bool joining; /* it comes back: nothing on it counts yet, but checkpoints write its table */
 	struct uuid uuid;
 	uint64_t slabs_block;
 	uint32_t slab_count;
@@ -144,7 +150,9 @@ uint32_t space_run(const struct space *space, struct baddr addr, uint32_t count)
 static inline bool
 space_place_counts(const struct space *space, const struct slab *slab)
 {
-	return !slab->stale && !space->devices[slab->device].out;
+	const struct space_device *device = &space->devices[slab->device];
+
+	return !slab->stale && !device->out && !device->joining;
 }
 
 /* The slab that has state, pieces and live bits of what lies on @slab. */
@@ -257,6 +265,19 @@ void space_leave_out(struct space *space, uint32_t index);
 uint32_t space_copies_min(const struct space *space);
 /* How many segments and packed slabs have fewer copies than the pool is to keep. */
 uint64_t space_count_degraded(const struct space *space);
+
+/* --- devices that come back --- */
+
+/*
+ * Device @index, which is out, is joining.  @was is a space with that device alone, as its own
+ * table has it; @trusted: that is what the device's superblock says of it, so what it has as SEALED
+ * or PACKED is there as a whole.  All its pages are to be written.  The label's geometry is @was's,
+ * and nothing is read there.  Returns how many slabs are taken over as they are.
+ */
+uint32_t space_rejoin(
+    struct space *space, uint32_t index, const struct space *was, bool trusted) must_check;
+/* What lies there counts from now on, and its free slabs may be used. */
+void space_joined(struct space *space, uint32_t index);
 
 /* --- devices that leave --- */
 

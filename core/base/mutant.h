@@ -102,6 +102,12 @@
 	X(PLUGGED_TWICE, "plugging: holes that were plugged since they were noted are plugged")   \
 	X(PLUGGED_SCRUBBED, "plugging: a scrub reads a slab meanwhile")                           \
 	X(DEAD_MOVES_KEPT, "relocation: what died before it was read is in the directory")        \
+	X(OPEN_TAKEN_OVER,                                                                        \
+	    "device online: a segment that was still open when the device left counts as whole")  \
+	X(STALE_FORGOTTEN, "device online: places that lack something count again")               \
+	X(RETURN_NOT_TOLD, "device online: it counts before a device set has it in use")          \
+	X(RETURN_NOT_WRITTEN, "device online: it is told in use before its table is written")     \
+	X(JOINING_RELIED_ON, "device online: before it counts another one is left out for it")    \
 	X(LEAVING_NOT_HELD, "device remove: slabs that become free there may be used")            \
 	X(FORGOTTEN_IN_USE, "device remove: the device is forgotten while it holds something")    \
 	X(FORGOTTEN_AT_ONCE, "device remove: before a checkpoint does without it is durable")     \

@@ -175,7 +175,7 @@ test_the_device_set_that_counts_is_one_that_all_have(void **state)
 			for (int k = 0; k < 3; k++) {
 				set.devices[k] = set.devices[0];
 				set.devices[k].uuid.bytes[0] = (uint8_t)k;
-				set.devices[k].index = (uint32_t)k;
+				set.devices[k].index = (uint16_t)k;
 				set.devices[k].state = k == cases[i].sets[d].out
 							   ? DEVICE_STATE_OUT
 							   : DEVICE_STATE_ONLINE;
@@ -184,6 +184,55 @@ test_the_device_set_that_counts_is_one_that_all_have(void **state)
 			assert_int_equal(device_set_decode(&sets[d], block, &error), 0);
 		}
 		assert_int_equal(device_set_choose(sets, indices, 3), cases[i].chosen);
+	}
+}
+
+static void
+test_a_device_that_was_asked_alone_is_a_fork(void **state)
+{
+	enum {
+		IN = DEVICE_STATE_ONLINE,
+		OUT = DEVICE_STATE_OUT,
+	};
+	/* Device 2 is out; what it and the others say of all three. */
+	static const struct {
+		unsigned since[3]; /* now */
+		unsigned heard;    /* the number of its own set */
+		unsigned its[3];
+		bool fork;
+	} cases[] = {
+		/* It was lost with set 6, and knows of all before, some of all before, nothing. */
+		{ { 0, 0, 6 }, 5, { IN, IN, IN }, false },
+		{ { 0, 0, 6 }, 2, { IN, IN, IN }, false },
+		/* It was imported alone, while the others were, or before, or after. */
+		{ { 0, 0, 6 }, 6, { OUT, OUT, IN }, true },
+		{ { 0, 0, 6 }, 9, { OUT, OUT, IN }, true },
+		{ { 0, 0, 6 }, 4, { OUT, OUT, IN }, true },
+		/* It knew that another one was out, which came back since; or did not. */
+		{ { 5, 0, 6 }, 4, { OUT, IN, IN }, false },
+		{ { 8, 0, 6 }, 4, { OUT, IN, IN }, false },
+		{ { 3, 0, 6 }, 4, { OUT, IN, IN }, true },
+		{ { 8, 0, 6 }, 7, { OUT, IN, IN }, true },
+		/* Sets of which a crash left the rest unwritten. */
+		{ { 0, 0, 6 }, 6, { IN, IN, IN }, false },
+		/* It was coming back, and out in all that it heard. */
+		{ { 9, 0, 6 }, 8, { OUT, IN, OUT }, false },
+		/* Numbers beyond what is kept. */
+		{ { 0, 0, UINT16_MAX }, 70000, { IN, IN, IN }, false },
+		{ { UINT16_MAX, 0, UINT16_MAX }, 70000, { OUT, IN, IN }, true },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct device_set now = good_device_set(), its = now;
+
+		now.count = its.count = 3;
+		its.generation = cases[i].heard;
+		for (unsigned d = 0; d < 3; d++) {
+			now.devices[d].since = (uint16_t)cases[i].since[d];
+			now.devices[d].state = d == 2 ? OUT : IN;
+			its.devices[d].state = cases[i].its[d];
+		}
+		assert_int_equal(device_set_is_fork(&now, &its, 2), cases[i].fork);
 	}
 }
 
@@ -567,6 +616,7 @@ main(void)
 		cmocka_unit_test(test_every_flipped_bit_of_a_device_set_is_found),
 		cmocka_unit_test(test_newer_device_set_is_of_the_later_generation_of_the_pool),
 		cmocka_unit_test(test_the_device_set_that_counts_is_one_that_all_have),
+		cmocka_unit_test(test_a_device_that_was_asked_alone_is_a_fork),
 		cmocka_unit_test(test_heartbeat_round_trip_and_every_damage_makes_it_none),
 		cmocka_unit_test(test_empty_blocks_are_nothing_rather_than_damaged),
 		cmocka_unit_test(test_label_of_another_version_or_feature_is_not_supported),
