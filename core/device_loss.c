@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A device of a pool with copies fails a write or a flush: it is left out, and the pool goes on.
+ * A device of a pool with copies fails a write or a flush, or is to be taken out of use: it is left
+ * out, and the pool goes on.
  *
  * From the first error on nothing new is written there, and nothing is answered, until all other
  * devices have a device set that says so, durably.  Else a crash could leave the device as one
@@ -87,6 +88,27 @@ write_next(struct pool *pool)
 }
 
 void
+device_take_out(struct pool *pool, uint32_t index)
+{
+	struct device_loss *loss = &pool->loss;
+
+	CHECK(!loss->active && space_can_leave_out(&pool->space, index));
+	space_leave_out(&pool->space, index);
+	pool->devices[index].told_in_use = false;
+	pool_set_limits(pool);
+	log_forget_next(pool);
+	if (MUTANT(LOSS_NOT_DURABLE))
+		return;
+	loss->active = true;
+	loss->device = index;
+	loss->at = 0;
+	loss->block = xalloc_pages(FORMAT_BLOCK_BYTES);
+	pool->device_set_generation++;
+	pool_encode_device_set(pool, loss->block);
+	reactor_defer(pool->reactor, &loss->step);
+}
+
+void
 device_lost(struct pool *pool, struct device_io *io, uint32_t index)
 {
 	const char *what = io->op == DEVICE_FLUSH ? "flushing" : "writing to";
@@ -106,18 +128,7 @@ device_lost(struct pool *pool, struct device_io *io, uint32_t index)
 	}
 	diag_error("pool %s is DEGRADED: %s %s%s failed: %s; the device is left out", pool->name,
 	    what, io->device->name, where, strerror(-io->error));
-	space_leave_out(&pool->space, index);
-	pool_set_limits(pool);
-	log_forget_next(pool);
-	if (MUTANT(LOSS_NOT_DURABLE))
-		return;
-	loss->active = true;
-	loss->device = index;
-	loss->at = 0;
-	loss->block = xalloc_pages(FORMAT_BLOCK_BYTES);
-	pool->device_set_generation++;
-	pool_encode_device_set(pool, loss->block);
-	reactor_defer(pool->reactor, &loss->step);
+	device_take_out(pool, index);
 }
 
 void
@@ -125,4 +136,31 @@ device_written(struct pool *pool, struct block_writer *writer, uint32_t index)
 {
 	if (writer->error && writer->io.op == DEVICE_FLUSH)
 		device_lost(pool, &writer->io, index);
+}
+
+bool
+device_is_idle(const struct pool *pool, uint32_t index)
+{
+	const struct device *device = pool->devices[index].device;
+	const struct slab *ahead = pool->housekeeping.slab;
+
+	return (!device || device->in_flight == 0) && !pool->loss.active &&
+	       !(ahead && ahead->device == index) && !space_is_read(&pool->space, index);
+}
+
+bool
+device_let_go(struct pool *pool, uint32_t index)
+{
+	struct pool_device *device = &pool->devices[index];
+
+	CHECK(pool->space.devices[index].out);
+	if (!device_is_idle(pool, index))
+		return false;
+	if (!device->device)
+		return true;
+	free(device->name);
+	device->name = xstrdup(device->device->name);
+	device_close(device->device);
+	device->device = NULL;
+	return true;
 }

@@ -8,10 +8,6 @@
 #include "core/base/size.h"
 #include "core/pool_admin.h"
 
-/* Batches until the log is elsewhere: one names the next segment, one is in it; and the one that
- * was named before may be of the same device. */
-#define LOG_ATTEMPTS 8u
-
 static void device_remove_step(struct device_remove *remove);
 
 static void
@@ -54,8 +50,7 @@ device_find(const struct pool *pool, const char *name, uint32_t *index, struct e
 		if (pool->space.devices[i].removed && device->told)
 			continue;
 		uuid_format(&device->label.device_uuid, uuid);
-		if (strcmp(name, uuid) != 0 &&
-		    (!device->device || strcmp(name, device->device->name) != 0))
+		if (strcmp(name, uuid) != 0 && strcmp(name, pool_device_name(pool, i)) != 0)
 			continue;
 		*index = i;
 		return 0;
@@ -70,11 +65,7 @@ device_remove_check(
     const struct pool *pool, uint32_t index, uint32_t new_slabs, struct error *error)
 {
 	const struct space *space = &pool->space;
-	uint64_t slabs = space_slabs_without(space, index, new_slabs);
-	uint64_t used_blocks = pool_used_blocks(pool) + pool_reserved_blocks(pool);
-	uint64_t most_blocks = pool_live_blocks_max(slabs, space->slab_blocks);
 	uint32_t others = new_slabs > 0;
-	char used[SIZE_TEXT_BYTES], most[SIZE_TEXT_BYTES];
 
 	if (space->devices[index].out)
 		return 0; /* nothing on it counts */
@@ -92,6 +83,18 @@ device_remove_check(
 		    "pool %s keeps %u copies, each on another device, and would have %u: add one "
 		    "first, or use quarry device replace",
 		    pool->name, space->copies, others);
+	return device_check_room(pool, index, new_slabs, error);
+}
+
+int
+device_check_room(const struct pool *pool, uint32_t index, uint32_t new_slabs, struct error *error)
+{
+	const struct space *space = &pool->space;
+	uint64_t slabs = space_slabs_without(space, index, new_slabs);
+	uint64_t used_blocks = pool_used_blocks(pool) + pool_reserved_blocks(pool);
+	uint64_t most_blocks = pool_live_blocks_max(slabs, space->slab_blocks);
+	char used[SIZE_TEXT_BYTES], most[SIZE_TEXT_BYTES];
+
 	size_format(used_blocks * FORMAT_BLOCK_BYTES, used);
 	size_format(most_blocks * FORMAT_BLOCK_BYTES, most);
 	if (slabs < POOL_SLABS_MIN || used_blocks > most_blocks)
@@ -201,18 +204,12 @@ static bool
 move_log(struct device_remove *remove)
 {
 	struct pool *pool = remove->pool;
-	int rc;
 
 	log_forget_next(pool);
 	if (!log_is_on(pool, remove->index) || ++remove->attempts > LOG_ATTEMPTS)
 		return false;
-	rc = log_reserve(pool, LOG_CLIENT, 0, 0);
-	if (rc == -EAGAIN) {
-		list_push_back(&pool->log.waiters, &remove->wait.link);
-		return true;
-	}
 	remove->append.done = applied;
-	return !rc && log_wait_applied(pool, &remove->append);
+	return log_write_nothing(pool, &remove->wait, &remove->append);
 }
 
 /* --- FORGET --- */
@@ -237,28 +234,15 @@ wipe(struct device_remove *remove)
 	pool_wipe_head(&device->label, device->device, &remove->writer, remove->block, false);
 }
 
-static bool
-may_close(const struct pool *pool, uint32_t index)
-{
-	const struct slab *ahead = pool->housekeeping.slab;
-
-	return pool->devices[index].device->in_flight == 0 && !pool->loss.active &&
-	       !(ahead && ahead->device == index) && !space_is_read(&pool->space, index);
-}
-
 static void
 close_device(struct device_remove *remove)
 {
 	struct pool *pool = remove->pool;
-	struct pool_device *device = &pool->devices[remove->index];
 
 	diag_info("pool %s: %s was removed", pool->name, pool_device_name(pool, remove->index));
 	/* If something is under way on a device that failed, which may never end, then the next one
 	 * who looks closes it (device_leaving_consider()). */
-	if (!device->device || !may_close(pool, remove->index))
-		return;
-	device_close(device->device);
-	device->device = NULL;
+	device_let_go(pool, remove->index);
 }
 
 /* --- the machine --- */
@@ -434,7 +418,7 @@ device_leaving_consider(struct pool *pool)
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		const struct space_device *device = &space->devices[i];
 
-		if (device->removed && pool->devices[i].device && may_close(pool, i))
+		if (device->removed && pool->devices[i].device && device_is_idle(pool, i))
 			return ask(pool, DEVICE_FORGET, i);
 		if (!device->leaving)
 			continue;

@@ -78,5 +78,8 @@ int device_find(
  */
 int device_remove_check(
     const struct pool *pool, uint32_t index, uint32_t new_slabs, struct error *error) must_check;
+/* Of that, whether the others could hold what the pool holds: -ENOSPC. */
+int device_check_room(
+    const struct pool *pool, uint32_t index, uint32_t new_slabs, struct error *error) must_check;
 
 #endif

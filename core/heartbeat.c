@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/base/diag.h"
+#include "core/base/process.h"
 #include "core/pool_internal.h"
 
 /* --- who we are --- */
@@ -183,6 +184,24 @@ heartbeat_of(const struct pool *pool, struct heartbeat *heartbeat)
 		.released = pulse->released,
 	};
 	memcpy(heartbeat->host, pulse->owner->host, sizeof(heartbeat->host));
+}
+
+bool
+heartbeat_may_beat(const struct pool *pool, const struct heartbeat *seen)
+{
+	const struct heartbeat_owner *owner = pool->pulse.owner;
+
+	if (seen->interval_ms == 0 || seen->released || !uuid_equal(&seen->pool_uuid, &pool->uuid))
+		return false;
+	return !uuid_equal(&seen->machine, &owner->machine) ||
+	       (seen->pid != owner->pid && !process_is_gone((int)seen->pid));
+}
+
+bool
+heartbeat_has_changed(const struct heartbeat *seen, const struct heartbeat *before)
+{
+	return seen->beat != before->beat || seen->released != before->released ||
+	       !uuid_equal(&seen->session, &before->session);
 }
 
 static bool

@@ -437,6 +437,18 @@ log_wait_applied(struct pool *pool, struct log_append *append)
 	return true;
 }
 
+bool
+log_write_nothing(struct pool *pool, struct waiter *waiter, struct log_append *append)
+{
+	int rc = log_reserve(pool, LOG_CLIENT, 0, 0);
+
+	if (rc == -EAGAIN) {
+		list_push_back(&pool->log.waiters, &waiter->link);
+		return true;
+	}
+	return !rc && log_wait_applied(pool, append);
+}
+
 /* --- writing and applying --- */
 
 static void

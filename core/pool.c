@@ -25,6 +25,8 @@ pool_device_name(const struct pool *pool, uint32_t index)
 {
 	const struct device *device = pool_device(pool, index);
 
+	if (!device && index < pool->device_count && pool->devices[index].name)
+		return pool->devices[index].name;
 	return device ? device->name : "a device that is not there";
 }
 
@@ -151,8 +153,10 @@ void
 pool_free(struct pool *pool)
 {
 	heartbeat_fini(pool);
-	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++)
+	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++) {
 		device_close(pool->devices[i].device);
+		free(pool->devices[i].name);
+	}
 	if (pool->engine) {
 		free_runtimes(pool);
 		volume_full_fini(pool);

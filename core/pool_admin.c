@@ -13,7 +13,9 @@
 #include "core/base/size.h"
 #include "core/device_add.h"
 #include "core/device_grow.h"
+#include "core/device_offline.h"
 #include "core/device_remove.h"
+#include "core/device_return.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +31,8 @@ enum admin_phase {
 	ADMIN_ADD_DEVICES,
 	ADMIN_REMOVE_DEVICE,
 	ADMIN_GROW_DEVICE,
+	ADMIN_TAKE_DEVICE_OUT,
+	ADMIN_BRING_DEVICE_BACK,
 	ADMIN_SUPERBLOCK,
 	ADMIN_DONE,
 };
@@ -56,6 +60,8 @@ struct admin_operation {
 	struct device_add add;       /* DEVICE_ADD, DEVICE_REPLACE */
 	struct device_remove remove; /* DEVICE_REMOVE, DEVICE_REPLACE, DEVICE_FORGET */
 	struct device_grow grow;     /* DEVICE_GROW */
+	struct device_offline offline;
+	struct device_return back; /* DEVICE_ONLINE */
 };
 
 static void admin_step(struct admin_operation *a);
@@ -442,6 +448,25 @@ check_grow(struct admin_operation *a)
 }
 
 static int
+check_offline(struct admin_operation *a)
+{
+	struct admin_request *request = a->request;
+	int rc = device_find(a->pool, request->device, &a->offline.index, &request->error);
+
+	return rc ? rc : device_offline_check(a->pool, a->offline.index, &request->error);
+}
+
+static int
+check_online(struct admin_operation *a)
+{
+	if (a->pool->space.copies > 1)
+		return 0;
+	return error_set(&a->request->error, -EINVAL,
+	    "pool %s keeps one copy of everything: no device of it is ever out of use",
+	    a->pool->name);
+}
+
+static int
 build(struct admin_operation *a)
 {
 	struct admin_request *request = a->request;
@@ -540,6 +565,12 @@ build(struct admin_operation *a)
 		return check_remove(a);
 	case ADMIN_DEVICE_GROW:
 		return check_grow(a);
+	case ADMIN_DEVICE_OFFLINE:
+		return check_offline(a);
+	case ADMIN_DEVICE_ONLINE:
+		return check_online(a);
+	case ADMIN_DEVICE_PREPARE:
+		return device_return_prepare(a->pool, request->device, &request->error);
 	case ADMIN_DEVICE_FORGET:
 		a->remove.index = request->device_index;
 		a->remove.kind = (enum device_remove_kind)request->device_kind;
@@ -852,6 +883,44 @@ grow_device(struct admin_operation *a)
 	device_grow_start(&a->grow);
 }
 
+/* --- DEVICE_OFFLINE, DEVICE_ONLINE --- */
+
+static void
+device_is_offline(struct device_offline *offline)
+{
+	struct admin_operation *a = container_of(offline, struct admin_operation, offline);
+
+	a->request->error = offline->error;
+	admin_step(a);
+}
+
+static void
+take_device_out(struct admin_operation *a)
+{
+	a->offline.pool = a->pool;
+	a->offline.done = device_is_offline;
+	device_offline_start(&a->offline);
+}
+
+static void
+device_came_back(struct device_return *back)
+{
+	struct admin_operation *a = container_of(back, struct admin_operation, back);
+
+	a->request->error = back->error;
+	a->request->opened[0] = back->device;
+	admin_step(a);
+}
+
+static void
+bring_device_back(struct admin_operation *a)
+{
+	a->back.pool = a->pool;
+	a->back.device = a->request->opened[0];
+	a->back.done = device_came_back;
+	device_return_start(&a->back);
+}
+
 /* What the next superblock keeps. */
 static void
 change_pool(struct admin_operation *a)
@@ -918,6 +987,12 @@ admin_step(struct admin_operation *a)
 				a->phase = ADMIN_REMOVE_DEVICE;
 			else if (a->request->verb == ADMIN_DEVICE_GROW)
 				a->phase = ADMIN_GROW_DEVICE;
+			else if (a->request->verb == ADMIN_DEVICE_OFFLINE)
+				a->phase = ADMIN_TAKE_DEVICE_OUT;
+			else if (a->request->verb == ADMIN_DEVICE_ONLINE)
+				a->phase = ADMIN_BRING_DEVICE_BACK;
+			else if (a->request->verb == ADMIN_DEVICE_PREPARE)
+				a->phase = ADMIN_DONE;
 			else if (a->op_count == 0)
 				a->phase = ADMIN_SUPERBLOCK;
 			else
@@ -978,6 +1053,12 @@ admin_step(struct admin_operation *a)
 		case ADMIN_GROW_DEVICE:
 			a->phase = ADMIN_DONE;
 			return grow_device(a);
+		case ADMIN_TAKE_DEVICE_OUT:
+			a->phase = ADMIN_DONE;
+			return take_device_out(a);
+		case ADMIN_BRING_DEVICE_BACK:
+			a->phase = ADMIN_DONE;
+			return bring_device_back(a);
 		case ADMIN_SUPERBLOCK:
 			change_pool(a);
 			a->phase = ADMIN_DONE;

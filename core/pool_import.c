@@ -24,7 +24,6 @@
 
 #include "core/base/diag.h"
 #include "core/base/mutant.h"
-#include "core/base/process.h"
 
 /* More segments than can be in flight at once. */
 #define SEGMENT_GAP (1u << 16)
@@ -188,33 +187,6 @@ flush_device(struct import *m)
 
 /* --- superblocks --- */
 
-/* The checkpoint of the superblock in @block, of slot @slot; 0: none that is valid there. */
-static uint64_t
-look_at_superblock(struct import *m, const uint8_t *block, unsigned slot)
-{
-	struct superblock superblock;
-	struct error error;
-
-	if (superblock_decode(&superblock, block, &error) || superblock.checkpoint % 2 != slot ||
-	    !uuid_equal(&superblock.pool_uuid, &m->pool->uuid))
-		return 0;
-	if (superblock.checkpoint > m->newest[m->device].checkpoint)
-		m->newest[m->device] = superblock;
-	return superblock.checkpoint;
-}
-
-static void
-look_at_device_set(struct import *m, const uint8_t *block)
-{
-	struct device_set set;
-	struct error error;
-
-	if (device_set_decode(&set, block, &error) || !uuid_equal(&set.pool_uuid, &m->pool->uuid))
-		return;
-	if (device_set_is_newer(&set, &m->sets[m->device]))
-		m->sets[m->device] = set;
-}
-
 static const char *
 place_name(unsigned place)
 {
@@ -254,19 +226,15 @@ superblocks_read(struct block_reader *reader)
 {
 	struct import *m = container_of(reader, struct import, reader);
 	struct device *device = m->devices[m->device];
-	const uint8_t *block = m->blocks;
 
-	for (unsigned slot = 0; slot < 2; slot++) {
-		block += FORMAT_BLOCK_BYTES;
-		m->checkpoints[m->place][slot] =
-		    reader->error ? 0 : look_at_superblock(m, block, slot);
-	}
-	for (unsigned i = 0; i < 2 && !reader->error; i++)
-		look_at_device_set(m, m->blocks + (3 + i) * (size_t)FORMAT_BLOCK_BYTES);
+	memset(m->checkpoints[m->place], 0, sizeof(m->checkpoints[m->place]));
 	if (reader->error)
 		diag_warning("%s: label and superblocks %s are unreadable: %s", device->name,
 		    place_name(m->place), strerror(-reader->error));
-	else if (m->place == 1)
+	else
+		heads_take(m->blocks, &m->pool->uuid, &m->newest[m->device], &m->sets[m->device],
+		    m->checkpoints[m->place]);
+	if (!reader->error && m->place == 1)
 		check_label_copy(m, device);
 	m->place++;
 	if (m->place == 2) {
@@ -277,23 +245,12 @@ superblocks_read(struct block_reader *reader)
 	import_step(m);
 }
 
-/* A label, the two superblocks and the two device sets behind it. */
 static void
 read_superblocks(struct import *m)
 {
-	struct device *device = m->devices[m->device];
-	/* By the label's size: the device may have grown. */
-	uint64_t tail =
-	    m->sizes_bytes[m->device] / FORMAT_BLOCK_BYTES - FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
-
-	static_assert(FORMAT_SUPERBLOCK_BLOCK == FORMAT_LABEL_BLOCK + 1 &&
-			  FORMAT_TAIL_SUPERBLOCK_BLOCK == FORMAT_TAIL_LABEL_BLOCK + 1 &&
-			  FORMAT_DEVICE_SET_BLOCK == FORMAT_LABEL_BLOCK + 3 &&
-			  FORMAT_TAIL_DEVICE_SET_BLOCK == FORMAT_TAIL_LABEL_BLOCK + 3,
-	    "superblocks and device sets lie behind the label");
 	m->reader.done = superblocks_read;
-	block_reader_start(&m->reader, device,
-	    m->place ? tail + FORMAT_TAIL_LABEL_BLOCK : FORMAT_LABEL_BLOCK, 5, m->blocks);
+	heads_read(
+	    &m->reader, m->devices[m->device], m->sizes_bytes[m->device], m->place, m->blocks);
 }
 
 static bool
@@ -436,6 +393,11 @@ leave_out(struct import *m)
 {
 	struct pool *pool = m->pool;
 
+	for (uint32_t i = 0; i < m->set.count; i++) {
+		pool->devices[i].set_has_out =
+		    has_state(m, i, DEVICE_STATE_OUT) || is_removed(m, i);
+		pool->devices[i].set_since = m->set.devices[i].since;
+	}
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		struct pool_device *device = &pool->devices[i];
 
@@ -549,30 +511,10 @@ heartbeat_devices(const struct import *m, struct device **devices)
 	return count;
 }
 
-/* Whether who wrote it may be alive. */
-static bool
-may_beat(const struct import *m, const struct heartbeat *seen)
-{
-	const struct heartbeat_owner *owner = m->pool->pulse.owner;
-
-	if (seen->interval_ms == 0 || seen->released ||
-	    !uuid_equal(&seen->pool_uuid, &m->pool->uuid))
-		return false;
-	return !uuid_equal(&seen->machine, &owner->machine) ||
-	       (seen->pid != owner->pid && !process_is_gone((int)seen->pid));
-}
-
 static bool
 is_ours(const struct import *m, const struct heartbeat *seen)
 {
 	return uuid_equal(&seen->session, &m->pool->pulse.session);
-}
-
-static bool
-has_changed(const struct heartbeat *seen, const struct heartbeat *before)
-{
-	return seen->beat != before->beat || seen->released != before->released ||
-	       !uuid_equal(&seen->session, &before->session);
 }
 
 static void
@@ -599,7 +541,7 @@ heartbeat_confirmed(struct heartbeat_round *round)
 		const struct heartbeat *seen = &round->ios[i].one.seen;
 
 		if (seen->interval_ms != 0 && uuid_equal(&seen->pool_uuid, &m->pool->uuid) &&
-		    !is_ours(m, seen) && has_changed(seen, &m->before[i]))
+		    !is_ours(m, seen) && heartbeat_has_changed(seen, &m->before[i]))
 			return refuse_other(m, seen), import_step(m);
 	}
 	heartbeat_start(m->pool);
@@ -671,7 +613,7 @@ heartbeats_again(struct heartbeat_round *round)
 	struct import *m = container_of(round, struct import, heartbeats);
 
 	for (uint32_t i = 0; i < round->count; i++)
-		if (has_changed(&round->ios[i].one.seen, &m->before[i]))
+		if (heartbeat_has_changed(&round->ios[i].one.seen, &m->before[i]))
 			return refuse_other(m, &round->ios[i].one.seen), import_step(m);
 	take_over(m);
 }
@@ -695,7 +637,7 @@ heartbeats_read(struct heartbeat_round *round)
 
 	for (uint32_t i = 0; i < round->count; i++) {
 		m->before[i] = round->ios[i].one.seen;
-		if (may_beat(m, &m->before[i]))
+		if (heartbeat_may_beat(m->pool, &m->before[i]))
 			suspect = &m->before[i];
 	}
 	if (!suspect || m->force)

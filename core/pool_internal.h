@@ -502,6 +502,11 @@ struct pool_device {
 	uint32_t leaving_slabs;    /* ... so many with something on them */
 	bool may_not_answer;       /* it was removed because it had failed */
 	bool told;                 /* it was removed, and a device set says so */
+	char *name;                /* of one that was closed; NULL: not known, or `device` has it */
+	bool offline;              /* it is out because that was asked for */
+	bool told_in_use;          /* it is joining, and device sets say that it is in use */
+	bool set_has_out;          /* the last device set has it OUT, or REMOVED, ... */
+	uint64_t set_since;        /* ... or not, since the one of this number; 0: always */
 };
 
 /* --- volumes --- */
@@ -701,6 +706,10 @@ void log_add_zero(struct pool *pool, uint64_t image, uint64_t lba, uint64_t bloc
 void *log_owned_blocks(struct pool *pool, uint32_t blocks);
 /* True: @append is told when all that was added so far is applied; false: it is already. */
 bool log_wait_applied(struct pool *pool, struct log_append *append) must_check;
+/* Has a batch with nothing in it written, so that the log leaves a segment that lies badly.  True:
+ * @append is told when it is applied, or @waiter is woken when there may be room for it. */
+bool log_write_nothing(
+    struct pool *pool, struct waiter *waiter, struct log_append *append) must_check;
 /* Sends what is open without waiting for the turn's end. */
 void log_kick(struct pool *pool);
 /* A client asked for FLUSH, see flush_ahead() in log.c. */
@@ -724,6 +733,12 @@ bool node_loads_pending(const struct pool *pool);
 void device_loss_init(struct pool *pool);
 /* A write or a flush of the pool failed: its device is left out, or the pool fails. */
 void device_lost(struct pool *pool, struct device_io *io, uint32_t index);
+/* It is left out as above, though it did not fail; no other one is just now, and it can be. */
+void device_take_out(struct pool *pool, uint32_t index);
+/* Nothing is under way on the device, or will be if it is out. */
+bool device_is_idle(const struct pool *pool, uint32_t index);
+/* Closes a device that is out; false: something is under way there. */
+bool device_let_go(struct pool *pool, uint32_t index);
 /* After blocks were written to device @index: if that failed as it was flushed, nobody knows what
  * of the pool's other writes was lost, and the device is lost as above. */
 void device_written(struct pool *pool, struct block_writer *writer, uint32_t index);
@@ -750,6 +765,9 @@ void heartbeat_start(struct pool *pool);
 /* It is not any more: takes the block back.  True: @stopped runs when that is done, or may be asked
  * for once more. */
 bool heartbeat_stop(struct pool *pool, struct task *stopped);
+/* Whether who wrote what was @seen on a device of the pool may be alive, and is not us. */
+bool heartbeat_may_beat(const struct pool *pool, const struct heartbeat *seen);
+bool heartbeat_has_changed(const struct heartbeat *seen, const struct heartbeat *before);
 
 /* device_remove.c */
 /* At import, before the log begins: the device leaves. */

@@ -82,6 +82,50 @@ block_reader_start(
 
 /* --- labels and device sets --- */
 
+void
+heads_read(struct block_reader *reader, struct device *device, uint64_t size_bytes, unsigned place,
+    void *blocks)
+{
+	uint64_t tail = size_bytes / FORMAT_BLOCK_BYTES - FORMAT_TAIL_BYTES / FORMAT_BLOCK_BYTES;
+
+	static_assert(FORMAT_SUPERBLOCK_BLOCK == FORMAT_LABEL_BLOCK + 1 &&
+			  FORMAT_TAIL_SUPERBLOCK_BLOCK == FORMAT_TAIL_LABEL_BLOCK + 1 &&
+			  FORMAT_DEVICE_SET_BLOCK == FORMAT_LABEL_BLOCK + 3 &&
+			  FORMAT_TAIL_DEVICE_SET_BLOCK == FORMAT_TAIL_LABEL_BLOCK + 3,
+	    "superblocks and device sets lie behind the label");
+	block_reader_start(reader, device,
+	    place ? tail + FORMAT_TAIL_LABEL_BLOCK : FORMAT_LABEL_BLOCK, HEADS_BLOCKS, blocks);
+}
+
+void
+heads_take(const uint8_t *blocks, const struct uuid *pool_uuid, struct superblock *newest,
+    struct device_set *set, uint64_t checkpoints[2])
+{
+	struct superblock superblock;
+	struct device_set one;
+	struct error error;
+
+	for (unsigned slot = 0; slot < 2; slot++) {
+		const uint8_t *block = blocks + (1 + slot) * (size_t)FORMAT_BLOCK_BYTES;
+
+		checkpoints[slot] = 0;
+		if (superblock_decode(&superblock, block, &error) ||
+		    superblock.checkpoint % 2 != slot ||
+		    !uuid_equal(&superblock.pool_uuid, pool_uuid))
+			continue;
+		if (superblock.checkpoint > newest->checkpoint)
+			*newest = superblock;
+		checkpoints[slot] = superblock.checkpoint;
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		const uint8_t *block = blocks + (3 + i) * (size_t)FORMAT_BLOCK_BYTES;
+
+		if (device_set_decode(&one, block, &error) == 0 &&
+		    uuid_equal(&one.pool_uuid, pool_uuid) && device_set_is_newer(&one, set))
+			*set = one;
+	}
+}
+
 bool
 pool_keeps_notes(const struct pool *pool)
 {
@@ -125,32 +169,47 @@ pool_lay_out_device(struct pool *pool, uint32_t index, struct device *device, st
 }
 
 static enum device_state
-state_of(const struct space_device *device)
+state_of(const struct space_device *device, bool told_in_use)
 {
 	if (device->removed)
 		return DEVICE_STATE_REMOVED;
-	if (device->out)
+	if (device->out || (device->joining && !told_in_use))
 		return DEVICE_STATE_OUT;
 	return device->leaving ? DEVICE_STATE_LEAVING : DEVICE_STATE_ONLINE;
 }
 
 void
-pool_encode_device_set(struct pool *pool, void *block)
+pool_device_set(struct pool *pool, struct device_set *set)
 {
-	struct device_set set = {
+	*set = (struct device_set){
 		.pool_uuid = pool->uuid,
 		.generation = pool->device_set_generation,
 		.count = pool->device_count,
 		.copies_min = pool->space.copies > 1 ? space_copies_min(&pool->space) : 0,
 		.pool_generation = pool->generation,
 	};
-
 	for (uint32_t i = 0; i < pool->device_count; i++) {
-		set.devices[i].uuid = pool->devices[i].label.device_uuid;
-		set.devices[i].index = i;
-		set.devices[i].state = state_of(&pool->space.devices[i]);
-		set.devices[i].size_bytes = pool->devices[i].label.size_bytes;
+		struct pool_device *device = &pool->devices[i];
+		enum device_state state = state_of(&pool->space.devices[i], device->told_in_use);
+		bool out = state == DEVICE_STATE_OUT || state == DEVICE_STATE_REMOVED;
+
+		if (out != device->set_has_out)
+			device->set_since = set->generation;
+		device->set_has_out = out;
+		set->devices[i].uuid = device->label.device_uuid;
+		set->devices[i].index = (uint16_t)i;
+		set->devices[i].since = (uint16_t)min_u64(device->set_since, UINT16_MAX);
+		set->devices[i].state = state;
+		set->devices[i].size_bytes = device->label.size_bytes;
 	}
+}
+
+void
+pool_encode_device_set(struct pool *pool, void *block)
+{
+	struct device_set set;
+
+	pool_device_set(pool, &set);
 	pool->copies_told = set.copies_min;
 	device_set_encode(&set, block);
 }

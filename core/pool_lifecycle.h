@@ -34,7 +34,12 @@ void pool_write_head(struct pool *pool, uint32_t index, struct device *device,
 void pool_wipe_head(const struct label *label, struct device *device, struct block_writer *writer,
     void *block, bool foreign);
 
-/* The device set as it is now, into one block; and its way to device @index. */
+/* Batches until the log is elsewhere (log_write_nothing()): one names the next segment, one is in
+ * it; and the one that was named before may lie as badly. */
+#define LOG_ATTEMPTS 8u
+
+/* The device set as it is now; into one block, to be written; and its way to device @index. */
+void pool_device_set(struct pool *pool, struct device_set *set);
 void pool_encode_device_set(struct pool *pool, void *block);
 void pool_write_device_set(
     struct pool *pool, uint32_t index, struct block_writer *writer, void *block);
@@ -49,6 +54,19 @@ struct block_reader {
 };
 void block_reader_start(
     struct block_reader *reader, struct device *device, uint64_t block, uint64_t count, void *data);
+
+/*
+ * A label, and the two superblocks and two device sets behind it, at the head of a device (@place
+ * 0) or at its end (1): HEADS_BLOCKS of them into @blocks.  @size_bytes is the label's: the device
+ * may have grown.
+ */
+#define HEADS_BLOCKS 5u
+void heads_read(struct block_reader *reader, struct device *device, uint64_t size_bytes,
+    unsigned place, void *blocks);
+/* What of them is valid, and the pool's, and newer than @newest and @set (.checkpoint, .count 0:
+ * none yet) takes their place.  @checkpoints: of both superblocks; 0: not valid. */
+void heads_take(const uint8_t *blocks, const struct uuid *pool_uuid, struct superblock *newest,
+    struct device_set *set, uint64_t checkpoints[2]);
 
 /* packed_load.c: reads the directories of all PACKED slabs. */
 #define PACKED_LOADS 32u /* at a time */

@@ -22,13 +22,13 @@ tell_degraded(const struct pool *pool, char *text, size_t size)
 	size_t at = 0;
 
 	for (uint32_t i = 0; i < pool->device_count && at + 60 < size; i++) {
-		const struct device *device = pool->devices[i].device;
+		const struct pool_device *device = &pool->devices[i];
 
 		if (!pool->space.devices[i].out || pool->space.devices[i].removed)
 			continue;
-		if (device)
-			at += (size_t)snprintf(
-			    text + at, size - at, "%.100s is left out; ", device->name);
+		if (device->device || device->name)
+			at += (size_t)snprintf(text + at, size - at, "%.100s is %s; ",
+			    pool_device_name(pool, i), device->offline ? "offline" : "left out");
 		else
 			at += (size_t)snprintf(text + at, size - at, "device %u is missing; ", i);
 		at = (size_t)min_u64(at, size);
@@ -207,9 +207,11 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 		if (pool->space.devices[i].removed && device->told)
 			continue;
 		report->device_count++;
-		out->path = device->device ? xstrdup(device->device->name) : NULL;
-		out->missing = !device->device;
+		out->missing = !device->device && !device->name;
+		out->path = out->missing ? NULL : xstrdup(pool_device_name(pool, i));
 		out->left_out = pool->space.devices[i].out;
+		out->offline = out->left_out && device->offline;
+		out->returning = pool->space.devices[i].joining;
 		out->uuid = device->label.device_uuid;
 		out->size_bytes = device->label.size_bytes;
 		out->slab_count = pool->space.devices[i].slab_count;

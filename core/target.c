@@ -265,7 +265,8 @@ target_exports_generation(const struct target *target)
 static bool
 is_add(const struct admin_request *request)
 {
-	return request->verb == ADMIN_DEVICE_ADD || request->verb == ADMIN_DEVICE_REPLACE;
+	return request->verb == ADMIN_DEVICE_ADD || request->verb == ADMIN_DEVICE_REPLACE ||
+	       request->verb == ADMIN_DEVICE_ONLINE;
 }
 
 enum opening_phase {
@@ -284,6 +285,7 @@ struct opening {
 	struct offload offload;
 	struct pool_start start;
 	struct pool_stop stop;
+	struct admin_request prepare; /* DEVICE_ONLINE: of its pool */
 	struct pool_label label;
 	size_t labelled;
 	enum opening_phase phase;
@@ -548,7 +550,7 @@ open_devices(struct offload *offload)
 	struct opening *o = container_of(offload, struct opening, offload);
 	struct admin_request *request = o->request;
 	struct target_backend *backend = o->target->config.backend;
-	bool is_new = request->verb != ADMIN_POOL_IMPORT;
+	bool is_new = request->verb != ADMIN_POOL_IMPORT && request->verb != ADMIN_DEVICE_ONLINE;
 
 	for (size_t i = 0; i < request->device_count; i++) {
 		const char *path = request->devices[i];
@@ -582,14 +584,36 @@ devices_opened(struct offload *offload)
 }
 
 static void
-opening_on_reactor(struct task *task)
+start_to_open(struct opening *o)
 {
-	struct opening *o = container_of(task, struct opening, task);
-
 	if (offload_start(&o->offload, o->reactor, open_devices, devices_opened)) {
 		error_set(&o->request->error, -ENOMEM, "no thread could be started");
 		opening_finish(o);
 	}
+}
+
+static void
+prepared(struct admin_request *request)
+{
+	struct opening *o = container_of(request, struct opening, prepare);
+
+	if (!request->error.code)
+		return start_to_open(o);
+	o->request->error = request->error;
+	opening_finish(o);
+}
+
+static void
+opening_on_reactor(struct task *task)
+{
+	struct opening *o = container_of(task, struct opening, task);
+
+	if (o->request->verb != ADMIN_DEVICE_ONLINE)
+		return start_to_open(o);
+	/* What the pool itself has open of it would be in the way. */
+	o->prepare.verb = ADMIN_DEVICE_PREPARE;
+	o->prepare.device = o->request->devices[0];
+	pool_admin(o->start.pool, &o->prepare, prepared);
 }
 
 static void
@@ -602,6 +626,16 @@ opening_start(struct target *target)
 		return;
 	o = container_of(node, struct opening, link);
 	target->opening = true;
+	/* It may have gone while others were opened; whoever closes it from now on comes second. */
+	o->start.pool = find_pool(target, o->request->name.pool);
+	if (o->request->verb == ADMIN_DEVICE_ONLINE && !o->start.pool) {
+		error_set(&o->request->error, -ENOENT, "pool %s was exported meanwhile",
+		    o->request->name.pool);
+		travel(target->home, &o->task, opening_end);
+		return;
+	}
+	if (o->start.pool && is_add(o->request))
+		o->reactor = o->start.pool->reactor;
 	if (!o->reactor)
 		o->reactor =
 		    target->config.reactors[target->next_reactor++ % target->config.reactor_count];

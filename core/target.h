@@ -73,6 +73,8 @@ enum admin_verb {
 	ADMIN_DEVICE_REMOVE,  /* name.pool, device; stop: it stays after all */
 	ADMIN_DEVICE_REPLACE, /* name.pool, device, devices[1], new_file_bytes, preallocate, force
 			       */
+	ADMIN_DEVICE_OFFLINE, /* name.pool, device: it is not to be used for now */
+	ADMIN_DEVICE_ONLINE,  /* name.pool, devices[1]: one that is out of use comes back */
 	ADMIN_DEVICE_GROW,    /* name.pool, device: it is larger than it was */
 	ADMIN_VOLUME_CREATE,  /* name, size_bytes, reserved, block_bytes */
 	ADMIN_VOLUME_RESIZE,  /* name, size_bytes, force: shrink */
@@ -95,6 +97,8 @@ enum admin_verb {
 	ADMIN_NOTE_SET, /* name.pool, uuid (of the volume), note, note_bytes */
 	/* of the pool itself: */
 	ADMIN_DEVICE_FORGET, /* device_index, device_kind; see core/device_remove.h */
+	/* of the target, before ADMIN_DEVICE_ONLINE: */
+	ADMIN_DEVICE_PREPARE, /* device: a path */
 };
 
 /* What ADMIN_VOLUME_SET may change; the others stay as they are. */
@@ -120,6 +124,8 @@ struct admin_device_report {
 	uint64_t slabs_free;
 	bool missing;    /* then path is the last known one, or empty */
 	bool left_out;   /* it failed, and what it holds is old */
+	bool offline;    /* as that, but it was asked for */
+	bool returning;  /* it comes back, and does not count yet */
 	uint64_t errors; /* I/O and checksum errors since import */
 	uint64_t healed; /* blocks that were written again from a copy since import */
 	bool leaving;    /* it is being removed, and holds so much: */
@@ -255,8 +261,8 @@ struct admin_request {
 	struct task task;
 	struct reactor *origin;
 	struct target *home;
-	struct device **opened; /* DEVICE_ADD, DEVICE_REPLACE: device_count of them; those that are
-				 * taken become NULL */
+	struct device **opened; /* DEVICE_ADD, DEVICE_REPLACE, DEVICE_ONLINE: device_count of them;
+				 * those that are taken become NULL */
 	void *state;
 };
 

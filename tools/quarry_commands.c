@@ -229,6 +229,31 @@ build_device_remove(struct cli *cli, struct error *error)
 }
 
 static int
+build_device_offline(struct cli *cli, struct error *error)
+{
+	request_start(cli, "device.offline");
+	if (take_name(cli, "name", 0, WANT_POOL, error) || take_device(cli, 1, error))
+		return -EINVAL;
+	cli->done_text = text_new("%s is out of use; to bring it back: quarry device online %s %s",
+	    cli->args[1], cli->args[0], is_uuid(cli->args[1]) ? "PATH" : cli->args[1]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
+build_device_online(struct cli *cli, struct error *error)
+{
+	request_start(cli, "device.online");
+	if (take_name(cli, "name", 0, WANT_POOL, error) || take_devices(cli, 1, error))
+		return -EINVAL;
+	cli->done_text = text_new("pool %s uses %s again, and copies what it missed; to see how "
+				  "far that is: quarry pool status %s",
+	    cli->args[0], cli->args[1], cli->args[0]);
+	done_one(cli, "pools", cli->args[0]);
+	return 0;
+}
+
+static int
 build_device_grow(struct cli *cli, struct error *error)
 {
 	request_start(cli, "device.grow");
@@ -818,6 +843,18 @@ const struct cli_command cli_commands[] = {
 	    "  quarry device replace tank /dev/sdb /dev/sdd\n",
 	    OPTION_SIZE | OPTION_PREALLOCATE | OPTION_FORCE, 3, 3, SHOW_DONE,
 	    build_device_replace },
+	{ "device", "offline", "POOL DEVICE", "Take a device out of use for a while.",
+	    "Of pools that keep copies: the others serve, and the pool is degraded.  When the "
+	    "command ends the\ndisk may be pulled.  Refused if something lies on it alone.  "
+	    "DEVICE is a path, a URI or a UUID.\n\n"
+	    "  quarry device offline tank /dev/sdb\n",
+	    0, 2, 2, SHOW_DONE, build_device_offline },
+	{ "device", "online", "POOL PATH", "Bring a device back that is out of use.",
+	    "One that was taken offline, failed and was mended, or was missing at an import; PATH "
+	    "is where it is\nnow.  Only what it missed is copied, in the background.  A device "
+	    "that was in service without the\nothers is refused.\n\n"
+	    "  quarry device online tank /dev/sdb\n",
+	    0, 2, 2, SHOW_DONE, build_device_online },
 	{ "device", "grow", "POOL DEVICE", "Use the space of a device that has become larger.",
 	    "First enlarge the disk, or the file, while it is in use.\n\n"
 	    "  truncate -s 40G disk0.img && quarry device grow tank disk0.img\n",

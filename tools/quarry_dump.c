@@ -276,6 +276,7 @@ device_set_json(json_t *object, const struct device_set *set)
 		put_number(device, "index", set->devices[i].index);
 		put(device, "uuid", uuid_json(&set->devices[i].uuid));
 		put_number(device, "state", set->devices[i].state);
+		put_number(device, "since", set->devices[i].since);
 		put_number(device, "size_bytes", set->devices[i].size_bytes);
 		json_array_append_new(devices, device);
 	}

@@ -63,6 +63,10 @@ static const struct verb verbs[] = {
 	    FIELD_NEW_FILE_BYTES | FIELD_PREALLOCATE | FIELD_FORCE, NAME_POOL, NAME_NONE },
 	{ "device.remove", ADMIN_MESSAGE_TARGET, ADMIN_DEVICE_REMOVE, FIELD_NAME | FIELD_DEVICE,
 	    FIELD_STOP, NAME_POOL, NAME_NONE },
+	{ "device.offline", ADMIN_MESSAGE_TARGET, ADMIN_DEVICE_OFFLINE, FIELD_NAME | FIELD_DEVICE,
+	    0, NAME_POOL, NAME_NONE },
+	{ "device.online", ADMIN_MESSAGE_TARGET, ADMIN_DEVICE_ONLINE, FIELD_NAME | FIELD_DEVICES, 0,
+	    NAME_POOL, NAME_NONE },
 	{ "device.grow", ADMIN_MESSAGE_TARGET, ADMIN_DEVICE_GROW, FIELD_NAME | FIELD_DEVICE, 0,
 	    NAME_POOL, NAME_NONE },
 	{ "device.replace", ADMIN_MESSAGE_TARGET, ADMIN_DEVICE_REPLACE,
@@ -258,6 +262,10 @@ decode_devices(const struct verb *verb, const json_t *value, struct admin_reques
 	if (verb->verb == ADMIN_DEVICE_REPLACE && request->device_count != 1)
 		return error_set(error, -EINVAL,
 		    "\"devices\" must be one device, which takes the place of \"device\", not %zu",
+		    request->device_count);
+	if (verb->verb == ADMIN_DEVICE_ONLINE && request->device_count != 1)
+		return error_set(error, -EINVAL,
+		    "\"devices\" must be one device, which comes back, not %zu",
 		    request->device_count);
 	return 0;
 }

@@ -102,10 +102,12 @@ device_json(const struct admin_device_report *device)
 	must_put(object, "path", text_or_null_json(device->path));
 	must_put(object, "uuid", uuid_json(&device->uuid));
 	must_put(object, "state",
-	    text_json(device->missing    ? "missing"
-		      : device->left_out ? "left out"
-		      : device->leaving  ? "removing"
-					 : "online"));
+	    text_json(device->missing     ? "missing"
+		      : device->offline   ? "offline"
+		      : device->left_out  ? "left out"
+		      : device->returning ? "returning"
+		      : device->leaving   ? "removing"
+					  : "online"));
 	must_put(object, "removing",
 	    moving_json(
 		device->leaving, device->left_bytes, device->done_permille, device->left_s));

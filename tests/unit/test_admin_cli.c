@@ -48,6 +48,12 @@ test_requests(void **state)
 		    "\"0d9a8f1e-7c55-4d0b-9b52-3f1f1a1f6c55\",\"stop\":true}" },
 		{ { "pool", "rebalance", "tank", "--stop" },
 		    "{\"quarry\":1,\"verb\":\"pool.rebalance\",\"name\":\"tank\",\"stop\":true}" },
+		{ { "device", "offline", "tank", "a.img" },
+		    "{\"quarry\":1,\"verb\":\"device.offline\",\"name\":\"tank\",\"device\":"
+		    "\"/home/me/a.img\"}" },
+		{ { "device", "online", "tank", "a.img" },
+		    "{\"quarry\":1,\"verb\":\"device.online\",\"name\":\"tank\",\"devices\":"
+		    "[\"/home/me/a.img\"]}" },
 		{ { "device", "grow", "tank", "a.img" },
 		    "{\"quarry\":1,\"verb\":\"device.grow\",\"name\":\"tank\",\"device\":"
 		    "\"/home/me/a.img\"}" },

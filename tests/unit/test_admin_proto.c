@@ -138,6 +138,9 @@ test_bad_requests(void **state)
 		  "\"devices\":[\"/b\",\"/c\"]}",
 		    -EINVAL,
 		    "\"devices\" must be one device, which takes the place of \"device\", not 2" },
+		{ "{\"quarry\":1,\"verb\":\"device.online\",\"name\":\"tank\",\"devices\":[\"/"
+		  "b\",\"/c\"]}",
+		    -EINVAL, "\"devices\" must be one device, which comes back, not 2" },
 		{ "{\"quarry\":1,\"verb\":\"pool.import\",\"devices\":[true]}", -EPROTO,
 		    "\"devices\"[0] must be a string, not a boolean" },
 		{ "{\"quarry\":1,\"verb\":\"pool.import\",\"devices\":[\"/a\",\"disk0.img\"]}",
