@@ -191,7 +191,7 @@ SIM_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/sim/*.c))
 SEEDS ?= 2000
 
 $(BUILD)/quarry-sim: $(SIM_OBJS) $(BUILD)/libquarry.a
-	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start,--wrap=space_pack,--wrap=space_plug,--wrap=space_leave_out,--wrap=pool_fail,--wrap=log_reserve,--wrap=check_failed -o $@ $^ $(LDLIBS)
+	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start,--wrap=space_pack,--wrap=space_plug,--wrap=space_leave_out,--wrap=space_rejoin,--wrap=pool_fail,--wrap=log_reserve,--wrap=check_failed -o $@ $^ $(LDLIBS)
 
 .PHONY: sim soak mutants coverage
 sim: $(BUILD)/quarry-sim

@@ -252,6 +252,7 @@ struct weather {
 	bool gives_back;
 	bool devices_leave;
 	bool devices_grow;
+	bool devices_return;        /* they go out of use, and come back */
 	unsigned checkpoint_writes; /* in flight at most */
 	unsigned depth;             /* requests in flight */
 	unsigned volumes_max;
@@ -315,6 +316,10 @@ struct sim_stats {
 	uint64_t leaving;    /* devices that began to leave, */
 	uint64_t removed;    /* ... and were forgotten */
 	uint64_t grown;      /* devices that became larger */
+	uint64_t offline;    /* devices that were taken out of use */
+	uint64_t returned;   /* devices that came back, ... */
+	uint64_t strangers;  /* ... and that could not, as if they had data of their own */
+	uint64_t taken_over; /* slabs of those that did */
 };
 
 struct sim {
@@ -335,6 +340,10 @@ struct sim {
 	bool adding;                       /* the next one */
 	bool crash_at_join;                /* a crash comes soon after that */
 	struct device *joining;            /* ... until the pool has it */
+	bool pools[SIM_DEVICES_MAX];       /* devices that the pool has open */
+	struct device *back;               /* one that comes back, until the pool has it */
+	bool bringing_back;
+	bool was_out; /* some device was left out, and is not now */
 	bool may_omit;
 	bool omitted; /* the import was not given all devices */
 	struct reactor *reactor;
@@ -420,6 +429,12 @@ bool devices_removed(const struct sim *sim, uint32_t d);
 void devices_leave(struct sim *sim, struct admin_request *request);
 /* Makes some disk larger, and @request use that. */
 void devices_grow(struct sim *sim, struct admin_request *request);
+/* Makes @request take device @n, of as many as there are, out of use, or bring it back; false: not
+ * now. */
+bool devices_return(struct sim *sim, struct admin_request *request, uint64_t n);
+void devices_returned(struct sim *sim, const struct admin_request *request);
+/* A device as a boot opens it. */
+struct device *sim_open_disk(struct sim *sim, uint32_t d, uint64_t seed);
 /* Makes @request add the next one. */
 void devices_add(struct sim *sim, struct admin_request *request);
 void devices_step(struct sim *sim);

@@ -91,6 +91,9 @@ admin_done(struct admin_request *request)
 		sim->stats.leaving += !request->stop;
 	} else if (code == 0 && request->verb == ADMIN_DEVICE_GROW) {
 		sim->stats.grown++;
+	} else if (request->verb == ADMIN_DEVICE_ONLINE || request->verb == ADMIN_DEVICE_OFFLINE ||
+		   request->verb == ADMIN_DEVICE_PREPARE) {
+		devices_returned(sim, request);
 	} else if (code == 0 && is_scrub(request)) {
 		if (sim->pool->scrub.record.damaged_blocks > 0 && !sim->faults.scrub_excused &&
 		    !sim->faults.damaged)
@@ -295,6 +298,20 @@ admin_grow_device(struct sim *sim)
 	devices_grow(sim, &a->request);
 	a->must_succeed = false; /* it may be as large as before */
 	admin_submit(sim, a);
+}
+
+bool
+admin_return_device(struct sim *sim, uint64_t n)
+{
+	struct sim_admin *a = admin_new(sim, ADMIN_DEVICE_OFFLINE, NULL);
+
+	if (!devices_return(sim, &a->request, n)) {
+		free(a);
+		return false;
+	}
+	a->must_succeed = false; /* something may lie there alone, or is under way */
+	admin_submit(sim, a);
+	return true;
 }
 
 static void

@@ -155,18 +155,68 @@ devices_add(struct sim *sim, struct admin_request *request)
 	request->devices = xcalloc(1, sizeof(*request->devices));
 }
 
-/* The pool has closed those that it removed. */
+/* The pool has closed those that it removed, or that are out of use. */
 static void
 look_for_closed(struct sim *sim)
 {
-	for (uint32_t d = 0; sim->online && d < sim->joined; d++) {
-		if (!sim->devices[d] || sim->pool->devices[d].device ||
-		    !sim->pool->space.devices[d].removed || sim->was_removed[d])
-			continue;
-		sim_trace(sim, "  disk%u was removed", d);
-		sim->devices[d] = NULL;
-		sim->stats.removed++;
+	for (uint32_t d = 0; sim->online && d < sim->pool->device_count; d++) {
+		bool has = sim->devices[d] && sim->pool->devices[d].device;
+
+		if (!has && sim->pools[d]) {
+			sim->devices[d] = NULL;
+			if (sim->pool->space.devices[d].removed) {
+				sim_trace(sim, "  disk%u was removed", d);
+				sim->stats.removed++;
+			}
+		}
+		sim->pools[d] = has;
 	}
+}
+
+bool
+devices_return(struct sim *sim, struct admin_request *request, uint64_t n)
+{
+	uint32_t d = (uint32_t)(n % sim->joined);
+	const struct space_device *device = &sim->pool->space.devices[d];
+	char name[16];
+
+	if (sim->bringing_back || d >= sim->pool->device_count || device->removed)
+		return false;
+	snprintf(name, sizeof(name), "disk%u", d);
+	if (!device->out || sim->pool->devices[d].device) {
+		request->verb = device->out ? ADMIN_DEVICE_PREPARE : ADMIN_DEVICE_OFFLINE;
+		request->device = xstrdup(name);
+		return true;
+	}
+	/* It may have been opened for the import, and left aside. */
+	if (!sim->devices[d])
+		sim->devices[d] = sim_open_disk(sim, d, n | 1);
+	sim->bringing_back = true;
+	sim->back = sim->devices[d];
+	request->verb = ADMIN_DEVICE_ONLINE;
+	request->opened = &sim->back;
+	request->device_count = 1;
+	request->devices = xcalloc(1, sizeof(*request->devices));
+	/* Between the join and the last device set a crash does most harm. */
+	if (n / 64 % 2 == 0)
+		sim->crash_in = 1 + n / 128 % (n / 256 % 2 ? 100 : 600);
+	return true;
+}
+
+void
+devices_returned(struct sim *sim, const struct admin_request *request)
+{
+	int code = request->error.code;
+
+	if (request->verb != ADMIN_DEVICE_ONLINE) {
+		sim->stats.offline += request->verb == ADMIN_DEVICE_OFFLINE && code == 0;
+		return;
+	}
+	sim->bringing_back = false;
+	if (code == 0 && sim->back)
+		sim_fail(sim, "a device came back, but is not the pool's");
+	sim->stats.returned += code == 0;
+	sim->stats.strangers += strstr(request->error.text, "was in service without") != NULL;
 }
 
 /* Between the join and the durable superblock, which is short, a crash does most harm. */

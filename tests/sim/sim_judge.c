@@ -38,7 +38,7 @@ room_shrank(const struct sim *sim)
 
 	for (uint32_t d = 0; d < space->device_count; d++)
 		out |= space->devices[d].out;
-	return space->leaving_count > 0 || (space->copies > 1 && out);
+	return space->leaving_count > 0 || (space->copies > 1 && (out || sim->was_out));
 }
 
 void
@@ -242,7 +242,7 @@ judge_compare(struct sim *sim, const struct sim_io *s)
 void
 judge_flush(struct sim *sim, const struct sim_io *s)
 {
-	bool left_out = false;
+	bool left_out = sim->was_out;
 
 	for (uint32_t d = 0; sim->pool && d < sim->pool->device_count; d++)
 		left_out |= sim->pool->space.devices[d].out;

@@ -67,6 +67,9 @@ crash(struct sim *sim)
 	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
 		uint64_t chance = random_next(&sim->crash_random);
 
+		/* What is out of use and closed may have something in its cache all the same. */
+		if (!sim->devices[d] && sim->weather.devices_return)
+			sim->devices[d] = sim_open_disk(sim, d, 1);
 		if (!sim->devices[d])
 			continue;
 		memory_device_crash(fault_device_inner(sim->devices[d]), chance, mode);
@@ -132,6 +135,21 @@ sim_run_until(struct sim *sim, bool (*done)(struct sim *sim))
 	}
 }
 
+struct device *
+sim_open_disk(struct sim *sim, uint32_t d, uint64_t seed)
+{
+	struct memory_device_options options = {
+		.seed = seed,
+		.delay_ns_max = sim->weather.delay_ns_max,
+		.prepare_space = sim->weather.prepare_space,
+		.gives_back = sim->weather.gives_back,
+	};
+	char name[16];
+
+	snprintf(name, sizeof(name), "disk%u", d);
+	return faults_wrap(sim, memory_device_open(sim->disks[d], sim->reactor, name, &options));
+}
+
 /* Where devices misbehave the engine has a lot to report. */
 static void
 be_loud(const struct sim *sim)
@@ -144,12 +162,6 @@ be_loud(const struct sim *sim)
 static void
 boot(struct sim *sim)
 {
-	struct memory_device_options options = {
-		.delay_ns_max = sim->weather.delay_ns_max,
-		.prepare_space = sim->weather.prepare_space,
-		.gives_back = sim->weather.gives_back,
-	};
-
 	sim->crashed = false;
 	no_crash(sim);
 	sim->history.captured = false;
@@ -160,14 +172,9 @@ boot(struct sim *sim)
 	sim->reactor = xcalloc(1, sizeof(*sim->reactor));
 	reactor_init(sim->reactor);
 	reactor_set_current(sim->reactor);
-	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
-		char name[16];
-
-		snprintf(name, sizeof(name), "disk%u", d);
-		options.seed = random_next(&sim->crash_random) | 1;
-		sim->devices[d] = faults_wrap(
-		    sim, memory_device_open(sim->disks[d], sim->reactor, name, &options));
-	}
+	memset(sim->pools, 0, sizeof(sim->pools));
+	for (uint32_t d = 0; d < sim->weather.device_count; d++)
+		sim->devices[d] = sim_open_disk(sim, d, random_next(&sim->crash_random) | 1);
 }
 
 /* The pool has closed them. */
@@ -664,6 +671,25 @@ sim_run(struct sim *sim)
 	}
 	no_crash(sim);
 	last_life(sim);
+}
+
+/* --- so is what devices that come back have --- */
+
+uint32_t __real_space_rejoin(
+    struct space *space, uint32_t index, const struct space *was, bool trusted);
+uint32_t __wrap_space_rejoin(
+    struct space *space, uint32_t index, const struct space *was, bool trusted);
+
+uint32_t
+__wrap_space_rejoin(struct space *space, uint32_t index, const struct space *was, bool trusted)
+{
+	uint32_t taken = __real_space_rejoin(space, index, was, trusted);
+
+	sim_trace(the_sim, "  device %u joins, with %u slabs that it has still%s", index, taken,
+	    trusted ? "" : ", not trusted");
+	the_sim->stats.taken_over += taken;
+	the_sim->was_out = true;
+	return taken;
 }
 
 /* --- relocation is counted --- */

@@ -183,5 +183,10 @@ seeds_print(const struct seeds *seeds)
 	printf("  %llu devices began to leave, %llu were removed, %llu became larger\n",
 	    (unsigned long long)s->leaving, (unsigned long long)s->removed,
 	    (unsigned long long)s->grown);
+	if (s->offline + s->returned > 0)
+		printf("  %llu were taken out of use; %llu came back (%llu slabs taken over, %llu "
+		       "refused as strangers)\n",
+		    (unsigned long long)s->offline, (unsigned long long)s->returned,
+		    (unsigned long long)s->taken_over, (unsigned long long)s->strangers);
 	printf("  digest %016llx\n", (unsigned long long)seeds->digest);
 }

@@ -313,6 +313,7 @@ walk_pool(struct sim *sim, const char *when)
 	sim->stats.walks++;
 	for (uint32_t d = 0; d < walk.space->device_count; d++)
 		walk.degraded |= walk.space->devices[d].out;
+	walk.degraded |= sim->was_out;
 	memset(&sample, 0, sizeof(sample));
 	copied.records = NULL;
 	copied.count = 0;

@@ -122,17 +122,19 @@ work_draw(struct sim *sim)
 	/* Not drawn: the other seeds stay what they were. */
 	w->devices_leave = w->device_count > 1 && mix64(sim->seed ^ 11ull << 32) % 4 == 0;
 	w->devices_grow = mix64(sim->seed ^ 13ull << 32) % 6 == 0;
+	w->devices_return = w->copies > 1 && mix64(sim->seed ^ 17ull << 32) % 3 == 0;
 	sim_trace(sim,
 	    "%u copies, %u devices, %u at first, slabs of %u, cache %llu KiB, delay %llu ns, depth "
 	    "%u, up to "
 	    "%u volumes, "
-	    "%u lives of %u ops, writes of %llu, spread %llu%s%s%s%s",
+	    "%u lives of %u ops, writes of %llu, spread %llu%s%s%s%s%s",
 	    w->copies, w->device_count, w->devices_at_first, w->slab_blocks,
 	    (unsigned long long)w->node_cache_bytes / 1024, (unsigned long long)w->delay_ns_max,
 	    w->depth, w->volumes_max, w->lives, w->ops, (unsigned long long)w->blocks_max,
 	    (unsigned long long)w->spread, w->prepare_space ? ", prepares" : "",
 	    w->gives_back ? ", gives back" : "", w->devices_leave ? ", devices leave" : "",
-	    w->devices_grow ? ", devices grow" : "");
+	    w->devices_grow ? ", devices grow" : "",
+	    w->devices_return ? ", devices go and come back" : "");
 }
 
 /* --- the mix --- */
@@ -273,6 +275,15 @@ one_op(struct sim *sim)
 	}
 }
 
+/* Not drawn, as the weather of it: the other operations stay what they were. */
+static bool
+return_device(struct sim *sim, uint64_t index)
+{
+	uint64_t n = mix64(sim->seed ^ 17ull << 32 ^ mix64(index + 1));
+
+	return sim->weather.devices_return && n % 24 == 0 && admin_return_device(sim, n / 24);
+}
+
 void
 work(struct sim *sim, unsigned first, unsigned ops)
 {
@@ -293,7 +304,8 @@ work(struct sim *sim, unsigned first, unsigned ops)
 			faults_strike(sim);
 		handles_close_gone(sim);
 		sim_trace(sim, "operation %llu", (unsigned long long)index);
-		one_op(sim);
+		if (!return_device(sim, index))
+			one_op(sim);
 		if (!one_in(sim, 4))
 			continue;
 		for (uint64_t steps = draw(sim, 12); steps > 0 && !sim->crashed; steps--)
@@ -317,6 +329,7 @@ void
 work_forget(struct sim *sim)
 {
 	sim->adding = false;
+	sim->bringing_back = false;
 	while (!list_empty(&sim->ios))
 		io_free(sim, list_first(&sim->ios, struct sim_io, link));
 	while (!list_empty(&sim->admins)) {

@@ -68,6 +68,8 @@ void admin_something(struct sim *sim);
 bool admin_add_device(struct sim *sim);
 void admin_remove_device(struct sim *sim);
 void admin_grow_device(struct sim *sim);
+/* False: nothing of the kind can be done now. */
+bool admin_return_device(struct sim *sim, uint64_t n);
 void admin_rebalance(struct sim *sim);
 void admin_delete_snapshots(struct sim *sim, const struct model_volume *volume);
 void admin_delete_volume(struct sim *sim, const struct model_volume *volume);
