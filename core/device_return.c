@@ -5,6 +5,7 @@
 
 #include "core/base/diag.h"
 #include "core/base/mutant.h"
+#include "core/base/size.h"
 
 #define PAGE_BLOCKS 256u
 
@@ -271,7 +272,41 @@ read_table(struct device_return *back)
 	return true;
 }
 
+static bool
+table_is_whole(const struct device_return *back)
+{
+	return space_device_digest(&back->was, back->index) ==
+	       back->newest.device_digests[back->index];
+}
+
+static void
+packed_loaded(struct packed_load *load)
+{
+	device_return_step(container_of(load, struct device_return, packed));
+}
+
 /* --- it joins --- */
+
+/* Of what the larger ones hold alone there may be more than fits with all copies. */
+static bool
+has_room(struct device_return *back)
+{
+	struct pool *pool = back->pool;
+	uint64_t used_blocks = pool_used_blocks(pool) + pool_reserved_blocks(pool);
+	uint64_t most_blocks = pool->live_blocks_max;
+	char used[SIZE_TEXT_BYTES], most[SIZE_TEXT_BYTES];
+
+	/* A full pool is a little over. */
+	if (used_blocks <= most_blocks + most_blocks / 32)
+		return true;
+	size_format(used_blocks * FORMAT_BLOCK_BYTES, used);
+	size_format(most_blocks * FORMAT_BLOCK_BYTES, most);
+	REFUSE(back, -ENOSPC,
+	    "with %s pool %s could hold %s with all copies, and it holds %s: delete something, or "
+	    "add a device first",
+	    name_of(back), pool->name, most, used);
+	return false;
+}
 
 static void
 join(struct device_return *back)
@@ -279,13 +314,6 @@ join(struct device_return *back)
 	struct pool *pool = back->pool;
 	struct pool_device *device = &pool->devices[back->index];
 
-	if (back->trusted && space_device_digest(&back->was, back->index) !=
-				 back->newest.device_digests[back->index]) {
-		diag_warning("%s: its slab table is not the one that its superblock means: all is "
-			     "copied to it",
-		    name_of(back));
-		back->trusted = false;
-	}
 	CHECK(!device->device && pool->checkpoint.phase == CHECKPOINT_IDLE);
 	device->device = back->device;
 	back->device = NULL;
@@ -419,8 +447,22 @@ device_return_step(struct device_return *back)
 		case DEVICE_RETURN_TABLE:
 			if (read_table(back))
 				return;
-			back->phase = DEVICE_RETURN_BEAT;
+			back->phase = DEVICE_RETURN_PACKED;
+			if (!back->trusted || table_is_whole(back))
+				continue;
+			diag_warning("%s: its slab table is not the one that its superblock means: "
+				     "all is copied to it",
+			    name_of(back));
+			back->trusted = false;
 			continue;
+		case DEVICE_RETURN_PACKED:
+			back->phase = DEVICE_RETURN_BEAT;
+			if (!back->trusted)
+				continue;
+			back->packed.space = &back->was;
+			back->packed.only = back->device;
+			back->packed.done = packed_loaded;
+			return packed_load_start(&back->packed, pool);
 		case DEVICE_RETURN_BEAT:
 			back->phase = DEVICE_RETURN_JOIN;
 			if (!pool->pulse.owner)
@@ -434,6 +476,8 @@ device_return_step(struct device_return *back)
 				REFUSE(back, -EIO, "pool %s: %s", pool->name, pool->state_reason);
 				continue;
 			}
+			if (!has_room(back))
+				continue;
 			join(back);
 			back->phase = DEVICE_RETURN_JOINED;
 			if (MUTANT(RETURN_NOT_WRITTEN))

@@ -3,16 +3,17 @@
  * A device that was left out comes back: it failed and was mended, was missing at an import, or was
  * taken out of use.  What it still has is taken over as it lies there, the rest is copied.
  *
- *   LABEL ─► HEADS ─► HEARTBEAT ─► TABLE ─► BEAT ─► JOIN ─► JOINED ─► SETS ─► LOG
- *   ─► done
+ *   LABEL ─► HEADS ─► HEARTBEAT ─► TABLE ─► PACKED ─► BEAT ─► JOIN ─► JOINED ─►
+ *   SETS ─► LOG ─► done
  *
  *  1. Its label, superblocks and device sets are read beside the pool's work, and say whether it is
  *     the device that was left out, and whether it was in service without the others since: then it
  *     has data of its own, and is refused.  Its heartbeat says whether it is just now.
- *  2. Its slab table is read as of its own newest superblock.  What that has as SEALED or PACKED
- * was durable there when the superblock was written, and never changed: segments are written once,
- *     and their numbers are used once.  What was OPEN may lack the last batches, and does not
- *     count.  If the table is not the one that the superblock means, nothing counts.
+ *  2. Its slab table is read as of its own newest superblock, and directories.  What that has as
+ *     SEALED or PACKED was durable there when the superblock was written, and did not change, as
+ *     segments are written once, under a number that is used once; of packed slabs, which may have
+ *     been plugged without it, the table tells.  What was OPEN may lack the last batches, and does
+ *     not count.  If the table is not the one that the superblock means, nothing counts.
  *  3. While no checkpoint runs it joins (space_rejoin()): checkpoints write its table, its
  *     superblock and flush it, but nothing on it counts, and nothing new goes there.
  *  4. When such a checkpoint is durable, all devices get a device set that has it in use, itself
@@ -35,6 +36,7 @@ enum device_return_phase {
 	DEVICE_RETURN_HEADS,
 	DEVICE_RETURN_HEARTBEAT,
 	DEVICE_RETURN_TABLE,
+	DEVICE_RETURN_PACKED,
 	DEVICE_RETURN_BEAT,
 	DEVICE_RETURN_JOIN,
 	DEVICE_RETURN_JOINED,
@@ -60,6 +62,7 @@ struct device_return {
 	unsigned place; /* of the twins */
 	struct space was;
 	uint32_t page;
+	struct packed_load packed;
 	bool trusted;            /* its table is what its superblock says */
 	uint32_t taken;          /* slabs */
 	uint32_t at;             /* so many have the set ... */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * At import: reads the directories of all PACKED slabs, several at a time.  Where one is damaged
- * its copy at the slab's end serves; where both are, the pool can only be read, and some of it not.
+ * At import, and of a device that comes back: reads the directories of all PACKED slabs, several at
+ * a time.  Where one is damaged its copy at the slab's end serves; where both are, a pool that is
+ * imported can only be read, and some of it not.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,17 +23,23 @@ struct packed_read {
 	void *directory;
 };
 
+static struct device *
+device_of(const struct packed_load *load, const struct slab *place)
+{
+	return load->only ? load->only : pool_device(load->pool, place->device);
+}
+
 static void
 read_directory(struct packed_read *read)
 {
-	struct pool *pool = read->load->pool;
+	const struct space *space = read->load->space;
 	struct slab *slab = read->slab;
 	const struct slab *place = read->places[read->tried / 2];
-	uint32_t slot = read->tried % 2 ? pool->space.slab_blocks - slab->directory_blocks : 0;
+	uint32_t slot = read->tried % 2 ? space->slab_blocks - slab->directory_blocks : 0;
 
-	block_reader_start(&read->reader, pool_device(pool, place->device),
-	    space_offset_bytes(&pool->space, place, slot) / FORMAT_BLOCK_BYTES,
-	    slab->directory_blocks, read->directory);
+	block_reader_start(&read->reader, device_of(read->load, place),
+	    space_offset_bytes(space, place, slot) / FORMAT_BLOCK_BYTES, slab->directory_blocks,
+	    read->directory);
 }
 
 static void
@@ -49,17 +56,18 @@ directory_read(struct block_reader *reader)
 		error_set(&error, rc, "%s", strerror(-rc));
 	else
 		rc = packed_open(&pieces, read->directory, read->slab->directory_blocks,
-		    pool->space.slab_blocks, read->slab->segment, &pool->uuid, &error);
+		    load->space->slab_blocks, read->slab->segment, &pool->uuid, &error);
 	if (rc) {
 		diag_warning("%s: the directory%s of packed slab %u is damaged (%s)%s",
-		    pool_device(pool, read->places[read->tried / 2]->device)->name,
+		    device_of(load, read->places[read->tried / 2])->name,
 		    read->tried % 2 ? "'s copy" : "", read->places[read->tried / 2]->index,
 		    error.text, read->tried % 2 ? "" : "; its copy may serve");
 		if (++read->tried < 2 * read->place_count)
 			return read_directory(read);
 	} else {
-		rc = space_load_pieces(&pool->space, read->slab, &pieces, &error);
+		rc = space_load_pieces(load->space, read->slab, &pieces, &error);
 	}
+	read->slab->stuck |= rc != 0;
 	if (rc && load->damaged++ == 0)
 		snprintf(load->what, sizeof(load->what),
 		    "packed slab %u of device %u is lost: %.140s", read->slab->index,
@@ -75,7 +83,7 @@ directory_read(struct block_reader *reader)
 static struct slab *
 next_packed(struct packed_load *load)
 {
-	const struct space *space = &load->pool->space;
+	const struct space *space = load->space;
 
 	for (; load->device < space->device_count; load->device++, load->index = 0) {
 		const struct space_device *device = &space->devices[load->device];
@@ -100,7 +108,7 @@ load_next(struct packed_load *load)
 
 		read->load = load;
 		read->slab = slab;
-		read->place_count = space_places(&load->pool->space, slab, read->places);
+		read->place_count = space_places(load->space, slab, read->places);
 		read->directory = xalloc_pages(slab->directory_blocks * (size_t)FORMAT_BLOCK_BYTES);
 		read->reader.done = directory_read;
 		load->in_flight++;

@@ -1101,6 +1101,7 @@ import_step(struct import *m)
 			continue;
 		case IMPORT_PACKED:
 			m->phase = IMPORT_CATALOG;
+			m->packed.space = &m->pool->space;
 			m->packed.done = packed_loaded;
 			return packed_load_start(&m->packed, m->pool);
 		case IMPORT_CATALOG:

@@ -68,10 +68,14 @@ void heads_read(struct block_reader *reader, struct device *device, uint64_t siz
 void heads_take(const uint8_t *blocks, const struct uuid *pool_uuid, struct superblock *newest,
     struct device_set *set, uint64_t checkpoints[2]);
 
-/* packed_load.c: reads the directories of all PACKED slabs. */
+/* packed_load.c: reads the directories of all PACKED slabs; those of which it is lost are stuck. */
 #define PACKED_LOADS 32u /* at a time */
 struct packed_load {
+	/* set by the owner */
+	struct space *space;
+	struct device *only; /* where all of it lies; NULL: on the pool's devices */
 	void (*done)(struct packed_load *load);
+	/* result */
 	uint64_t damaged; /* slabs whose directories are lost; */
 	char what[200];   /* the first of them */
 	/* private */

@@ -183,7 +183,7 @@ add_target(struct pool *pool, const struct plug_note *note)
 	for (uint32_t i = 0; i < plug->coming.count; i++)
 		if (plug->coming.list[i].slab == note->slab && !MUTANT(PLUGGED_TWICE))
 			plug->coming.list[i].hole_count = 0;
-	note->slab->plugging = true;
+	space_begin_plugging(&pool->space, note->slab);
 	places_hold(pool, note->slab, &target->places);
 }
 

@@ -821,6 +821,20 @@ space_may_plug(const struct space *space, const struct slab *slab, bool cut)
 }
 
 void
+space_begin_plugging(struct space *space, struct slab *slab)
+{
+	CHECK(slab->state == SLAB_PACKED);
+	slab->plugging = true;
+	for_each_place(place, slab)
+	{
+		if (space_place_counts(space, place) || MUTANT(PLUGGED_ELSEWHERE))
+			continue;
+		place->stale = true;
+		mark_place_dirty(space, place);
+	}
+}
+
+void
 space_plug(struct space *space, struct slab *slab, const struct packed_reader *reader,
     const struct packed_block *blocks, const uint16_t *places, uint32_t count, uint32_t age)
 {
@@ -1246,6 +1260,22 @@ number_packed(const struct space *space, struct table *numbers)
 		}
 }
 
+/* Whether the PACKED @leader is as it was when the table had it as @was: nothing was put into its
+ * holes, nor is just now.  What takes the place of a block that died shows by its age: it waits for
+ * a table that has that block as dead. */
+static bool
+is_as_it_was(const struct space *space, const struct slab *leader, const struct slab *was)
+{
+	if (MUTANT(PLUGGED_ELSEWHERE))
+		return true;
+	if (leader->plugging || was->stuck || leader->age != was->age)
+		return false;
+	for (uint32_t word = 0; word < space->slab_blocks / 64; word++)
+		if (leader->live_bits[word] & ~was->live_bits[word])
+			return false;
+	return true;
+}
+
 /* The leader of what its own table says that @slab holds, all of it; NULL: that is gone, lies on
  * enough devices, or may lack something here. */
 static struct slab *
@@ -1261,6 +1291,8 @@ find_missed(const struct space *space, const struct table *numbers, const struct
 		leader = space_find(space, was->segment);
 	else if (state == SLAB_PACKED)
 		leader = table_get(numbers, was->segment);
+	if (leader && state == SLAB_PACKED && !is_as_it_was(space, leader, was))
+		return NULL;
 	if (!leader || leader->state != state ||
 	    leader->directory_blocks != was->directory_blocks || leader->live == 0 ||
 	    leader->releasing || count_places(space, leader, UINT32_MAX) >= space->copies)
@@ -1341,6 +1373,24 @@ space_rejoin(struct space *space, uint32_t index, const struct space *was, bool 
 	table_fini(&numbers);
 	count_free(space);
 	return taken;
+}
+
+uint64_t
+space_slabs_complete(const struct space *space, const uint32_t *slabs)
+{
+	uint64_t all[POOL_DEVICES_MAX] = { 0 };
+	uint32_t devices = 0;
+
+	for (uint32_t i = 0; i < space->device_count; i++) {
+		const struct space_device *device = &space->devices[i];
+
+		if (device->removed || device->leaving)
+			continue;
+		all[i] = device->out ? slabs[i] : device->slab_count;
+		devices++;
+	}
+	return count_groups(
+	    all, space->device_count, (uint32_t)max_u64(1, min_u64(devices, space->copies)));
 }
 
 void

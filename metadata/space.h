@@ -228,6 +228,9 @@ void space_pack(struct space *space, struct slab *slab, uint64_t number, uint32_
  */
 void space_plug(struct space *space, struct slab *slab, const struct packed_reader *reader,
     const struct packed_block *blocks, const uint16_t *places, uint32_t count, uint32_t age);
+/* @slab is being plugged, until it is no more: places of it that do not count now will lack that.
+ */
+void space_begin_plugging(struct space *space, struct slab *slab);
 /* Whether what is dead on @slab can be written over when a table is durable that is made now:
  * without a cut it takes that nothing which begins at the last cut needs any of it. */
 bool space_may_plug(const struct space *space, const struct slab *slab, bool cut);
@@ -270,14 +273,19 @@ uint64_t space_count_degraded(const struct space *space);
 
 /*
  * Device @index, which is out, is joining.  @was is a space with that device alone, as its own
- * table has it; @trusted: that is what the device's superblock says of it, so what it has as SEALED
- * or PACKED is there as a whole.  All its pages are to be written.  The label's geometry is @was's,
+ * table has it, with directories; @trusted: that is what the device's superblock says of it, so
+ * what it has as SEALED is there as a whole, and what it has as PACKED if that was not plugged
+ * since.  All its pages are to be written.  The label's geometry is @was's,
  * and nothing is read there.  Returns how many slabs are taken over as they are.
  */
 uint32_t space_rejoin(
     struct space *space, uint32_t index, const struct space *was, bool trusted) must_check;
 /* What lies there counts from now on, and its free slabs may be used. */
 void space_joined(struct space *space, uint32_t index);
+
+/* What slab_count would be if those that are out, but not for good, were in use, with so many
+ * @slabs (POOL_DEVICES_MAX) each. */
+uint64_t space_slabs_complete(const struct space *space, const uint32_t *slabs);
 
 /* --- devices that leave --- */
 

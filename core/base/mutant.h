@@ -105,6 +105,8 @@
 	X(OPEN_TAKEN_OVER,                                                                        \
 	    "device online: a segment that was still open when the device left counts as whole")  \
 	X(STALE_FORGOTTEN, "device online: places that lack something count again")               \
+	X(PLUGGED_ELSEWHERE,                                                                      \
+	    "device online: packed slabs that were plugged without it count as whole")            \
 	X(RETURN_NOT_TOLD, "device online: it counts before a device set has it in use")          \
 	X(RETURN_NOT_WRITTEN, "device online: it is told in use before its table is written")     \
 	X(JOINING_RELIED_ON, "device online: before it counts another one is left out for it")    \

@@ -265,29 +265,132 @@ test_a_device_that_fails_as_it_comes_back_is_out_again(void **state)
 	space_fini(&space);
 }
 
-static void
-test_packed_slabs_are_found_by_their_numbers(void **state)
+/* --- packed slabs --- */
+
+static uint8_t directory[FORMAT_BLOCK_BYTES];
+static const struct uuid pool_uuid = { { 9 } };
+
+/* Slots 3 and 4 of segment 10 are packed, with number 50. */
+static struct slab *
+packed_slab(void)
 {
-	static uint8_t directory[FORMAT_BLOCK_BYTES];
-	const struct uuid pool = { { 9 } };
-	struct packed_block block = { .addr = baddr_make(10, 3) };
+	const struct packed_block blocks[] = { { .addr = baddr_make(10, 3) },
+		{ .addr = baddr_make(10, 4) } };
 	struct packed_reader reader;
 	struct error error;
 	struct slab *packed;
 
-	make(2, 2);
 	sealed_segment(10);
+	space_mark_live(&space, baddr_make(10, 4));
 	packed = space_take(&space, 0);
-	packed_encode(&block, 1, SLAB_BLOCKS, 50, &pool, 1, directory);
-	assert_int_equal(packed_open(&reader, directory, 1, SLAB_BLOCKS, 50, &pool, &error), 0);
+	packed_encode(blocks, 2, SLAB_BLOCKS, 50, &pool_uuid, 1, directory);
+	assert_int_equal(
+	    packed_open(&reader, directory, 1, SLAB_BLOCKS, 50, &pool_uuid, &error), 0);
 	space_pack(&space, packed, 50, 1, &reader, 1);
+	return packed;
+}
+
+/* What lives of segment @segment goes to slot @hole of it. */
+static void
+plug(struct slab *packed, uint64_t segment, uint16_t hole, uint32_t age)
+{
+	static uint8_t changed[FORMAT_BLOCK_BYTES];
+	const struct packed_block block = { .addr = baddr_make(segment, 3) };
+	struct packed_reader reader;
+	struct error error;
+	uint64_t holes = 1ull << hole;
+
+	sealed_segment(segment);
+	space_begin_plugging(&space, packed);
+	assert_int_equal(
+	    packed_open(&reader, directory, 1, SLAB_BLOCKS, 50, &pool_uuid, &error), 0);
+	assert_true(packed_plug(&reader, &holes, &block, &hole, 1, 50, &pool_uuid, 1, changed));
+	memcpy(directory, changed, sizeof(directory));
+	assert_int_equal(
+	    packed_open(&reader, directory, 1, SLAB_BLOCKS, 50, &pool_uuid, &error), 0);
+	space_plug(&space, packed, &reader, &block, &hole, 1, age);
+	packed->plugging = false;
+}
+
+static unsigned
+places_of_packed(struct slab *packed)
+{
+	struct slab *places[COPIES_MAX];
+
+	return space_places(&space, packed, places);
+}
+
+static void
+test_packed_slabs_are_found_by_their_numbers(void **state)
+{
+	struct slab *packed;
+
+	make(2, 2);
+	packed = packed_slab();
 	write_table(1);
 	space_leave_out(&space, 1);
 	assert_int_equal(rejoin(1, true), 1);
 	space_joined(&space, 1);
-	struct slab *places[COPIES_MAX];
+	assert_int_equal(places_of_packed(packed), 2);
+	space_fini(&space);
+}
 
-	assert_int_equal(space_places(&space, packed, places), 2);
+static void
+test_what_was_plugged_elsewhere_is_not_taken_over(void **state)
+{
+	static const struct {
+		uint16_t hole;
+		uint32_t age;
+		bool dies; /* again */
+		unsigned taken;
+	} cases[] = {
+		{ 5, 2, false, 0 }, /* later */
+		{ 5, 1, false, 0 }, /* with the same checkpoint: it lives where nothing did */
+		{ 5, 1, true, 1 }, { 1, 2, false, 0 }, /* where something lived that died */
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct slab *packed;
+
+		make(2, 2);
+		packed = packed_slab();
+		write_table(1);
+		space_leave_out(&space, 1);
+		if (cases[i].hole == 1)
+			space_mark_dead(&space, baddr_make(10, 3));
+		plug(packed, 20, cases[i].hole, cases[i].age);
+		if (cases[i].dies)
+			space_mark_dead(&space, baddr_make(20, 3));
+		assert_int_equal(rejoin(1, true), cases[i].taken);
+		space_joined(&space, 1);
+		assert_int_equal(places_of_packed(packed), 1 + cases[i].taken);
+		space_fini(&space);
+	}
+}
+
+static void
+test_what_is_plugged_before_the_device_counts_is_stale_there(void **state)
+{
+	struct slab *packed;
+
+	make(2, 2);
+	packed = packed_slab();
+	write_table(1);
+	space_leave_out(&space, 1);
+	assert_int_equal(rejoin(1, true), 1);
+	plug(packed, 20, 5, 2);
+	space_joined(&space, 1);
+	assert_int_equal(places_of_packed(packed), 1);
+	space_fini(&space);
+	/* It began before it joined, and ends when it counts. */
+	make(2, 2);
+	packed = packed_slab();
+	write_table(1);
+	space_leave_out(&space, 1);
+	space_begin_plugging(&space, packed);
+	assert_int_equal(rejoin(1, true), 0);
+	space_joined(&space, 1);
+	assert_int_equal(places_of_packed(packed), 1);
 	space_fini(&space);
 }
 
@@ -302,6 +405,8 @@ main(void)
 		TEST(test_slabs_that_somebody_has_plans_for_stay_so),
 		TEST(test_a_device_that_fails_as_it_comes_back_is_out_again),
 		TEST(test_packed_slabs_are_found_by_their_numbers),
+		TEST(test_what_was_plugged_elsewhere_is_not_taken_over),
+		TEST(test_what_is_plugged_before_the_device_counts_is_stale_there),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
