@@ -549,8 +549,9 @@ static const struct property {
 };
 
 static int
-take_property(struct cli *cli, const char *text, struct error *error)
+take_property(struct cli *cli, size_t at, struct error *error)
 {
+	const char *text = cli->args[at];
 	const char *value = strchr(text, '=');
 	char known[240];
 	size_t len = 0;
@@ -558,6 +559,10 @@ take_property(struct cli *cli, const char *text, struct error *error)
 	if (!value)
 		return error_set(error, -EINVAL,
 		    "\"%.60s\" sets nothing: write PROPERTY=VALUE, as readonly=on", text);
+	for (size_t i = 1; i < at; i++)
+		if (strncmp(cli->args[i], text, (size_t)(value - text) + 1) == 0)
+			return error_set(error, -EINVAL, "%.*s is set twice: %.60s and %.60s",
+			    (int)(value - text), text, cli->args[i], text);
 	for (size_t i = 0; i < ARRAY_SIZE(properties); i++)
 		if (strlen(properties[i].name) == (size_t)(value - text) &&
 		    strncmp(properties[i].name, text, (size_t)(value - text)) == 0)
@@ -580,7 +585,7 @@ build_volume_set(struct cli *cli, struct error *error)
 	for (size_t i = 1; i < cli->arg_count; i++) {
 		char *longer;
 
-		if (take_property(cli, cli->args[i], error)) {
+		if (take_property(cli, i, error)) {
 			free(done);
 			return -EINVAL;
 		}

@@ -45,6 +45,7 @@ bad_arguments() {
 2 | readonly|property    | volume set tank/v colour=blue
 2 | on.*off              | volume set tank/v readonly=maybe
 2 | readonly|property|=  | volume set tank/v readonly
+2 | readonly.*twice      | volume set tank/v readonly=on readonly=on
 2 | pool                 | volume rename tank/v other/v
 1 | nosuch               | volume create nosuch/x 1G
 1 | nosuch               | volume delete --yes tank/nosuch

@@ -254,6 +254,8 @@ test_usage_errors(void **state)
 		    "a volume has no property \"colour\"; there is: readonly=on|off, "
 		    "on-full=error|pause, on-full-timeout=TIME|none, reserve=full|none, "
 		    "block-size=512|4096" },
+		{ { "volume", "set", "tank/a", "readonly=on", "on-full=error", "readonly=off" },
+		    "readonly is set twice: readonly=on and readonly=off" },
 		{ { "pool", "set", "tank", "warn=90,80" },
 		    "a pool has one property: warn=FIRST,SECOND, two growing percentages as "
 		    "warn=80,90, not \"warn=90,80\"" },
