@@ -126,7 +126,7 @@ run(struct cli *cli)
 		if (cli->command->show == SHOW_VERSION) {
 			show_result(stdout, cli, NULL);
 			fprintf(stderr, "quarry: %s\n", error.text);
-			return 0;
+			return ADMIN_EXIT_FAILED;
 		}
 		return print_failure(cli, &error);
 	}

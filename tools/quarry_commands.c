@@ -972,7 +972,8 @@ const struct cli_command cli_commands[] = {
 	    "is a\n"
 	    "pause.  Needs root and no daemon here; the kernel speaks no TLS.\n",
 	    0, 1, 2, SHOW_ATTACH, build_offline },
-	{ "version", NULL, "", "Print the versions of command and daemon.", NULL, 0, 0, 0,
+	{ "version", NULL, "", "Print the versions of command and daemon.",
+	    "If no daemon answers that of the command only, and the exit status is 1.\n", 0, 0, 0,
 	    SHOW_VERSION, build_version },
 };
 

@@ -137,6 +137,8 @@ test_no_daemon_is_said_plainly() {
     fails_with 1 "$SOCK" quarry list
     : >"$SOCK"
     fails_with 1 "$SOCK" quarry list
+    fails_with 1 "quarryd does not answer at $SOCK" quarry version
+    expect "quarry" "$(quarry version --json 2>/dev/null | json "' '.join(p['name'] for p in d['programs'])")" "programs"
 }
 
 test_socket_from_the_environment() {
