@@ -23,6 +23,10 @@ name_part_valid(const char *part, size_t len_bytes)
 static int
 take_part(char *to, const char *from, size_t len_bytes, const char *what, struct error *error)
 {
+	if (len_bytes > NAME_BYTES_MAX)
+		return error_set(error, -EINVAL,
+		    "the %s name \"%.40s…\" is too long: %zu bytes, of at most %d", what, from,
+		    len_bytes, NAME_BYTES_MAX);
 	if (!name_part_valid(from, len_bytes))
 		return error_set(error, -EINVAL,
 		    "\"%.*s\" is not a %s name: 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter "

@@ -462,8 +462,8 @@ decode_text(const char *key, const json_t *value, char *to, size_t size, struct 
 	if (!json_is_string(value))
 		return wrong_type(key, "a string", value, error);
 	if (!json_string_length(value) || json_string_length(value) >= size)
-		return error_set(
-		    error, -EINVAL, "\"%s\" must have from 1 to %zu bytes", key, size - 1);
+		return error_set(error, -EINVAL, "\"%s\" has %zu bytes; it must have from 1 to %zu",
+		    key, json_string_length(value), size - 1);
 	strcpy(to, json_string_value(value));
 	return 0;
 }

@@ -9,6 +9,7 @@
 
 #define A64 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define A128 A64 A64
+#define A40 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define RULE ": 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit"
 
 static void
@@ -64,8 +65,9 @@ test_bad(void **state)
 		{ "tank/vm1@a/b", "\"a/b\" is not a snapshot name" RULE },
 		{ "tank@monday", "\"tank@monday\": a snapshot is named pool/volume@snapshot" },
 		{ "@", "\"\" is not a pool name" RULE },
-		{ A128 "a",
-		    "\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\" is not a pool name" RULE },
+		{ A128 "a", "the pool name \"" A40 "…\" is too long: 129 bytes, of at most 128" },
+		{ "tank/" A128 A64,
+		    "the volume name \"" A40 "…\" is too long: 192 bytes, of at most 128" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
