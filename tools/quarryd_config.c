@@ -142,10 +142,22 @@ take_size(uint64_t *bytes, uint64_t bytes_min, const char *value, struct error *
 	return 0;
 }
 
+static uint64_t
+memory_bytes(void)
+{
+	return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 static int
 set_node_cache(struct daemon_config *config, const char *value, struct error *error)
 {
-	return take_size(&config->node_cache_bytes, NODE_CACHE_BYTES_MIN, value, error);
+	int rc = take_size(&config->node_cache_bytes, NODE_CACHE_BYTES_MIN, value, error);
+	char wanted[SIZE_TEXT_BYTES], there[SIZE_TEXT_BYTES];
+
+	if (rc || config->node_cache_bytes <= memory_bytes())
+		return rc;
+	return error_set(error, -EINVAL, "%s is more than the memory of this machine, %s",
+	    size_format(config->node_cache_bytes, wanted), size_format(memory_bytes(), there));
 }
 
 static int
@@ -576,15 +588,6 @@ parse_flags(struct daemon_config *config, int argc, char **argv, struct error *e
 
 /* --- the whole --- */
 
-static uint64_t
-quarter_of_memory(void)
-{
-	uint64_t pages = (uint64_t)sysconf(_SC_PHYS_PAGES);
-	uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
-
-	return max_u64(pages * page_bytes / 4, NODE_CACHE_BYTES_DEFAULT_MIN);
-}
-
 void
 daemon_config_init(struct daemon_config *config)
 {
@@ -593,7 +596,7 @@ daemon_config_init(struct daemon_config *config)
 	memset(config, 0, sizeof(*config));
 	admin_socket_default(path);
 	config->socket_path = xstrdup(path);
-	config->node_cache_bytes = quarter_of_memory();
+	config->node_cache_bytes = max_u64(memory_bytes() / 4, NODE_CACHE_BYTES_DEFAULT_MIN);
 	config->buffer_memory_bytes = BUFFER_MEMORY_BYTES_DEFAULT;
 	/* One serves a pool best: requests between reactors are messages, which cost (measured). */
 	config->reactors = 1;

@@ -241,7 +241,10 @@ gopher|--listen gopher://localhost
 port|--listen nbd://127.0.0.1:99999
 /nonexistent/quarryd.yaml|--config /nonexistent/quarryd.yaml
 size|--node-cache lots
+1EiB is more than the memory of this machine, [0-9.]+[MGT]iB|--node-cache 1E
 TABLE
+    echo 'node-cache: 1E' >quarryd.yaml
+    fails_with 2 'quarryd.yaml:1: node-cache: 1EiB is more than' timeout 20 "$BUILD/quarryd" --config quarryd.yaml
 }
 
 test_a_volume_in_use_is_not_deleted() {
