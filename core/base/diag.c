@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +33,18 @@ level_name(enum diag_level level)
 	return "?";
 }
 
+/* Whether stderr is what systemd connected to the journal, and nothing put in its place since. */
+static bool
+stderr_is_journal(void)
+{
+	const char *stream = getenv("JOURNAL_STREAM");
+	unsigned long long device, inode;
+	struct stat st;
+
+	return stream && sscanf(stream, "%llu:%llu", &device, &inode) == 2 &&
+	       fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device && st.st_ino == inode;
+}
+
 void
 diag_print(enum diag_level level, const char *format, ...)
 {
@@ -41,7 +54,7 @@ diag_print(enum diag_level level, const char *format, ...)
 
 	if ((int)level > atomic_load_explicit(&diag_level_max, memory_order_relaxed))
 		return;
-	if (getenv("JOURNAL_STREAM")) {
+	if (stderr_is_journal()) {
 		len = (size_t)snprintf(line, sizeof(line), "<%d>", (int)level);
 	} else {
 		struct timespec now;

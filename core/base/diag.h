@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Messages for the operator, one line each, on stderr.  Where stderr is the journal (systemd sets
- * JOURNAL_STREAM) each line carries its sd-daemon(3) priority prefix instead of a time.
- * Safe from any thread.
+ * Messages for the operator, one line each, on stderr.  Where stderr is the journal (it is the file
+ * that systemd's JOURNAL_STREAM names) each line carries its sd-daemon(3) priority prefix instead
+ * of a time. Safe from any thread.
  */
 #ifndef QUARRY_CORE_BASE_DIAG_H
 #define QUARRY_CORE_BASE_DIAG_H

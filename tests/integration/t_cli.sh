@@ -247,6 +247,16 @@ TABLE
     fails_with 2 'quarryd.yaml:1: node-cache: 1EiB is more than' timeout 20 "$BUILD/quarryd" --config quarryd.yaml
 }
 
+# JOURNAL_STREAM is inherited by whatever a service starts, also with its stderr somewhere else.
+test_log_priorities_are_for_the_journal_only() {
+    JOURNAL_STREAM=1:1 start_daemon
+    stop_daemon
+    grep -q -E '^[0-9]{4}-[-0-9T:]*Z info: ready' quarryd.log || fail "no time in: $(cat quarryd.log)"
+    refuses grep '^<' quarryd.log
+    JOURNAL_STREAM=$(stat -c %d:%i quarryd.log) start_daemon
+    grep -q '^<6>ready' quarryd.log || fail "no priority in: $(cat quarryd.log)"
+}
+
 test_a_volume_in_use_is_not_deleted() {
     start_with_pool
     quarry volume create tank/busy 64M
