@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 
+#include "backends/distinct.h"
 #include "backends/file.h"
 #include "backends/nbd_device.h"
 #include "backends/probe.h"
@@ -49,6 +50,7 @@ local_backend_create(bool cache_kernel, uint32_t remote_timeout_s)
 
 	local->backend.open = local_open;
 	local->backend.probe = local_probe;
+	local->backend.check_distinct = devices_check_distinct;
 	local->cache = cache_kernel ? FILE_CACHE_KERNEL : FILE_CACHE_DIRECT;
 	local->remote.limit_ms = remote_timeout_s ? remote_timeout_s * 1000 : NBD_DEVICE_LIMIT_MS;
 	local->remote.keep_bytes = NBD_DEVICE_KEEP_BYTES;

@@ -552,14 +552,20 @@ open_devices(struct offload *offload)
 	struct target_backend *backend = o->target->config.backend;
 	bool is_new = request->verb != ADMIN_POOL_IMPORT && request->verb != ADMIN_DEVICE_ONLINE;
 
+	if (backend->check_distinct(request->devices, request->device_count, &request->error))
+		return;
 	for (size_t i = 0; i < request->device_count; i++) {
 		const char *path = request->devices[i];
 		char what[128] = "";
 		int rc;
 
 		if (is_new && !request->force && backend->probe(backend, path, what) > 0) {
-			error_set(&request->error, -EEXIST,
-			    "%s is not empty (%s): use --force to overwrite it", path, what);
+			/* What is in use is refused by force, too: then that is what is said. */
+			if (backend->open(backend, path, 0, false, o->reactor, &o->devices[i],
+				&request->error) != -EBUSY)
+				error_set(&request->error, -EEXIST,
+				    "%s is not empty (%s): use --force to overwrite it", path,
+				    what);
 			return;
 		}
 		rc = backend->open(backend, path, is_new ? request->new_file_bytes : 0,

@@ -283,6 +283,8 @@ struct target_backend {
 	/* What the device holds that must not be overwritten by accident ("ext4 filesystem",
 	 * "quarry pool"…): 0 nothing, 1 something, told in @what.  Blocking. */
 	int (*probe)(struct target_backend *backend, const char *path, char what[128]);
+	/* -EINVAL and a text: two of @paths are the same device.  Blocking. */
+	int (*check_distinct)(char *const *paths, size_t count, struct error *error);
 };
 
 struct target_config {

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "backends/distinct.h"
 #include "core/base/diag.h"
 #include "core/pool_sync.h"
 
@@ -34,13 +35,17 @@ int
 offline_open(
     struct offline *offline, char *const *paths, size_t count, bool writable, struct error *error)
 {
+	int rc = devices_check_distinct(paths, count, error);
+
 	CHECK(count <= POOL_DEVICES_MAX);
 	memset(offline, 0, sizeof(*offline));
+	if (rc)
+		return rc;
 	diag_set_level(DIAG_ERROR);
 	reactor_init(&offline->reactor);
 	reactor_set_current(&offline->reactor);
 	for (; offline->count < count; offline->count++) {
-		int rc = overlay_open(paths[offline->count], writable, &offline->reactor,
+		rc = overlay_open(paths[offline->count], writable, &offline->reactor,
 		    &offline->devices[offline->count], error);
 
 		if (rc) {

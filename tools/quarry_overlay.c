@@ -223,8 +223,7 @@ overlay_open(const char *path, bool writable, struct reactor *reactor, struct de
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		int rc =
 		    errno == EWOULDBLOCK
-			? error_set(error, -EBUSY,
-			      "%s is in use: export its pool first (or it was named twice)", path)
+			? error_set(error, -EBUSY, "%s is in use: export its pool first", path)
 			: error_set(error, -errno, "cannot lock %s: %s", path, strerror(errno));
 
 		close(fd);

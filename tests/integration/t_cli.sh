@@ -172,12 +172,38 @@ test_devices_with_something_on_them_are_refused() {
 
 test_a_device_twice_is_refused() {
     start_daemon
-    fails_with 1 'twice|already|busy|use|same' quarry pool create tank "$T/d.img" "$T/d.img" --size 256M
-    ln -s d2.img link.img
+    fails_with 1 'd.img is named twice' quarry pool create tank d.img d.img --size 256M
+    fails_with 1 'd.img is named twice, also as .*/./d.img' quarry pool create tank d.img ./d.img --size 256M
+    [ ! -e d.img ] || fail "a file was made for nothing"
     truncate -s 256M d2.img
-    fails_with 1 'twice|already|busy|use|same' quarry pool create tank "$T/d2.img" "$T/link.img"
-    quarry pool create tank "$T/d2.img"
-    fails_with 1 'already|busy|use' quarry pool create other "$T/d2.img" --force
+    ln -s d2.img link.img
+    ln d2.img hard.img
+    fails_with 1 'd2.img is named twice, also as .*/link.img' quarry pool create tank d2.img link.img
+    quarry pool create tank d2.img
+    quarry pool export tank
+    fails_with 1 'd2.img is named twice, also as .*/hard.img' quarry pool create --force other d2.img hard.img
+    fails_with 1 'd2.img is named twice' quarry pool import d2.img d2.img
+    refuses quarry check d2.img link.img
+    grep -q 'd2.img is named twice, also as link.img' refused.out || fail "not said: $(cat refused.out)"
+    fails_with 1 'd2.img is named twice' quarry dump d2.img d2.img
+    quarry pool import link.img
+    fails_with 1 'x.img is named twice' quarry device add tank x.img "$T/x.img" --size 256M
+}
+
+# With --force nothing would be different.
+test_a_device_in_use_is_refused_without_a_word_of_force() {
+    start_with_pool
+    local command
+    truncate -s 64M other.img
+    for command in "pool create other ${POOL_FILES[0]}" "pool create --force other ${POOL_FILES[0]}" \
+        "pool create other other.img ${POOL_FILES[1]}" "device add tank ${POOL_FILES[0]}" \
+        "device replace tank ${POOL_FILES[0]} ${POOL_FILES[1]}" "pool import ${POOL_FILES[*]}"; do
+        # shellcheck disable=SC2086
+        fails_with 1 'disk[01].img is in use: already open in this daemon' quarry $command
+        # shellcheck disable=SC2086
+        refuses quarry $command
+        refuses grep -e --force refused.out
+    done
 }
 
 test_a_second_daemon_on_the_same_files_is_refused() {

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "backends/distinct.h"
 #include "backends/memory.h"
 #include "core/base/diag.h"
 
@@ -93,6 +94,7 @@ world_new(void)
 	reactor_set_current(&world->reactor);
 	world->backend.open = backend_open;
 	world->backend.probe = backend_probe;
+	world->backend.check_distinct = devices_check_distinct;
 	world->target = target_create(&config);
 	return world;
 }

@@ -153,6 +153,10 @@ test_create_refuses(void **state)
 	request.force = true;
 	worked(world_admin(world, &request));
 	refused(-EEXIST, "a pool named p is here already", world_create(world, "p", "disk0"));
+	refused(-EINVAL, "disk0 is named twice", world_create(world, "q", "disk0 disk1 disk0"));
+	world->disks[2].busy = true; /* --force would not help */
+	refused(-EBUSY, "disk2 is in use", world_create(world, "q", "disk2"));
+	world->disks[2].busy = false;
 
 	/* A file is made if a size is said. */
 	request = world_request(ADMIN_POOL_CREATE, "q", NULL);
