@@ -138,7 +138,8 @@ test_no_daemon_is_said_plainly() {
     : >"$SOCK"
     fails_with 1 "$SOCK" quarry list
     fails_with 1 "quarryd does not answer at $SOCK" quarry version
-    expect "quarry" "$(quarry version --json 2>/dev/null | json "' '.join(p['name'] for p in d['programs'])")" "programs"
+    if quarry version --json >version.json; then fail "quarry version should have failed"; fi
+    expect "quarry" "$(json "' '.join(p['name'] for p in d['programs'])" <version.json)" "programs"
 }
 
 test_socket_from_the_environment() {
