@@ -608,6 +608,14 @@ check(struct admin_operation *a)
 	return rc;
 }
 
+static void
+dry_run(struct admin_operation *a)
+{
+	a->request->would = pool_would(a->pool, a->request);
+	a->paused = NULL;
+	a->phase = ADMIN_DONE;
+}
+
 /* --- the way through the log --- */
 
 static void
@@ -977,6 +985,8 @@ admin_step(struct admin_operation *a)
 		case ADMIN_CHECK:
 			if (check(a))
 				a->phase = ADMIN_DONE;
+			else if (a->request->dry_run)
+				dry_run(a);
 			else if (a->request->verb == ADMIN_DIFF)
 				a->phase = ADMIN_WALK;
 			else if (a->request->verb == ADMIN_DEVICE_ADD ||

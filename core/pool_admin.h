@@ -18,6 +18,9 @@ int pool_admin_bars(
 int pool_exports_change(const struct pool *pool, const struct volume_record *volume,
     struct admin_request *request, uint8_t **bytes, size_t *len_bytes) must_check;
 
+/* What @request, a dry run that was found good, would do: "delete volume tank/vm1"; from malloc. */
+char *pool_would(const struct pool *pool, const struct admin_request *request);
+
 /* Fills @report, from malloc; at once. */
 void pool_report(struct pool *pool, struct admin_pool_report *report);
 

@@ -717,10 +717,8 @@ refused_at_home(struct task *task)
 }
 
 static int
-may_close(const struct closing *c)
+may_close(const struct pool *pool, struct admin_request *request)
 {
-	struct admin_request *request = c->request;
-	const struct pool *pool = c->pool;
 	unsigned clients = 0;
 
 	list_for_each(node, &pool->handles) {
@@ -745,13 +743,24 @@ close_on_pool(struct task *task)
 {
 	struct closing *c = container_of(task, struct closing, task);
 
-	if (may_close(c)) {
+	if (may_close(c->pool, c->request)) {
 		travel(c->target->home, &c->task, refused_at_home);
 		return;
 	}
 	c->stop.done = pool_stopped;
 	c->stop.destroy = c->request->verb == ADMIN_POOL_DESTROY;
 	pool_stop(c->pool, &c->stop);
+}
+
+/* A dry run: nobody else notices. */
+static void
+would_close_on_pool(struct task *task)
+{
+	struct admin_request *request = container_of(task, struct admin_request, task);
+
+	if (may_close(request->state, request) == 0)
+		request->would = pool_would(request->state, request);
+	admin_finish(request);
 }
 
 static void
@@ -775,7 +784,7 @@ admin_answer(struct task *task)
 
 	/* Of any change: pools come and go, and so do names. */
 	if (request->verb != ADMIN_LIST && request->verb != ADMIN_DIFF &&
-	    request->verb != ADMIN_NOTE_SET)
+	    request->verb != ADMIN_NOTE_SET && !request->dry_run)
 		atomic_fetch_add(&request->home->exports_generation, 1);
 	request->done(request);
 }
@@ -879,10 +888,13 @@ admin_at_home(struct task *task)
 	}
 	if (is_add(request))
 		return open_pool(target, request);
-	if (request->verb == ADMIN_POOL_EXPORT || request->verb == ADMIN_POOL_DESTROY)
-		return close_pool(target, pool, request);
 	request->state = pool;
-	travel(pool->reactor, &request->task, admin_on_pool);
+	if (request->verb == ADMIN_POOL_DESTROY && request->dry_run)
+		travel(pool->reactor, &request->task, would_close_on_pool);
+	else if (request->verb == ADMIN_POOL_EXPORT || request->verb == ADMIN_POOL_DESTROY)
+		close_pool(target, pool, request);
+	else
+		travel(pool->reactor, &request->task, admin_on_pool);
 }
 
 void
@@ -891,6 +903,7 @@ target_admin(struct target *target, struct admin_request *request)
 	request->home = target;
 	request->origin = reactor_current();
 	memset(&request->error, 0, sizeof(request->error));
+	request->would = NULL;
 	request->pools = NULL;
 	request->pool_count = 0;
 	request->ranges = NULL;
@@ -925,6 +938,7 @@ admin_request_fini(struct admin_request *request)
 		explicit_bzero(request->export, sizeof(*request->export));
 	free(request->export);
 	free(request->note_bytes);
+	free(request->would);
 	memset(request, 0, sizeof(*request));
 }
 

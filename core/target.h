@@ -243,6 +243,8 @@ struct admin_request {
 	uint32_t copies;         /* POOL_CREATE; 0: one */
 	uint8_t warn_percent[2]; /* POOL_SET: 1 to 100, growing */
 	bool force;
+	bool dry_run;          /* POOL_DESTROY, VOLUME_RESIZE, VOLUME_DELETE, EXPORT_REMOVE,
+				* SNAPSHOT_DELETE, ROLLBACK: everything is checked, and nothing done */
 	struct export *export; /* EXPORT_…: from malloc; cleared and freed by admin_request_fini */
 	bool export_has_lun;
 	bool export_has_target;
@@ -253,6 +255,7 @@ struct admin_request {
 	void (*done)(struct admin_request *request);
 	/* result */
 	struct error error;
+	char *would;                     /* dry_run: "delete volume tank/vm1" …, from malloc */
 	struct admin_pool_report *pools; /* LIST; freed by admin_request_fini */
 	size_t pool_count;
 	struct admin_range *ranges; /* DIFF; neighbours are merged */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "frontends/admin/admin_json.h"
 #include "frontends/admin/admin_socket.h"
 #include "tools/quarry_attach.h"
 #include "tools/quarry_check.h"
@@ -39,54 +40,114 @@ print_usage_error(const struct cli *cli, const struct error *error)
 	return print_error(cli, &shown);
 }
 
-static void
-find_socket(const struct cli *cli, char path[ADMIN_SOCKET_PATH_SIZE], const char **shown)
+static const char *
+find_socket(const struct cli *cli, char path[ADMIN_SOCKET_PATH_SIZE])
 {
 	const char *from_environment = getenv("QUARRY_SOCKET");
 
-	*shown = cli->socket_path;
-	if (!*shown && from_environment && from_environment[0])
-		*shown = from_environment;
-	if (!*shown) {
-		admin_socket_default_client(path);
-		*shown = path;
-	}
+	if (cli->socket_path)
+		return cli->socket_path;
+	if (from_environment && from_environment[0])
+		return from_environment;
+	admin_socket_default_client(path);
+	return path;
 }
 
-/* Whether a human at a terminal agrees; scripts are not asked. */
-static bool
-agreed(const struct cli *cli)
+static void
+failure_of(const struct error *error, struct client_error *failure)
 {
-	char answer[16];
+	const char *code = strerrorname_np(-error->code);
 
-	if (!cli->action || (cli->options & OPTION_YES) || !isatty(STDIN_FILENO) ||
-	    !isatty(STDOUT_FILENO))
-		return true;
-	printf("About to %s.\nGo on? [y/N] ", cli->action);
+	failure->exit_status = ADMIN_EXIT_FAILED;
+	snprintf(failure->code, sizeof(failure->code), "%s", code ? code : "EIO");
+	snprintf(failure->text, sizeof(failure->text), "%s", error->text);
+}
+
+/* One request; 0, or *failure and its exit status. */
+static int
+ask_daemon(
+    const struct cli *cli, const json_t *request, json_t **result, struct client_error *failure)
+{
+	char path[ADMIN_SOCKET_PATH_SIZE];
+	struct error error = { 0 };
+	int fd = admin_socket_connect(find_socket(cli, path), &error);
+	int rc;
+
+	if (fd < 0) {
+		failure_of(&error, failure);
+		return failure->exit_status;
+	}
+	rc = client_call(fd, request, result, failure);
+	close(fd);
+	return rc ? failure->exit_status : 0;
+}
+
+static bool
+must_ask(const struct cli *cli)
+{
+	return cli->asks && !(cli->options & (OPTION_YES | OPTION_DRY_RUN)) &&
+	       isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+}
+
+/* Whether the human at the terminal agrees to what a dry run says; otherwise the exit status. */
+static int
+ask_human(const struct cli *cli)
+{
+	struct client_error failure = { 0 };
+	json_t *request = must_json(json_copy(cli->request));
+	json_t *result = NULL;
+	char answer[16];
+	int rc;
+
+	must_put(request, "dry_run", json_true());
+	rc = ask_daemon(cli, request, &result, &failure);
+	json_decref(request);
+	if (rc)
+		return print_error(cli, &failure);
+	printf("About to %s.\nGo on? [y/N] ", show_would(result));
+	json_decref(result);
 	fflush(stdout);
-	return fgets(answer, sizeof(answer), stdin) && tolower((unsigned char)answer[0]) == 'y';
+	if (fgets(answer, sizeof(answer), stdin) && tolower((unsigned char)answer[0]) == 'y')
+		return 0;
+	fputs("quarry: nothing was done\n", stderr);
+	return ADMIN_EXIT_FAILED;
 }
 
 static int
-print_failure(const struct cli *cli, const struct error *error)
+run_at_daemon(struct cli *cli)
 {
-	struct client_error failure = { .exit_status = ADMIN_EXIT_FAILED };
-	const char *code = strerrorname_np(-error->code);
+	struct client_error failure = { 0 };
+	struct error error = { 0 };
+	json_t *result = NULL;
+	int rc;
 
-	snprintf(failure.code, sizeof(failure.code), "%s", code ? code : "EIO");
-	snprintf(failure.text, sizeof(failure.text), "%s", error->text);
-	return print_error(cli, &failure);
+	if (cli_read_secrets(cli, &error))
+		return print_usage_error(cli, &error);
+	rc = must_ask(cli) ? ask_human(cli) : 0;
+	if (rc)
+		return rc;
+	rc = ask_daemon(cli, cli->request, &result, &failure);
+	if (rc && cli->command->show == SHOW_VERSION) {
+		show_result(stdout, cli, NULL);
+		fprintf(stderr, "quarry: %s\n", failure.text);
+		return rc;
+	}
+	if (!rc && show_check(cli, result, &error)) {
+		failure_of(&error, &failure);
+		rc = failure.exit_status;
+	}
+	if (rc)
+		print_error(cli, &failure);
+	else
+		show_result(stdout, cli, result);
+	json_decref(result);
+	return rc;
 }
 
 static int
 run(struct cli *cli)
 {
-	char path_default[ADMIN_SOCKET_PATH_SIZE];
-	const char *path;
-	struct client_error failure = { 0 };
 	struct error error = { 0 };
-	json_t *result = NULL;
-	int fd, rc;
 
 	if (cli->command->show == SHOW_CHECK)
 		return check_run(cli->args, cli->arg_count,
@@ -107,40 +168,7 @@ run(struct cli *cli)
 			.json = cli->options & OPTION_JSON,
 			.json_schema = CLI_JSON_SCHEMA,
 		    });
-	if (cli->options & OPTION_DRY_RUN) {
-		if (cli->action)
-			printf("would %s\n", cli->action);
-		else
-			printf("would do: %s\n", cli->done_text);
-		return 0;
-	}
-	if (cli_read_secrets(cli, &error))
-		return print_usage_error(cli, &error);
-	if (!agreed(cli)) {
-		fputs("quarry: nothing was done\n", stderr);
-		return ADMIN_EXIT_FAILED;
-	}
-	find_socket(cli, path_default, &path);
-	fd = admin_socket_connect(path, &error);
-	if (fd < 0) {
-		if (cli->command->show == SHOW_VERSION) {
-			show_result(stdout, cli, NULL);
-			fprintf(stderr, "quarry: %s\n", error.text);
-			return ADMIN_EXIT_FAILED;
-		}
-		return print_failure(cli, &error);
-	}
-	rc = client_call(fd, cli->request, &result, &failure);
-	close(fd);
-	if (rc)
-		return print_error(cli, &failure);
-	if (show_check(cli, result, &error)) {
-		json_decref(result);
-		return print_failure(cli, &error);
-	}
-	show_result(stdout, cli, result);
-	json_decref(result);
-	return 0;
+	return run_at_daemon(cli);
 }
 
 int

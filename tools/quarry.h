@@ -121,7 +121,7 @@ struct cli {
 	size_t arg_count;
 	json_t *request;
 	struct name filter; /* of snapshot list: this volume's only */
-	char *action;       /* destructive: "delete volume tank/vm1" …, to ask about; else NULL */
+	bool asks;          /* it destroys something: a human is asked before */
 	char *done_text;    /* after success */
 	json_t *done_json;
 };
@@ -194,5 +194,8 @@ void table_print(FILE *out, const struct table *table, const json_t *rows, const
 void show_result(FILE *out, const struct cli *cli, const json_t *result);
 /* -ENOENT if what is to be shown is not in @result. */
 int show_check(const struct cli *cli, const json_t *result, struct error *error) must_check;
+
+/* What the result of a dry run says that would be done. */
+const char *show_would(const json_t *result);
 
 #endif

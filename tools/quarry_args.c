@@ -366,7 +366,6 @@ cli_fini(struct cli *cli)
 	json_decref(cli->request);
 	json_decref(cli->done_json);
 	json_decref(cli->allow);
-	free(cli->action);
 	free(cli->done_text);
 	memset(cli, 0, sizeof(*cli));
 }

@@ -38,6 +38,8 @@ request_start(struct cli *cli, const char *verb)
 	must_put(cli->request, "verb", json_string(verb));
 	if (cli->options & OPTION_FORCE)
 		must_put(cli->request, "force", json_true());
+	if (cli->options & OPTION_DRY_RUN)
+		must_put(cli->request, "dry_run", json_true());
 }
 
 /* {"schema": 1, "volumes": [{"name": …}, …]}: what --json prints after success. */
@@ -326,7 +328,7 @@ build_pool_destroy(struct cli *cli, struct error *error)
 	request_start(cli, "pool.destroy");
 	if (take_name(cli, "name", 0, WANT_POOL, error))
 		return -EINVAL;
-	cli->action = text_new("destroy pool %s with everything in it", cli->args[0]);
+	cli->asks = true;
 	cli->done_text = text_new("pool %s destroyed", cli->args[0]);
 	done_one(cli, "pools", cli->args[0]);
 	return 0;
@@ -451,9 +453,7 @@ build_volume_resize(struct cli *cli, struct error *error)
 	request_start(cli, "volume.resize");
 	if (take_name(cli, "name", 0, WANT_VOLUME, error) || take_size(cli, 1, size, error))
 		return -EINVAL;
-	if (cli->options & OPTION_FORCE) /* only then it may become smaller */
-		cli->action =
-		    text_new("resize volume %s to %s, losing what lies beyond", cli->args[0], size);
+	cli->asks = cli->options & OPTION_FORCE; /* only then it may become smaller */
 	cli->done_text = text_new("volume %s resized to %s", cli->args[0], size);
 	done_one(cli, "volumes", cli->args[0]);
 	return 0;
@@ -484,8 +484,7 @@ build_volume_delete(struct cli *cli, struct error *error)
 	request_start(cli, "volume.delete");
 	if (take_name(cli, "name", 0, WANT_VOLUME, error))
 		return -EINVAL;
-	cli->action = text_new("delete volume %s%s", cli->args[0],
-	    cli->options & OPTION_FORCE ? " with its snapshots" : "");
+	cli->asks = true;
 	cli->done_text = text_new("volume %s deleted", cli->args[0]);
 	done_one(cli, "volumes", cli->args[0]);
 	return 0;
@@ -652,7 +651,7 @@ build_snapshot_delete(struct cli *cli, struct error *error)
 	if (take_snapshot_names(cli, error))
 		return -EINVAL;
 	what = snapshots_text(cli);
-	cli->action = text_new("delete %s", what);
+	cli->asks = true;
 	cli->done_text = text_new(
 	    "%s deleted; the space is freed in the background, see: quarry pool list", what);
 	free(what);
@@ -726,7 +725,7 @@ build_export_remove(struct cli *cli, struct error *error)
 	request_start(cli, "export.remove");
 	if (take_export(cli, error))
 		return -EINVAL;
-	cli->action = text_new("remove an export of volume %s, ending its sessions", cli->args[0]);
+	cli->asks = true;
 	cli->done_text = text_new("an export of volume %s removed", cli->args[0]);
 	done_one(cli, "volumes", cli->args[0]);
 	return 0;
@@ -756,8 +755,7 @@ build_rollback(struct cli *cli, struct error *error)
 		return -EINVAL;
 	name.snapshot[0] = '\0';
 	name_format(&name, volume);
-	cli->action = text_new(
-	    "roll volume %s back to %s, losing what was written since", volume, cli->args[0]);
+	cli->asks = true;
 	cli->done_text = text_new("volume %s is as it was at %s", volume, cli->args[0]);
 	done_one(cli, "volumes", volume);
 	return 0;

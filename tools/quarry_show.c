@@ -713,6 +713,29 @@ show_check(const struct cli *cli, const json_t *result, struct error *error)
 	return 0;
 }
 
+const char *
+show_would(const json_t *result)
+{
+	return text_of(result, "would");
+}
+
+/* Of what can be a dry run. */
+static void
+show_done(FILE *out, const struct cli *cli, const json_t *result)
+{
+	bool json = cli->options & OPTION_JSON;
+
+	if (!(cli->options & OPTION_DRY_RUN) && json)
+		print_json(out, json_incref(cli->done_json));
+	else if (!(cli->options & OPTION_DRY_RUN))
+		fprintf(out, "%s\n", cli->done_text);
+	else if (json)
+		print_json(out, must_json(json_pack("{s:i, s:s}", "schema", CLI_JSON_SCHEMA,
+				    "would", show_would(result))));
+	else
+		fprintf(out, "would %s\n", show_would(result));
+}
+
 void
 show_result(FILE *out, const struct cli *cli, const json_t *result)
 {
@@ -723,10 +746,7 @@ show_result(FILE *out, const struct cli *cli, const json_t *result)
 
 	switch (show) {
 	case SHOW_DONE:
-		if (json)
-			print_json(out, json_incref(cli->done_json));
-		else
-			fprintf(out, "%s\n", cli->done_text);
+		show_done(out, cli, result);
 		return;
 	case SHOW_CHECK:
 	case SHOW_DUMP:

@@ -35,6 +35,7 @@ enum {
 	FIELD_DEVICE = 1 << 21,
 	FIELD_STOP = 1 << 22,
 	FIELD_BLOCK_SIZE = 1 << 23,
+	FIELD_DRY_RUN = 1 << 24,
 };
 
 enum name_kind {
@@ -76,16 +77,16 @@ static const struct verb verbs[] = {
 	    NAME_NONE, NAME_NONE },
 	{ "pool.export", ADMIN_MESSAGE_TARGET, ADMIN_POOL_EXPORT, FIELD_NAME, FIELD_FORCE,
 	    NAME_POOL, NAME_NONE },
-	{ "pool.destroy", ADMIN_MESSAGE_TARGET, ADMIN_POOL_DESTROY, FIELD_NAME, FIELD_FORCE,
-	    NAME_POOL, NAME_NONE },
+	{ "pool.destroy", ADMIN_MESSAGE_TARGET, ADMIN_POOL_DESTROY, FIELD_NAME,
+	    FIELD_FORCE | FIELD_DRY_RUN, NAME_POOL, NAME_NONE },
 	{ "volume.create", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_CREATE, FIELD_NAME | FIELD_SIZE_BYTES,
 	    FIELD_RESERVE | FIELD_BLOCK_SIZE, NAME_VOLUME, NAME_NONE },
 	{ "volume.resize", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_RESIZE, FIELD_NAME | FIELD_SIZE_BYTES,
-	    FIELD_FORCE, NAME_VOLUME, NAME_NONE },
+	    FIELD_FORCE | FIELD_DRY_RUN, NAME_VOLUME, NAME_NONE },
 	{ "volume.rename", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_RENAME, FIELD_NAME | FIELD_TARGET, 0,
 	    NAME_VOLUME, NAME_VOLUME },
-	{ "volume.delete", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_DELETE, FIELD_NAME, FIELD_FORCE,
-	    NAME_VOLUME, NAME_NONE },
+	{ "volume.delete", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_DELETE, FIELD_NAME,
+	    FIELD_FORCE | FIELD_DRY_RUN, NAME_VOLUME, NAME_NONE },
 	{ "volume.set", ADMIN_MESSAGE_TARGET, ADMIN_VOLUME_SET, FIELD_NAME,
 	    FIELD_READONLY | FIELD_ON_FULL | FIELD_ON_FULL_TIMEOUT | FIELD_RESERVE |
 		FIELD_BLOCK_SIZE,
@@ -95,15 +96,15 @@ static const struct verb verbs[] = {
 		FIELD_CHAP_MUTUAL_USER | FIELD_CHAP_MUTUAL_SECRET,
 	    NAME_VOLUME, NAME_NONE },
 	{ "export.remove", ADMIN_MESSAGE_TARGET, ADMIN_EXPORT_REMOVE, FIELD_NAME,
-	    FIELD_EXPORT_TARGET, NAME_VOLUME, NAME_NONE },
+	    FIELD_EXPORT_TARGET | FIELD_DRY_RUN, NAME_VOLUME, NAME_NONE },
 	{ "snapshot.create", ADMIN_MESSAGE_TARGET, ADMIN_SNAPSHOT_CREATE, FIELD_NAMES, 0,
 	    NAME_SNAPSHOT, NAME_NONE },
-	{ "snapshot.delete", ADMIN_MESSAGE_TARGET, ADMIN_SNAPSHOT_DELETE, FIELD_NAMES, 0,
-	    NAME_SNAPSHOT, NAME_NONE },
+	{ "snapshot.delete", ADMIN_MESSAGE_TARGET, ADMIN_SNAPSHOT_DELETE, FIELD_NAMES,
+	    FIELD_DRY_RUN, NAME_SNAPSHOT, NAME_NONE },
 	{ "clone", ADMIN_MESSAGE_TARGET, ADMIN_CLONE, FIELD_NAME | FIELD_TARGET, 0, NAME_SNAPSHOT,
 	    NAME_VOLUME },
-	{ "rollback", ADMIN_MESSAGE_TARGET, ADMIN_ROLLBACK, FIELD_NAME, FIELD_FORCE, NAME_SNAPSHOT,
-	    NAME_NONE },
+	{ "rollback", ADMIN_MESSAGE_TARGET, ADMIN_ROLLBACK, FIELD_NAME, FIELD_FORCE | FIELD_DRY_RUN,
+	    NAME_SNAPSHOT, NAME_NONE },
 	{ "diff", ADMIN_MESSAGE_TARGET, ADMIN_DIFF, FIELD_NAME | FIELD_TARGET, 0, NAME_IMAGE,
 	    NAME_IMAGE },
 	{ "pool.set", ADMIN_MESSAGE_TARGET, ADMIN_POOL_SET, FIELD_NAME | FIELD_WARN_PERCENT, 0,
@@ -424,6 +425,13 @@ decode_force(const struct verb *verb, const json_t *value, struct admin_request 
 }
 
 static int
+decode_dry_run(const struct verb *verb, const json_t *value, struct admin_request *request,
+    struct error *error)
+{
+	return decode_bool("dry_run", value, &request->dry_run, error);
+}
+
+static int
 decode_preallocate(const struct verb *verb, const json_t *value, struct admin_request *request,
     struct error *error)
 {
@@ -562,6 +570,7 @@ static const struct field {
 	{ "size_bytes", FIELD_SIZE_BYTES, decode_size_bytes },
 	{ "readonly", FIELD_READONLY, decode_readonly },
 	{ "force", FIELD_FORCE, decode_force },
+	{ "dry_run", FIELD_DRY_RUN, decode_dry_run },
 	{ "preallocate", FIELD_PREALLOCATE, decode_preallocate },
 	{ "on_full", FIELD_ON_FULL, decode_on_full },
 	{ "reserve", FIELD_RESERVE, decode_reserve },

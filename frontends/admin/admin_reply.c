@@ -364,5 +364,7 @@ admin_reply_next(struct admin_reply *reply, size_t *len_bytes)
 			must_append(pools, pool_json(&request->pools[i]));
 		must_put(result, "pools", pools);
 	}
+	if (request->would)
+		must_put(result, "would", text_json(request->would));
 	return result_line(result, false, len_bytes);
 }

@@ -313,6 +313,57 @@ PYTHON
     expect 0 "$(quarry volume list -H | wc -l)" "volumes"
 }
 
+# dry_run WOULD COMMAND…: what it would do, as text and as JSON.
+dry_run() {
+    local would=$1
+    shift
+    expect "would $would" "$(quarry "$@" --dry-run)" "$*"
+    expect "$would" "$(quarry "$@" -n --json | json 'd["would"]')" "$* --json"
+}
+
+# at_terminal COMMAND…: quarry at a terminal of its own, where standard input is typed.
+at_terminal() {
+    script -qec "'$BUILD/quarry' --socket '$SOCK' $*" /dev/null
+}
+
+test_dry_runs_are_decided_by_the_daemon() {
+    fails_with 1 'does not answer' quarry volume delete --dry-run tank/v
+    start_with_pool
+    quarry volume create tank/v 64M
+    quarry snapshot create tank/v@s tank/v@t
+    fails_with 1 'nosuch' quarry volume delete -n tank/nosuch
+    fails_with 1 'volume tank/v has 2 snapshots' quarry volume delete -n tank/v
+    fails_with 1 'use --force' quarry volume resize -n tank/v 32M
+    fails_with 1 'pool tank has 1 volume' quarry pool destroy -n tank
+    fails_with 1 'has no snapshot u' quarry snapshot delete -n tank/v@s tank/v@u
+    fails_with 1 'no such export' quarry export remove -n tank/v --iscsi
+    fails_with 2 'takes no --dry-run' quarry volume rename -n tank/v tank/w
+    quarry export add tank/v --iscsi
+    local before
+    before=$(quarry list --json)
+    dry_run 'delete volume tank/v with its 2 snapshots' volume delete -f tank/v
+    dry_run 'resize volume tank/v from 64MiB to 32MiB, losing what lies beyond' volume resize -f tank/v 32M
+    dry_run 'destroy pool tank with its 1 volume' pool destroy -f tank
+    dry_run 'delete snapshot tank/v@s' snapshot delete tank/v@s
+    dry_run 'roll volume tank/v back to tank/v@s, losing what was written since' rollback tank/v@s
+    dry_run 'remove the export of volume tank/v, ending its sessions' export remove tank/v --iscsi
+    expect "$before" "$(quarry list --json)" "what is there afterwards"
+}
+
+test_a_human_is_asked() {
+    start_with_pool
+    quarry volume create tank/v 64M
+    quarry snapshot create tank/v@s
+    at_terminal volume delete tank/v </dev/null >said && fail "it was deleted with a snapshot"
+    refuses grep 'Go on' said # there is nothing to ask
+    echo n | at_terminal volume delete -f tank/v >said && fail "no is yes"
+    grep -q 'About to delete volume tank/v with its 1 snapshot\.' said || fail "asked: $(cat said)"
+    grep -q 'nothing was done' said || fail "said: $(cat said)"
+    expect "tank/v" "$(quarry volume list -H -o name)" "volumes"
+    echo y | at_terminal volume delete -f tank/v >said || fail "said: $(cat said)"
+    expect "" "$(quarry volume list -H -o name)" "volumes"
+}
+
 test_names_at_their_limits() {
     start_daemon
     local long

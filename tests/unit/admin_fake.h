@@ -27,6 +27,7 @@ admin_request_fini(struct admin_request *request)
 	}
 	free(request->pools);
 	free(request->ranges);
+	free(request->would);
 }
 
 #endif

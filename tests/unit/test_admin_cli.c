@@ -115,6 +115,12 @@ test_requests(void **state)
 		    "a\",\"target\":\"tank/b\"}" },
 		{ { "volume", "delete", "tank/a", "--yes" },
 		    "{\"quarry\":1,\"verb\":\"volume.delete\",\"name\":\"tank/a\"}" },
+		{ { "volume", "delete", "tank/a", "-n" },
+		    "{\"quarry\":1,\"verb\":\"volume.delete\",\"dry_run\":true,\"name\":\"tank/"
+		    "a\"}" },
+		{ { "snapshot", "delete", "tank/a@m", "--dry-run", "--json" },
+		    "{\"quarry\":1,\"verb\":\"snapshot.delete\",\"dry_run\":true,\"names\":[\"tank/"
+		    "a@m\"]}" },
 		{ { "volume", "set", "tank/a", "readonly=on" },
 		    "{\"quarry\":1,\"verb\":\"volume.set\",\"name\":\"tank/"
 		    "a\",\"readonly\":true}" },
@@ -374,20 +380,16 @@ test_questions(void **state)
 {
 	static const struct {
 		const char *words[WORDS_MAX];
-		const char *action; /* NULL: nobody is asked */
+		bool asks;
 	} cases[] = {
-		{ { "pool", "destroy", "tank" }, "destroy pool tank with everything in it" },
-		{ { "volume", "delete", "tank/a" }, "delete volume tank/a" },
-		{ { "volume", "delete", "tank/a", "-f" },
-		    "delete volume tank/a with its snapshots" },
-		{ { "snapshot", "delete", "tank/a@b" }, "delete snapshot tank/a@b" },
-		{ { "snapshot", "delete", "tank/a@b", "tank/a@c" }, "delete 2 snapshots" },
-		{ { "rollback", "tank/a@b" },
-		    "roll volume tank/a back to tank/a@b, losing what was written since" },
-		{ { "volume", "resize", "tank/a", "1G" }, NULL },
-		{ { "volume", "resize", "tank/a", "1G", "-f" },
-		    "resize volume tank/a to 1GiB, losing what lies beyond" },
-		{ { "pool", "export", "tank" }, NULL },
+		{ { "pool", "destroy", "tank" }, true },
+		{ { "volume", "delete", "tank/a" }, true },
+		{ { "snapshot", "delete", "tank/a@b", "tank/a@c" }, true },
+		{ { "rollback", "tank/a@b" }, true },
+		{ { "export", "remove", "tank/a", "--iscsi" }, true },
+		{ { "volume", "resize", "tank/a", "1G" }, false },
+		{ { "volume", "resize", "tank/a", "1G", "-f" }, true },
+		{ { "pool", "export", "tank" }, false },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -395,10 +397,7 @@ test_questions(void **state)
 		struct error error = { 0 };
 
 		assert_int_equal(parse(cases[i].words, &cli, &error), 0);
-		if (cases[i].action)
-			assert_string_equal(cli.action, cases[i].action);
-		else
-			assert_null(cli.action);
+		assert_int_equal(cli.asks, cases[i].asks);
 		cli_fini(&cli);
 	}
 }
@@ -552,6 +551,20 @@ test_diff_output(void **state)
 }
 
 static void
+test_dry_run(void **state)
+{
+	static const char would[] = "{\"would\":\"delete volume tank/a with its 2 snapshots\"}";
+
+	assert_shown((const char *[WORDS_MAX]){ "volume", "delete", "tank/a", "-fn" }, would,
+	    "would delete volume tank/a with its 2 snapshots\n");
+	assert_shown((const char *[WORDS_MAX]){ "volume", "delete", "tank/a", "-fnj" }, would,
+	    "{\n"
+	    "  \"schema\": 1,\n"
+	    "  \"would\": \"delete volume tank/a with its 2 snapshots\"\n"
+	    "}\n");
+}
+
+static void
 test_json(void **state)
 {
 	static const struct {
@@ -637,6 +650,7 @@ main(void)
 		cmocka_unit_test(test_tree),
 		cmocka_unit_test(test_status),
 		cmocka_unit_test(test_diff_output),
+		cmocka_unit_test(test_dry_run),
 		cmocka_unit_test(test_json),
 		cmocka_unit_test(test_tree_json),
 	};

@@ -94,6 +94,10 @@ test_bad_requests(void **state)
 		    "'\"a\\u0000b\"' (byte 51)" },
 		{ "{\"quarry\":1,\"verb\":\"pool.destroy\",\"name\":\"tank\",\"force\":1}", -EPROTO,
 		    "\"force\" must be a boolean, not an integer" },
+		{ "{\"quarry\":1,\"verb\":\"volume.rename\",\"name\":\"tank/a\",\"target\":\"tank/"
+		  "b\","
+		  "\"dry_run\":true}",
+		    -EPROTO, "volume.rename has no field \"dry_run\"" },
 		{ "{\"quarry\":1,\"verb\":\"rollback\",\"name\":\"tank/vm1\"}", -EINVAL,
 		    "\"name\" must name a snapshot, as pool/volume@snapshot, not \"tank/vm1\"" },
 		{ "{\"quarry\":1,\"verb\":\"clone\",\"name\":\"tank/a@b\",\"target\":\"tank/c@d\"}",
@@ -313,6 +317,29 @@ test_every_verb(void **state)
 	admin_request_fini(&message.request);
 }
 
+static void
+test_dry_runs(void **state)
+{
+	static const char *const lines[] = {
+		"{\"quarry\":1,\"dry_run\":true,\"verb\":\"pool.destroy\",\"name\":\"tank\"}",
+		"{\"quarry\":1,\"dry_run\":true,\"verb\":\"volume.resize\",\"name\":\"tank/a\","
+		"\"size_bytes\":8192}",
+		"{\"quarry\":1,\"dry_run\":true,\"verb\":\"volume.delete\",\"name\":\"tank/a\"}",
+		"{\"quarry\":1,\"dry_run\":true,\"verb\":\"export.remove\",\"name\":\"tank/a\"}",
+		"{\"quarry\":1,\"dry_run\":true,\"verb\":\"snapshot.delete\",\"names\":[\"tank/"
+		"a@m\"]}",
+		"{\"quarry\":1,\"dry_run\":true,\"verb\":\"rollback\",\"name\":\"tank/a@m\"}",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+		struct admin_message message;
+
+		decode(lines[i], &message);
+		assert_true(message.request.dry_run);
+		admin_request_fini(&message.request);
+	}
+}
+
 /* The examples of the documentation are requests, and show every verb. */
 static void
 test_documented_examples(void **state)
@@ -364,6 +391,11 @@ test_reply_done(void **state)
 	admin_reply_init(&reply, &request);
 	assert_next(&reply, "{\"quarry\":1,\"ok\":true,\"result\":{}}\n");
 	assert_next(&reply, NULL);
+	request.would = xstrdup("delete volume t/v");
+	admin_reply_init(&reply, &request);
+	assert_next(
+	    &reply, "{\"quarry\":1,\"ok\":true,\"result\":{\"would\":\"delete volume t/v\"}}\n");
+	free(request.would);
 }
 
 static void
@@ -605,6 +637,7 @@ main(void)
 		cmocka_unit_test(test_bounds),
 		cmocka_unit_test(test_mutations),
 		cmocka_unit_test(test_every_verb),
+		cmocka_unit_test(test_dry_runs),
 		cmocka_unit_test(test_documented_examples),
 		cmocka_unit_test(test_reply_done),
 		cmocka_unit_test(test_reply_error),

@@ -627,6 +627,92 @@ snapshots(struct world *world, enum admin_verb verb, const char *names)
 	return world_admin(world, &request);
 }
 
+/* The request, as a dry run, and what it says. */
+static void
+would(struct world *world, struct admin_request request, const char *expected)
+{
+	request.dry_run = true;
+	if (pool_sync_target(&world->reactor, world->target, &request))
+		fail_msg("%s: %s", expected, request.error.text);
+	assert_string_equal(request.would, expected);
+	admin_request_fini(&request);
+}
+
+static void
+test_dry_runs_check_all_and_do_nothing(void **state)
+{
+	struct world *world = *state;
+	struct admin_request request;
+	struct volume *volume;
+
+	make_pool(world);
+	worked(snapshots(world, ADMIN_SNAPSHOT_CREATE, "p/v@s p/v@t"));
+	volume = client_open(world, "p", "v", false);
+
+	/* What would be refused is. */
+	request = world_request(ADMIN_VOLUME_DELETE, "p", "v");
+	request.dry_run = true;
+	refused(-EBUSY, "volume p/v has 2 snapshots", world_admin(world, &request));
+	request = world_request(ADMIN_POOL_DESTROY, "p", NULL);
+	request.dry_run = true;
+	refused(-EBUSY, "pool p is in use by 1 client", world_admin(world, &request));
+	request = world_request(ADMIN_VOLUME_RESIZE, "p", "v");
+	request.dry_run = true;
+	request.size_bytes = 4 * KIB;
+	refused(-EINVAL, "use --force", world_admin(world, &request));
+	request = world_request(ADMIN_ROLLBACK, "p", "v@s");
+	request.dry_run = true;
+	refused(-EBUSY, "p/v is in use", world_admin(world, &request));
+	request = world_request(ADMIN_SNAPSHOT_DELETE, "", NULL);
+	request.dry_run = true;
+	world_names(&request, "p/v@s p/v@u");
+	refused(-ENOENT, "has no snapshot u", world_admin(world, &request));
+	request = world_request(ADMIN_EXPORT_REMOVE, "p", "v");
+	request.dry_run = true;
+	refused(-ENOENT, "no such export", world_admin(world, &request));
+	request = world_request(ADMIN_POOL_DESTROY, "q", NULL);
+	request.dry_run = true;
+	refused(-ENOENT, "there is no pool q", world_admin(world, &request));
+
+	/* What would be done is told, and not done. */
+	request = world_request(ADMIN_VOLUME_DELETE, "p", "v");
+	request.force = true;
+	would(world, request, "delete volume p/v with its 2 snapshots, disconnecting 1 client");
+	request = world_request(ADMIN_POOL_DESTROY, "p", NULL);
+	request.force = true;
+	would(world, request, "destroy pool p with its 1 volume, disconnecting 1 client");
+	request = world_request(ADMIN_ROLLBACK, "p", "v@s");
+	request.force = true;
+	would(world, request,
+	    "roll volume p/v back to p/v@s, losing what was written since, while it has 1 client");
+	request = world_request(ADMIN_SNAPSHOT_DELETE, "", NULL);
+	world_names(&request, "p/v@s p/v@t");
+	would(world, request, "delete 2 snapshots");
+	request = world_request(ADMIN_SNAPSHOT_DELETE, "", NULL);
+	world_names(&request, "p/v@s");
+	would(world, request, "delete snapshot p/v@s");
+	assert_int_equal(client_write(world, volume, 0, 4096, 1), 0);
+	client_close(world, volume);
+	request = world_request(ADMIN_VOLUME_RESIZE, "p", "v");
+	request.size_bytes = 4097;
+	request.force = true;
+	would(world, request, "resize volume p/v from 4MiB to 8KiB, losing what lies beyond");
+	request.size_bytes = GIB;
+	would(world, request, "resize volume p/v from 4MiB to 1GiB");
+	request = world_request(ADMIN_EXPORT_ADD, "p", "v");
+	request.export = xcalloc(1, sizeof(*request.export));
+	worked(world_admin(world, &request));
+	would(world, world_request(ADMIN_EXPORT_REMOVE, "p", "v"),
+	    "remove the export of volume p/v, ending its sessions");
+
+	assert_int_equal(report(world, "p", &request)->image_count, 3);
+	assert_int_equal(request.pools[0].images[0].size_bytes, 4 * MIB);
+	assert_int_equal(request.pools[0].images[0].exports.count, 1);
+	admin_request_fini(&request);
+	would(world, world_request(ADMIN_ROLLBACK, "p", "v@s"),
+	    "roll volume p/v back to p/v@s, losing what was written since");
+}
+
 static void
 test_snapshots_and_clones(void **state)
 {
@@ -870,6 +956,7 @@ main(void)
 		TEST(test_readonly),
 		TEST(test_block_size),
 		TEST(test_space),
+		TEST(test_dry_runs_check_all_and_do_nothing),
 		TEST(test_snapshots_and_clones),
 		TEST(test_diff),
 		TEST(test_a_failed_pool_says_so),
