@@ -171,7 +171,10 @@ bench bench-full:
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench.py $(if $(filter bench-full,$@),--full) $(BENCHFLAGS)
 
-.PHONY: bench-aged bench-aged-latency
+.PHONY: bench-aged bench-aged-latency bench-scale
+bench-scale: $(BUILD)/quarryd
+	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/scale.py $(BENCHFLAGS)
+
 bench-aged-latency: $(BUILD)/quarryd $(BUILD)/quarry
 	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/aged_latency.py $(BENCHFLAGS)
 
