@@ -293,11 +293,12 @@ has_room(struct device_return *back)
 {
 	struct pool *pool = back->pool;
 	uint64_t used_blocks = pool_used_blocks(pool) + pool_reserved_blocks(pool);
-	uint64_t most_blocks = pool->live_blocks_max;
+	uint64_t slabs = pool_slabs_with(pool, back->index);
+	uint64_t most_blocks = pool_live_blocks_max(slabs, pool->space.slab_blocks);
 	char used[SIZE_TEXT_BYTES], most[SIZE_TEXT_BYTES];
 
-	/* A full pool is a little over. */
-	if (used_blocks <= most_blocks + most_blocks / 32)
+	/* A full pool is a little over; and one that gets room is helped. */
+	if (used_blocks <= most_blocks + most_blocks / 32 || slabs >= pool->space.slab_count)
 		return true;
 	size_format(used_blocks * FORMAT_BLOCK_BYTES, used);
 	size_format(most_blocks * FORMAT_BLOCK_BYTES, most);

@@ -117,16 +117,16 @@ pool_live_blocks_max(uint64_t slabs, uint32_t slab_blocks)
 	return slabs > taken ? (slabs - taken) * (slab_blocks - 2 - slab_blocks / 256) : 0;
 }
 
-/* A device that is out shall find room when it comes back: without the smaller one of two more
- * would seem to fit than they hold together. */
-static uint64_t
-slabs_complete(const struct pool *pool)
+uint64_t
+pool_slabs_with(const struct pool *pool, uint32_t index)
 {
 	uint32_t slabs[POOL_DEVICES_MAX] = { 0 };
 
 	for (uint32_t i = 0; i < pool->device_count; i++) {
 		struct geometry geometry;
 
+		if (index != i && index != UINT32_MAX)
+			continue;
 		slabs[i] = pool->space.devices[i].slab_count;
 		if (slabs[i] > 0)
 			continue;
@@ -134,7 +134,7 @@ slabs_complete(const struct pool *pool)
 		geometry_of(&geometry, pool->devices[i].label.size_bytes, pool->space.slab_blocks);
 		slabs[i] = geometry.slab_count;
 	}
-	return space_slabs_complete(&pool->space, slabs);
+	return space_slabs_with(&pool->space, slabs);
 }
 
 void
@@ -145,9 +145,11 @@ pool_set_limits(struct pool *pool)
 
 	pool->reserve_slabs = reserve_of(slabs);
 	pool->relocate_slabs = max_u64(4, min_u64(slabs / 64, 256));
-	pool->live_blocks_max = pool_live_blocks_max(
-	    pool->space.copies > 1 ? min_u64(slabs, slabs_complete(pool)) : slabs,
-	    pool->space.slab_blocks);
+	/* A device that is out shall find room when it comes back: without the smaller one of two
+	 * more would seem to fit than they hold together. */
+	if (pool->space.copies > 1)
+		slabs = min_u64(slabs, pool_slabs_with(pool, UINT32_MAX));
+	pool->live_blocks_max = pool_live_blocks_max(slabs, pool->space.slab_blocks);
 	pool->dirty_nodes_max = max_u64(
 	    min_u64(pool->nodes.budget / 2, pool->reserve_slabs * pool->space.slab_blocks * 3 / 8),
 	    32);

@@ -11,6 +11,9 @@
 struct pool *pool_new(const struct pool_config *config);
 void pool_init_engine(struct pool *pool, uint32_t slab_blocks, uint32_t copies);
 void pool_set_limits(struct pool *pool);
+/* How many slabs there would be, of as many as hold a copy each, if device @index, which is out,
+ * were in use; UINT32_MAX: all that are out. */
+uint64_t pool_slabs_with(const struct pool *pool, uint32_t index);
 /* No pool has fewer; of as many as hold a copy each. */
 #define POOL_SLABS_MIN 24u
 /* How many blocks can be live in so many slabs. */

@@ -1173,6 +1173,22 @@ count_places(const struct space *space, struct slab *leader, uint32_t but_of)
 	return n;
 }
 
+/* Whether what lies at @leader can be used without device @index. */
+static bool
+lies_elsewhere(const struct space *space, struct slab *leader, uint32_t index)
+{
+	for_each_place(place, leader)
+	{
+		const struct space_device *device = &space->devices[place->device];
+
+		if (place->device != index &&
+		    (space_place_counts(space, place) ||
+			(MUTANT(JOINING_RELIED_ON) && device->joining && !place->stale)))
+			return true;
+	}
+	return false;
+}
+
 bool
 space_can_leave_out(const struct space *space, uint32_t index)
 {
@@ -1181,12 +1197,12 @@ space_can_leave_out(const struct space *space, uint32_t index)
 
 	for (uint32_t i = 0; i < space->device_count; i++)
 		others |= i != index && space->devices[i].present && !space->devices[i].out &&
-			  (!space->devices[i].joining || MUTANT(JOINING_RELIED_ON));
+			  !space->devices[i].joining;
 	for (uint32_t i = 0; others && i < device->slab_count; i++) {
 		struct slab *slab = &device->slabs[i];
 
 		if ((slab->state != SLAB_FREE || slab->twin) && !slab->stale &&
-		    count_places(space, space_leader(slab), index) == 0)
+		    !lies_elsewhere(space, space_leader(slab), index))
 			return false;
 	}
 	return others && space->copies > 1;
@@ -1219,7 +1235,9 @@ space_copies_min(const struct space *space)
 		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
 			struct slab *slab = &space->devices[d].slabs[i];
 
-			if (slab->state != SLAB_FREE && slab->state != SLAB_COPY)
+			/* Also of what the log has named, and goes to next. */
+			if ((slab->state != SLAB_FREE || (slab->twin && !MUTANT(NAMED_NOT_TOLD))) &&
+			    slab->state != SLAB_COPY)
 				least =
 				    (uint32_t)min_u64(least, count_places(space, slab, UINT32_MAX));
 		}
@@ -1376,7 +1394,7 @@ space_rejoin(struct space *space, uint32_t index, const struct space *was, bool 
 }
 
 uint64_t
-space_slabs_complete(const struct space *space, const uint32_t *slabs)
+space_slabs_with(const struct space *space, const uint32_t *slabs)
 {
 	uint64_t all[POOL_DEVICES_MAX] = { 0 };
 	uint32_t devices = 0;
@@ -1387,7 +1405,7 @@ space_slabs_complete(const struct space *space, const uint32_t *slabs)
 		if (device->removed || device->leaving)
 			continue;
 		all[i] = device->out ? slabs[i] : device->slab_count;
-		devices++;
+		devices += all[i] > 0;
 	}
 	return count_groups(
 	    all, space->device_count, (uint32_t)max_u64(1, min_u64(devices, space->copies)));

@@ -264,7 +264,7 @@ void space_slab_given_back(struct space *space, struct slab *slab);
 bool space_can_leave_out(const struct space *space, uint32_t index);
 /* Nothing on the device counts any more, and nothing is free there. */
 void space_leave_out(struct space *space, uint32_t index);
-/* How many copies there are of everything, at least. */
+/* How many copies there are of everything, and of what has its slabs already, at least. */
 uint32_t space_copies_min(const struct space *space);
 /* How many segments and packed slabs have fewer copies than the pool is to keep. */
 uint64_t space_count_degraded(const struct space *space);
@@ -284,8 +284,8 @@ uint32_t space_rejoin(
 void space_joined(struct space *space, uint32_t index);
 
 /* What slab_count would be if those that are out, but not for good, were in use, with so many
- * @slabs (POOL_DEVICES_MAX) each. */
-uint64_t space_slabs_complete(const struct space *space, const uint32_t *slabs);
+ * @slabs (POOL_DEVICES_MAX; 0: it is not) each. */
+uint64_t space_slabs_with(const struct space *space, const uint32_t *slabs);
 
 /* --- devices that leave --- */
 

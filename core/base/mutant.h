@@ -102,6 +102,8 @@
 	X(PLUGGED_TWICE, "plugging: holes that were plugged since they were noted are plugged")   \
 	X(PLUGGED_SCRUBBED, "plugging: a scrub reads a slab meanwhile")                           \
 	X(DEAD_MOVES_KEPT, "relocation: what died before it was read is in the directory")        \
+	X(NAMED_NOT_TOLD,                                                                         \
+	    "device loss: copies_min leaves out the segment that the log goes to next")           \
 	X(OPEN_TAKEN_OVER,                                                                        \
 	    "device online: a segment that was still open when the device left counts as whole")  \
 	X(STALE_FORGOTTEN, "device online: places that lack something count again")               \

@@ -346,6 +346,7 @@ struct sim {
 	bool was_out; /* some device was left out, and is not now */
 	bool may_omit;
 	bool omitted; /* the import was not given all devices */
+	bool forced;  /* one was opened by force: who did that keeps to those that have it since */
 	struct reactor *reactor;
 	uint64_t now_ns;
 	uint64_t progress_ns;              /* when something last completed */
@@ -391,6 +392,8 @@ void faults_draw_copies(struct sim *sim); /* of a pool that keeps copies */
 bool faults_last(const struct sim *sim);  /* this seed may damage contents for good */
 struct device *faults_wrap(struct sim *sim, struct device *inner);
 void faults_strike(struct sim *sim);
+/* As a device joins: it, or another one, fails a write soon, if such faults occur; not drawn. */
+void faults_strike_joining(struct sim *sim, uint32_t joining);
 /* Each event: lets go what was held for long enough. */
 void faults_tick(struct sim *sim);
 bool faults_held(const struct sim *sim);

@@ -292,6 +292,27 @@ faults_strike(struct sim *sim)
 	}
 }
 
+void
+faults_strike_joining(struct sim *sim, uint32_t joining)
+{
+	uint64_t n = mix64(sim->seed ^ mix64(sim->events));
+	uint32_t d = n % 3 == 0 ? joining : (uint32_t)(n / 3 % sim->joined);
+	struct fault_rule rule = {
+		.op = DEVICE_WRITE,
+		.effect = FAULT_FAIL,
+		.error = -EIO,
+		.first = 1 + n / 64 % 8,
+		.count = 1,
+	};
+
+	if (!(sim->weather.faults >> KIND_WRITE_ERROR & 1) || n / 512 % 3 != 0 || !sim->devices[d])
+		return;
+	sim_trace(
+	    sim, "weather: writes fail (%s), as disk%u joins", sim->devices[d]->name, joining);
+	sim->stats.faults++;
+	fault_add(sim->devices[d], &rule);
+}
+
 /* --- held requests --- */
 
 bool

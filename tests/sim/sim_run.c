@@ -308,6 +308,10 @@ choose_devices(struct sim *sim, struct device **devices, uint32_t *missing)
 	sim->omitted = sim->may_omit && sim->weather.copies > 1 &&
 		       !sim->history.unfinished_create && !sim->faults.damaged &&
 		       random_one_in(&sim->random, 4) && count > 1;
+	/* Half of a newest set that not all of it had may have gone on without the rest, by force,
+	 * and the rest and who was left out are more than half of the one before. */
+	if (sim->omitted && sim->forced && !devices_know(sim, indexes[count - 1]))
+		sim->omitted = false;
 	if (sim->omitted) {
 		*missing = indexes[--count];
 		joined = devices_on_disks(sim, *missing);
@@ -349,6 +353,7 @@ open_pool(struct sim *sim, bool create)
 		if (sim->omitted) {
 			sim->joined = devices_on_disks(sim, missing);
 			config.force = devices_know(sim, missing);
+			sim->forced |= config.force && sim->weather.devices_return;
 			sim_trace(
 			    sim, "without disk%u%s", missing, config.force ? ", by force" : "");
 		}
@@ -689,6 +694,7 @@ __wrap_space_rejoin(struct space *space, uint32_t index, const struct space *was
 	    trusted ? "" : ", not trusted");
 	the_sim->stats.taken_over += taken;
 	the_sim->was_out = true;
+	faults_strike_joining(the_sim, index);
 	return taken;
 }
 

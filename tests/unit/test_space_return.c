@@ -245,6 +245,42 @@ test_slabs_that_somebody_has_plans_for_stay_so(void **state)
 }
 
 static void
+test_nothing_is_left_out_for_what_a_joining_device_has(void **state)
+{
+	struct slab *leader;
+
+	make(2, 3);
+	do
+		leader = sealed_segment(10 + space.taken);
+	while (leader->device + leader->twin->device != 1);
+	write_table(1);
+	space_leave_out(&space, 1);
+	assert_true(rejoin(1, true) > 0);
+	assert_false(space_can_leave_out(&space, 0));
+	space_joined(&space, 1);
+	assert_true(space_can_leave_out(&space, 0));
+	space_fini(&space);
+}
+
+/* The log may have named them, and goes there whatever becomes of a place. */
+static void
+test_slabs_that_were_taken_count_for_the_fewest_copies(void **state)
+{
+	struct slab *planned;
+
+	make(2, 3);
+	do
+		planned = space_take(&space, 0);
+	while (planned->device != 1 && planned->twin->device != 1);
+	assert_int_equal(space_copies_min(&space), 2);
+	space_leave_out(&space, 1);
+	assert_int_equal(space_copies_min(&space), 1);
+	space_open_slab(&space, planned->device == 1 ? planned->twin : planned, 7);
+	assert_int_equal(space_copies_min(&space), 1);
+	space_fini(&space);
+}
+
+static void
 test_a_device_that_fails_as_it_comes_back_is_out_again(void **state)
 {
 	make(2, 2);
@@ -403,6 +439,8 @@ main(void)
 		TEST(test_what_is_gone_dead_or_not_believed_is_not_taken_over),
 		TEST(test_what_lies_on_enough_devices_is_left_there),
 		TEST(test_slabs_that_somebody_has_plans_for_stay_so),
+		TEST(test_nothing_is_left_out_for_what_a_joining_device_has),
+		TEST(test_slabs_that_were_taken_count_for_the_fewest_copies),
 		TEST(test_a_device_that_fails_as_it_comes_back_is_out_again),
 		TEST(test_packed_slabs_are_found_by_their_numbers),
 		TEST(test_what_was_plugged_elsewhere_is_not_taken_over),
