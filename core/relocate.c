@@ -538,7 +538,6 @@ choose_victims(struct pool *pool)
 	bool paying;
 
 	begin_victims(pool);
-	r->plug.dry = false;
 	if (best && !r->gentle && plug_is_better(pool, best) &&
 	    (choose_plug(pool, all, count) || r->plug.dry)) {
 		free(all);
@@ -984,6 +983,7 @@ begin_pass(struct pool *pool)
 	bool chosen, room, more;
 
 	r->gentle = need(pool) == 0;
+	r->plug.dry = false; /* of the pass before */
 	chosen = choose(pool, &more);
 	room = r->plug.active || may_take_slab(pool);
 
