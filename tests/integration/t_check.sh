@@ -126,14 +126,19 @@ test_a_pool_with_packed_slabs_is_clean() {
     echo "# $(wc -l <packed) packed slabs"
     [ "$(wc -l <packed)" -gt 3 ] || fail "relocation did nothing"
 
-    # Their directories, told twice each, name as many blocks as lie behind them.
+    # Their directories, told twice each, name as many blocks as lie behind them.  The kill may have come
+    # between the two of slabs that were being plugged: of those one pass has some, and they differ.
     quarry dump "${POOL_FILES[@]}" --what packed --json >out.json
+    local told differ=0
     while read -r device byte; do
-        expect "True True" "$(json "' '.join(str(any(p['device'] == '$device' and not p['copy'] and p['byte'] == $byte
+        told=$(json "' '.join(str(any(p['device'] == '$device' and not p['copy'] and p['byte'] == $byte
             and p['blocks'] == sum(q['count'] for q in p['pieces']) and 'error' not in p
             and any(c['copy'] == copy and c.get('pieces') == p['pieces'] for c in d['packed']) for p in d['packed']))
-            for copy in (False, True))" <out.json)" "directory at $byte"
+            for copy in (False, True))" <out.json)
+        [ "$told" != "True False" ] || differ=$((differ + 1))
+        [[ $told == True* ]] || fail "the directory at $byte of $device is not as it should be"
     done <packed
+    [ "$differ" -le 32 ] && [ "$differ" -lt "$(($(wc -l <packed) / 2))" ] || fail "$differ directories differ from their copies"
     quarry dump "${POOL_FILES[@]}" --what packed >out
     grep -q -E 'slots' out || fail "no slots: $(head out)"
 }
