@@ -52,9 +52,9 @@ find_in_directory(const struct pool *pool, const struct slab *slab, const uint8_
 		return false;
 	(void)packed_scattered(&reader, scattered);
 	while (packed_next(&reader, &view)) {
-		packed_places(&view, pool->space.slab_blocks, places);
+		packed_places(&view, scattered, pool->space.slab_blocks, places);
 		for (uint32_t i = 0; i < view.count; i++) {
-			if (!view.places && bitmap_test(scattered, places[i]))
+			if (places[i] == PACKED_NOWHERE)
 				continue;
 			crcs[places[i]] = view.crcs[i];
 			bitmap_set(known, places[i]);

@@ -296,6 +296,12 @@ packed_encode(const struct packed_block *blocks, uint32_t count, uint32_t slab_b
 	plan_fini(&plan);
 }
 
+static bool
+stays(uint16_t place, const uint64_t *holes)
+{
+	return place != PACKED_NOWHERE && !bitmap_test(holes, place);
+}
+
 /* What of a piece is not at @holes, nor, if it is not scattered, at @scattered.  It stays as it is
  * if that takes less: then it may list what is dead. */
 static void
@@ -308,15 +314,13 @@ plan_old_piece(struct plan *plan, const struct packed_view *view, uint32_t slab_
 	bool is_whole;
 
 	packed_list(view->slots, view->count, slab_blocks, slots);
-	packed_places(view, slab_blocks, places);
+	packed_places(view, scattered, slab_blocks, places);
 	for (uint32_t k = 0; k < view->count; k++)
-		piece.count += !bitmap_test(holes, places[k]) &&
-			       (view->places || !bitmap_test(scattered, places[k]));
+		piece.count += stays(places[k], holes);
 	is_whole = !view->places && piece.count > 0 &&
 		   piece_bytes(&whole, slab_blocks) <= piece_bytes(&piece, slab_blocks);
 	for (uint32_t k = 0; k < view->count; k++)
-		if (is_whole || (!bitmap_test(holes, places[k]) &&
-				    (view->places || !bitmap_test(scattered, places[k]))))
+		if (is_whole || stays(places[k], holes))
 			plan_add(plan, slots[k], places[k], view->crcs[k]);
 	plan_end_piece(plan, view->segment, is_whole ? view->first : PACKED_SCATTERED);
 }
@@ -495,12 +499,17 @@ packed_next(struct packed_reader *reader, struct packed_view *view)
 }
 
 void
-packed_places(const struct packed_view *view, uint32_t slab_blocks, uint16_t *places)
+packed_places(const struct packed_view *view, const uint64_t *scattered, uint32_t slab_blocks,
+    uint16_t *places)
 {
-	if (view->places)
+	if (view->places) {
 		packed_list(view->places, view->count, slab_blocks, places);
-	for (uint32_t k = 0; !view->places && k < view->count; k++)
-		places[k] = (uint16_t)(view->first + k);
+		return;
+	}
+	for (uint32_t k = 0; k < view->count; k++)
+		places[k] = scattered && bitmap_test(scattered, view->first + k)
+				? PACKED_NOWHERE
+				: (uint16_t)(view->first + k);
 }
 
 bool
@@ -515,7 +524,7 @@ packed_scattered(const struct packed_reader *reader, uint64_t *bits)
 	while (packed_next(&all, &view)) {
 		if (!view.places)
 			continue;
-		packed_places(&view, reader->slab_blocks, places);
+		packed_places(&view, NULL, reader->slab_blocks, places);
 		for (uint32_t k = 0; k < view.count; k++)
 			bitmap_set(bits, places[k]);
 		any = true;

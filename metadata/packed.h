@@ -74,8 +74,11 @@ int packed_open(struct packed_reader *reader, const void *directory, uint32_t di
     uint32_t slab_blocks, uint64_t number, const struct uuid *pool, struct error *error) must_check;
 /* False: no piece is left. */
 bool packed_next(struct packed_reader *reader, struct packed_view *view);
-/* Where all of the view's blocks lie. */
-void packed_places(const struct packed_view *view, uint32_t slab_blocks, uint16_t *places);
+/* Where all of the view's blocks lie; PACKED_NOWHERE: a scattered piece holds there (@scattered,
+ * see below; NULL: none does). */
+#define PACKED_NOWHERE UINT16_MAX
+void packed_places(const struct packed_view *view, const uint64_t *scattered, uint32_t slab_blocks,
+    uint16_t *places);
 /* Sets in @bits (slab_blocks) the slots where a scattered piece holds, whatever another says;
  * @reader was just opened.  Returns whether there are any. */
 bool packed_scattered(const struct packed_reader *reader, uint64_t *bits);

@@ -456,22 +456,17 @@ slot_in(const struct space *space, const struct space_piece *piece, uint32_t slo
 											   : at;
 }
 
-/* Slots of the slab where the piece's blocks lie, in the order of its slots; of those where another
- * one holds PLACE_LOST. */
-#define PLACE_LOST UINT16_MAX
+/* As packed_places(). */
 static void
 list_places(const struct space *space, const struct space_piece *piece, uint16_t *places)
 {
-	const uint64_t *scattered = piece->slab->scattered;
+	const struct packed_view view = {
+		.first = piece->first,
+		.count = piece->count,
+		.places = piece->places,
+	};
 
-	if (piece->places) {
-		packed_list(piece->places, piece->count, space->slab_blocks, places);
-		return;
-	}
-	for (uint32_t k = 0; k < piece->count; k++)
-		places[k] = scattered && bitmap_test(scattered, piece->first + k)
-				? PLACE_LOST
-				: (uint16_t)(piece->first + k);
+	packed_places(&view, piece->slab->scattered, space->slab_blocks, places);
 }
 
 /* The piece where @addr is live, or one where it was: where the log wrote it, if it is still there,
@@ -749,7 +744,7 @@ space_list_live(
 			packed_list(piece->slots, piece->count, space->slab_blocks, list);
 		list_places(space, piece, places);
 		for (uint32_t k = 0; k < piece->count; k++) {
-			if (places[k] == PLACE_LOST || !bitmap_test(slab->live_bits, places[k]))
+			if (places[k] == PACKED_NOWHERE || !bitmap_test(slab->live_bits, places[k]))
 				continue;
 			addrs[n] = baddr_make(piece->segment, piece->slots ? list[k] : k);
 			slots[n++] = places[k];
@@ -873,7 +868,7 @@ is_live_twice(const struct space *space, const struct space_piece *piece, const 
     const uint16_t *places)
 {
 	for (uint32_t k = 0; k < piece->count; k++) {
-		if (places[k] == PLACE_LOST || !bitmap_test(piece->slab->live_bits, places[k]))
+		if (places[k] == PACKED_NOWHERE || !bitmap_test(piece->slab->live_bits, places[k]))
 			continue;
 		for (const struct space_piece *other = piece->next; other; other = other->next) {
 			int64_t at = slot_in(space, other, list[k]);
@@ -899,7 +894,7 @@ space_load_pieces(
 
 		list_places(space, piece, places);
 		for (uint32_t k = 0; k < piece->count; k++)
-			if (places[k] != PLACE_LOST)
+			if (places[k] != PACKED_NOWHERE)
 				bitmap_set(listed, places[k]);
 		if (!piece->next)
 			continue;
@@ -1411,13 +1406,10 @@ space_slabs_with(const struct space *space, const uint32_t *slabs)
 	    all, space->device_count, (uint32_t)max_u64(1, min_u64(devices, space->copies)));
 }
 
-void
-space_joined(struct space *space, uint32_t index)
+/* The slabs of the device that were held are free. */
+static void
+let_held_go(struct space *space, struct space_device *device)
 {
-	struct space_device *device = &space->devices[index];
-
-	CHECK(device->joining);
-	device->joining = false;
 	for (uint32_t i = 0; i < device->slab_count; i++) {
 		struct slab *slab = &device->slabs[i];
 
@@ -1427,6 +1419,16 @@ space_joined(struct space *space, uint32_t index)
 		enter_free(space, slab);
 	}
 	count_free(space);
+}
+
+void
+space_joined(struct space *space, uint32_t index)
+{
+	struct space_device *device = &space->devices[index];
+
+	CHECK(device->joining);
+	device->joining = false;
+	let_held_go(space, device);
 }
 
 /* --- devices that leave --- */
@@ -1463,15 +1465,7 @@ space_stop_leaving(struct space *space, uint32_t index)
 	struct space_device *device = &space->devices[index];
 
 	leave_no_more(space, device);
-	for (uint32_t i = 0; i < device->slab_count; i++) {
-		struct slab *slab = &device->slabs[i];
-
-		if (!slab->held)
-			continue;
-		slab->held = false;
-		enter_free(space, slab);
-	}
-	count_free(space);
+	let_held_go(space, device);
 }
 
 bool

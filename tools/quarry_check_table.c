@@ -317,12 +317,11 @@ restore_packed(struct rebuild *r, const struct found_packed *found, void *direct
 	(void)packed_scattered(&reader, scattered);
 	while (packed_next(&reader, &view)) {
 		packed_list(view.slots, view.count, r->space.slab_blocks, list);
-		packed_places(&view, r->space.slab_blocks, places);
+		packed_places(&view, scattered, r->space.slab_blocks, places);
 		for (uint32_t k = 0; k < view.count; k++) {
 			struct baddr addr = baddr_make(view.segment, list[k]);
 
-			if (space_is_live(&r->space, addr) ||
-			    (!view.places && bitmap_test(scattered, places[k])))
+			if (space_is_live(&r->space, addr) || places[k] == PACKED_NOWHERE)
 				continue;
 			if (overlay_read(r->devices[slab->device],
 				space_offset_bytes(&r->space, slab, places[k]), block) == 0 &&

@@ -57,7 +57,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	(void)packed_scattered(&opened, scattered);
 	while (packed_next(&reader, &view)) {
 		packed_list(view.slots, view.count, SLAB_BLOCKS, list);
-		packed_places(&view, SLAB_BLOCKS, places);
+		packed_places(&view, NULL, SLAB_BLOCKS, places);
 		for (uint32_t k = 0; k < view.count; k++) {
 			CHECK(
 			    list[k] < SLAB_BLOCKS && places[k] >= 1 && places[k] < SLAB_BLOCKS - 1);
@@ -97,7 +97,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	CHECK(packed_open(&reader, again, 1, SLAB_BLOCKS, 9, &pool_uuid, &error) == 0);
 	(void)packed_scattered(&reader, scattered);
 	while (packed_next(&reader, &view)) {
-		packed_places(&view, SLAB_BLOCKS, places);
+		packed_places(&view, NULL, SLAB_BLOCKS, places);
 		for (uint32_t k = 0; k < view.count && view.places; k++)
 			if (bitmap_test(holes, places[k]))
 				CHECK(view.crcs[k] == places[k] && count-- > 0);

@@ -103,9 +103,9 @@ place_of(struct baddr addr, uint32_t *crc)
 		int32_t rank =
 		    packed_rank(view.slots, view.count, BLOCKS, (uint32_t)baddr_slot(addr));
 
-		packed_places(&view, BLOCKS, places);
+		packed_places(&view, scattered, BLOCKS, places);
 		if (view.segment != baddr_segment(addr) || rank < 0 ||
-		    (!view.places && bitmap_test(scattered, places[rank])))
+		    places[rank] == PACKED_NOWHERE)
 			continue;
 		assert_int_equal(found, 0);
 		found = places[rank];
