@@ -90,6 +90,22 @@ make_pool() {
     quarry pool create tank "${POOL_FILES[@]}" --size "$size"
 }
 
+# make_devices [OPTION…] SIZE…: tank, of files of these sizes.
+make_devices() {
+    local size options=()
+    POOL_FILES=()
+    for size in "$@"; do
+        case $size in
+        -* | [0-9]) options+=("$size") ;;
+        *)
+            POOL_FILES+=("$T/disk${#POOL_FILES[@]}.img")
+            truncate -s "$size" "${POOL_FILES[-1]}"
+            ;;
+        esac
+    done
+    quarry pool create tank "${options[@]}" "${POOL_FILES[@]}"
+}
+
 # start_with_pool [SIZE [FILES]]: a daemon and tank.
 start_with_pool() {
     start_daemon
@@ -139,6 +155,18 @@ refuses() {
 # json EXPRESSION <JSON: a Python expression over the document, d.
 json() {
     $PYTHON -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"
+}
+
+# device_is FILE STATE: as quarry device list has it; "gone": it is no device of the pool.
+device_is() {
+    local state
+    state=$(quarry device list tank --json |
+        json "next((x['state'] for x in d['devices'] if x['path'] == '$1'), 'gone')")
+    [ "$state" = "$2" ]
+}
+
+pool_is() {
+    [ "$(quarry pool list tank --json | json "d['pools'][0]['state']")" = "$1" ]
 }
 
 # The checksum of all of an export.

@@ -6,18 +6,6 @@
 # shellcheck source=tests/integration/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# make_copies COPIES SIZE…: tank, of files of these sizes.
-make_copies() {
-    local copies=$1 size
-    shift
-    POOL_FILES=()
-    for size in "$@"; do
-        POOL_FILES+=("$T/disk${#POOL_FILES[@]}.img")
-        truncate -s "$size" "${POOL_FILES[-1]}"
-    done
-    quarry pool create tank --copies "$copies" "${POOL_FILES[@]}"
-}
-
 write_content() {
     quarry volume create tank/v 48M
     qemu-io -f raw -c 'write -P 17 0 16M' "$(uri v)" >/dev/null
@@ -63,7 +51,7 @@ sum_over_devices() {
 
 test_what_one_device_has_lost_another_serves() {
     start_daemon
-    make_copies 2 256M 200M 128M
+    make_devices --copies 2 256M 200M 128M
     write_content
     stop_daemon
     "$BUILD/quarry" check --data "${POOL_FILES[@]}" || fail "a pool as it was left does not check"
@@ -80,7 +68,7 @@ test_what_one_device_has_lost_another_serves() {
 
 test_after_kill_9_all_is_there() {
     start_daemon
-    make_copies 3 128M 128M 128M
+    make_devices --copies 3 128M 128M 128M
     write_content
     kill9_daemon
     restart_with_pool
@@ -105,7 +93,7 @@ lacks_nothing() {
 
 test_without_one_of_three_devices() {
     start_daemon
-    make_copies 2 128M 128M 128M
+    make_devices --copies 2 128M 128M 128M
     write_content
     kill9_daemon
     start_daemon --import "${POOL_FILES[0]}" --import "${POOL_FILES[2]}"
@@ -132,7 +120,7 @@ test_without_one_of_three_devices() {
 
 test_half_of_a_pool_needs_force() {
     start_daemon
-    make_copies 2 128M 128M
+    make_devices --copies 2 128M 128M
     write_content
     stop_daemon
     start_daemon

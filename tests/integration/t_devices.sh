@@ -7,22 +7,6 @@
 # shellcheck source=tests/integration/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# make_devices [OPTION…] SIZE…: tank, of files of these sizes.
-make_devices() {
-    local size options=()
-    POOL_FILES=()
-    for size in "$@"; do
-        case $size in
-        -* | [0-9]) options+=("$size") ;;
-        *)
-            POOL_FILES+=("$T/disk${#POOL_FILES[@]}.img")
-            truncate -s "$size" "${POOL_FILES[-1]}"
-            ;;
-        esac
-    done
-    quarry pool create tank "${options[@]}" "${POOL_FILES[@]}"
-}
-
 write_content() {
     quarry volume create tank/v 64M
     qemu-io -f raw -c 'write -P 17 0 32M' "$(uri v)" >/dev/null
@@ -34,18 +18,6 @@ content_is_right() {
     qemu-io -r -f raw -c 'read -P 17 0 8M' -c 'read -P 18 8M 32M' -c 'read -P 0 40M 24M' "$(uri v)" >io.out
     qemu-io -r -f raw -c 'read -P 17 0 32M' -c 'read -P 0 32M 32M' "$(uri v@s)" >>io.out
     refuses grep -i -E 'failed|error' io.out
-}
-
-# device_is FILE STATE: as quarry device list has it; "gone": it is no device of the pool.
-device_is() {
-    local state
-    state=$(quarry device list tank --json |
-        json "next((x['state'] for x in d['devices'] if x['path'] == '$1'), 'gone')")
-    [ "$state" = "$2" ]
-}
-
-pool_is() {
-    [ "$(quarry pool list tank --json | json "d['pools'][0]['state']")" = "$1" ]
 }
 
 # Writes to tank/w all the while, in the background, as one who takes no error.

@@ -7,18 +7,6 @@
 # shellcheck source=tests/integration/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# make_devices COPIES SIZE…: tank, of files of these sizes.
-make_devices() {
-    local copies=$1 size
-    shift
-    POOL_FILES=()
-    for size in "$@"; do
-        POOL_FILES+=("$T/disk${#POOL_FILES[@]}.img")
-        truncate -s "$size" "${POOL_FILES[-1]}"
-    done
-    quarry pool create tank --copies "$copies" "${POOL_FILES[@]}"
-}
-
 # Much that stays as it is.
 write_content() {
     quarry volume create tank/v 128M
@@ -31,17 +19,6 @@ content_is_right() {
     qemu-io -r -f raw -c 'read -P 17 0 8M' -c 'read -P 18 8M 16M' -c 'read -P 17 24M 72M' "$(uri v)" >io.out
     qemu-io -r -f raw -c 'read -P 17 0 96M' -c 'read -P 0 96M 32M' "$(uri v@s)" >>io.out
     refuses grep -i -E 'failed|error' io.out
-}
-
-device_is() {
-    local state
-    state=$(quarry device list tank --json |
-        json "next((x['state'] for x in d['devices'] if x['path'] == '$1'), 'gone')")
-    [ "$state" = "$2" ]
-}
-
-pool_is() {
-    [ "$(quarry pool list tank --json | json "d['pools'][0]['state']")" = "$1" ]
 }
 
 pool_field() {
@@ -82,7 +59,7 @@ scrub_finds_nothing() {
 
 test_a_device_goes_and_comes_back_while_it_is_written() {
     start_daemon
-    make_devices 2 512M 512M
+    make_devices --copies 2 512M 512M
     write_content
     start_writer
     quarry device offline tank "${POOL_FILES[1]}"
@@ -120,7 +97,7 @@ test_a_device_goes_and_comes_back_while_it_is_written() {
 
 test_a_device_that_was_missing_comes_back() {
     start_daemon
-    make_devices 2 256M 256M 256M
+    make_devices --copies 2 256M 256M 256M
     write_content
     kill9_daemon
     start_daemon --import "${POOL_FILES[0]}" --import "${POOL_FILES[2]}"
@@ -151,7 +128,7 @@ test_a_device_that_was_missing_comes_back() {
 
 test_other_devices_are_refused() {
     start_daemon
-    make_devices 2 256M 256M
+    make_devices --copies 2 256M 256M
     write_content
     fails_with 1 'is in use' quarry device online tank "${POOL_FILES[1]}"
     quarry device offline tank "${POOL_FILES[1]}"
@@ -177,7 +154,7 @@ test_other_devices_are_refused() {
 
 test_a_device_with_data_of_its_own_is_refused() {
     start_daemon
-    make_devices 2 256M 256M
+    make_devices --copies 2 256M 256M
     write_content
     quarry pool export tank
     # Both alone, one after the other.
@@ -199,7 +176,7 @@ lacks_nothing() {
 
 test_a_table_that_cannot_be_believed_is_no_harm() {
     start_daemon
-    make_devices 2 256M 256M
+    make_devices --copies 2 256M 256M
     write_content
     quarry device offline tank "${POOL_FILES[1]}"
     # Both places of the table's first page.
