@@ -58,10 +58,8 @@ pool_fail(struct pool *pool, const char *format, ...)
 struct pool *
 pool_new(const struct pool_config *config)
 {
-	static _Atomic uint64_t imports;
 	struct pool *pool = xcalloc(1, sizeof(*pool));
 
-	pool->import = 1 + atomic_fetch_add_explicit(&imports, 1, memory_order_relaxed);
 	pool->reactor = config->reactor;
 	pool->clock_s = config->clock_s;
 	pool->state = POOL_STARTING;

@@ -314,9 +314,6 @@ struct plug {
 	unsigned attempt; /* to read its directory */
 	uint32_t at;      /* next of its blocks to write */
 	unsigned stage;
-	/* since the pool was opened */
-	uint64_t passes;
-	uint64_t blocks_moved;
 };
 
 struct relocation {
@@ -610,7 +607,6 @@ struct pool {
 	struct list link; /* the target's */
 	char name[NAME_SIZE];
 	struct uuid uuid;
-	uint64_t import; /* see struct volume_info */
 	enum pool_state state;
 	char state_reason[200];
 	uint64_t created_s;

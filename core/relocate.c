@@ -383,6 +383,16 @@ add_victim(struct pool *pool, struct slab *slab)
 	free(slots);
 }
 
+struct packed_block *
+relocation_blocks(const struct relocation *r, uint32_t first, uint32_t count)
+{
+	struct packed_block *blocks = xcalloc(count + 1, sizeof(*blocks));
+
+	for (uint32_t i = 0; i < count; i++)
+		blocks[i] = r->moves[first + i].block;
+	return blocks;
+}
+
 static void
 set_end_slots(struct relocation *r)
 {
@@ -400,7 +410,6 @@ fit_moves(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
 	uint32_t slab_blocks = pool->space.slab_blocks;
-	struct packed_block *blocks = xcalloc(r->move_count, sizeof(*blocks));
 	uint32_t fit;
 
 	/* Victims that were added last lose blocks first. */
@@ -408,9 +417,10 @@ fit_moves(struct pool *pool)
 		r->move_count = slab_blocks;
 	qsort(r->moves, r->move_count, sizeof(*r->moves), by_address);
 	for (;;) {
-		for (uint32_t i = 0; i < r->move_count; i++)
-			blocks[i] = r->moves[i].block;
+		struct packed_block *blocks = relocation_blocks(r, 0, r->move_count);
+
 		fit = packed_fit(blocks, r->move_count, slab_blocks, &r->directory_blocks);
+		free(blocks);
 		if (fit == r->move_count)
 			break;
 		/* The excess is taken off the last victim that has any. */
@@ -429,7 +439,6 @@ fit_moves(struct pool *pool)
 				r->moves[kept++] = r->moves[i];
 		r->move_count = kept;
 	}
-	free(blocks);
 	set_end_slots(r);
 }
 
@@ -808,10 +817,8 @@ encode_directory(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
 	uint32_t slab_blocks = pool->space.slab_blocks;
-	struct packed_block *blocks = xcalloc(r->move_count, sizeof(*blocks));
+	struct packed_block *blocks = relocation_blocks(r, 0, r->move_count);
 
-	for (uint32_t i = 0; i < r->move_count; i++)
-		blocks[i] = r->moves[i].block;
 	r->number = pool->log.next_segment_number++;
 	packed_encode(
 	    blocks, r->move_count, slab_blocks, r->number, &pool->uuid, r->directory_blocks, r->to);

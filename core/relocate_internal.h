@@ -36,6 +36,9 @@ void relocation_add_io(struct pool *pool, enum device_op op, struct slab *place,
     uint32_t blocks, uint8_t *buffer);
 void relocation_submit(struct pool *pool);
 
+/* @count moves from @first on, as directories want them; from malloc. */
+struct packed_block *relocation_blocks(const struct relocation *r, uint32_t first, uint32_t count);
+
 /*
  * Plugging: the moves go into holes.  True: there are enough; the slabs that have them are held.
  * False: there are not.

@@ -45,9 +45,11 @@ struct plug_target {
 	uint64_t number;
 	uint64_t *holes;
 	uint32_t hole_count;
-	uint8_t *directory; /* the old one; NULL: it cannot be read */
-	uint8_t *changed;   /* the new one */
-	uint32_t first;     /* of the moves that go here, */
+	uint8_t *directory; /* the old one; */
+	bool is_read;       /* ... it is good, and this is it */
+	struct packed_reader reader;
+	uint8_t *changed; /* the new one */
+	uint32_t first;   /* of the moves that go here, */
 	uint32_t count;
 	uint16_t *slots; /* ... and where to */
 };
@@ -228,14 +230,14 @@ is_there(const struct plug_target *target)
 	return target->slab->state == SLAB_PACKED && target->slab->segment == target->number;
 }
 
-static bool
-is_read(struct pool *pool, const struct plug_target *target)
+static void
+look_at_directory(struct pool *pool, struct plug_target *target)
 {
-	struct packed_reader reader;
 	struct error error;
 
-	return packed_open(&reader, target->directory, target->slab->directory_blocks,
-		   pool->space.slab_blocks, target->number, &pool->uuid, &error) == 0;
+	target->is_read =
+	    packed_open(&target->reader, target->directory, target->slab->directory_blocks,
+		pool->space.slab_blocks, target->number, &pool->uuid, &error) == 0;
 }
 
 /* Those that were not read well so far, at their next place; false: none is left. */
@@ -250,8 +252,11 @@ read_round(struct pool *pool)
 		struct plug_target *target = &plug->targets[plug->target];
 		uint32_t blocks = target->slab->directory_blocks;
 
-		if (!is_there(target) || attempt >= 2 * target->places.count ||
-		    (target->directory && is_read(pool, target)))
+		if (!is_there(target) || target->is_read)
+			continue;
+		if (target->directory)
+			look_at_directory(pool, target);
+		if (target->is_read || attempt >= 2 * target->places.count)
 			continue;
 		if (!target->directory)
 			target->directory = xalloc_pages((size_t)blocks * BLOCK_BYTES);
@@ -289,17 +294,11 @@ fits(struct pool *pool, struct plug_target *target, uint32_t first, uint32_t cou
 {
 	const struct relocation *r = &pool->relocation;
 	uint32_t blocks = target->slab->directory_blocks;
-	struct packed_block *moved = xcalloc(count + 1, sizeof(*moved));
-	struct packed_reader reader;
-	struct error error;
+	struct packed_block *moved = relocation_blocks(r, first, count);
 	bool fit;
 
-	CHECK(packed_open(&reader, target->directory, blocks, pool->space.slab_blocks,
-		  target->number, &pool->uuid, &error) == 0);
-	for (uint32_t i = 0; i < count; i++)
-		moved[i] = r->moves[first + i].block;
-	fit = packed_plug(&reader, target->holes, moved, target->slots, count, target->number,
-	    &pool->uuid, blocks, target->changed);
+	fit = packed_plug(&target->reader, target->holes, moved, target->slots, count,
+	    target->number, &pool->uuid, blocks, target->changed);
 	free(moved);
 	return fit;
 }
@@ -316,7 +315,7 @@ plug_assign(struct pool *pool)
 		uint32_t n = 0, most = (uint32_t)min_u64(target->hole_count, r->move_count - first);
 
 		/* If it cannot be read, scrub and readers tell what is wrong with it. */
-		if (!is_there(target) || !target->directory || !is_read(pool, target))
+		if (!is_there(target) || !target->is_read)
 			continue;
 		target->changed =
 		    xalloc_pages((size_t)target->slab->directory_blocks * BLOCK_BYTES);
@@ -464,18 +463,14 @@ plug_switch(struct pool *pool)
 			continue;
 		CHECK(packed_open(&reader, target->changed, slab->directory_blocks,
 			  pool->space.slab_blocks, target->number, &pool->uuid, &error) == 0);
-		moved = xcalloc(target->count, sizeof(*moved));
-		for (uint32_t k = 0; k < target->count; k++)
-			moved[k] = r->moves[target->first + k].block;
+		moved = relocation_blocks(r, target->first, target->count);
 		space_plug(&pool->space, slab, &reader, moved, target->slots, target->count,
 		    (uint32_t)pool->checkpoint_number);
 		slab->filled_segment = pool->log.next_segment_number;
-		plug->blocks_moved += target->count;
 		r->blocks_moved += target->count;
 		free(moved);
 	}
 	CHECK_SLOW(space_invariant(&pool->space));
-	plug->passes++;
 	plug_let_go(pool);
 }
 

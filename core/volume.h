@@ -89,7 +89,7 @@ struct volume_info {
 	/* A WRITE that touches no more blocks than fit in here is applied, and survives a crash, as
 	 * a whole or not at all; a COMPARE_WRITE may not touch more.  At least a block. */
 	uint64_t atomic_bytes_max;
-	uint64_t import;  /* of the pool: no other one in this process has this number */
+	uint64_t import;  /* which one of the pool, a random number; 0: it has no owner */
 	bool keeps_notes; /* the pool can, and it is no snapshot */
 	bool readonly;
 	bool rotational; /* some of it lies on devices that seek */

@@ -355,7 +355,7 @@ volume_open(
 	volume->info.size_bytes = snapshot ? snapshot->size_bytes : record->size_bytes;
 	volume->fill = pool_fill_get(pool->fill);
 	pool_fill_changed(pool);
-	volume->info.import = pool->import;
+	memcpy(&volume->info.import, &pool->pulse.session, sizeof(volume->info.import));
 	volume->info.keeps_notes = !snapshot && pool_keeps_notes(pool);
 	volume->info.block_bytes = catalog_block_bytes(record);
 	volume->info.atomic_bytes_max =
