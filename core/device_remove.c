@@ -430,6 +430,8 @@ device_leaving_consider(struct pool *pool)
 	if (!pool->relocation.placed_durably)
 		return;
 	pool->relocation.placed_durably = false;
+	if (pool->log.next_slab && space_lies_badly(space, pool->log.next_slab))
+		return; /* it is one of the last ones, and not the table's yet */
 	if (space->copies > 1 && space_copies_min(space) > pool->copies_told)
 		ask(pool, DEVICE_TELL, 0);
 }

@@ -13,6 +13,8 @@
  * - A header names the slab of the next segment; no segment is opened that was not named.
  * - With copies each batch goes to all places of its segment, and is WRITTEN when the last of those
  *   writes is done.
+ * - Of what is held back for trims, deletes and checkpoints a pool that lost a device takes slabs
+ *   with as few copies as the device set admits already (choose_next()).
  */
 #include "core/pool_internal.h"
 
@@ -118,11 +120,29 @@ log_held_slabs(const struct pool *pool, enum log_class class)
 	CHECK(false);
 }
 
+/*
+ * How many copies a segment may have at least: no less than an import counts on.  A slab that can
+ * be had with all copies is one with fewer still after any device was lost, so what is held back is
+ * there in a pool that lost one, though what is free may find no partner.
+ */
+static uint32_t
+copies_least(const struct pool *pool)
+{
+	uint32_t now = space_copies_now(&pool->space);
+
+	if (pool->space.copies == 1 || pool->loss.active || MUTANT(LAST_SLABS_PAIRED))
+		return now;
+	return MUTANT(FEWER_THAN_TOLD) ? 1 : (uint32_t)min_u64(now, max_u64(1, pool->copies_told));
+}
+
 bool
 log_has_room(const struct pool *pool, enum log_class class)
 {
-	uint64_t slabs = pool->space.free_count + (pool->log.next_slab != NULL);
+	uint64_t slabs = pool->space.free_count;
 
+	if (class != LOG_CLIENT && pool->space.copies > 1)
+		slabs = space_count_free(&pool->space, copies_least(pool));
+	slabs += pool->log.next_slab != NULL;
 	if (class == LOG_CHECKPOINT || (class == LOG_CLIENT && MUTANT(ENOSPC_FLOOR)))
 		return true;
 	return slabs > log_held_slabs(pool, class);
@@ -134,10 +154,15 @@ static void
 choose_next(struct pool *pool)
 {
 	struct log *log = &pool->log;
+	uint32_t after = log->slab ? log->slab->device : 0, least = copies_least(pool);
 
 	if (log->next_slab)
 		return;
-	log->next_slab = space_take(&pool->space, log->slab ? log->slab->device : 0);
+	if (least < space_copies_now(&pool->space) &&
+	    pool->space.free_count <= log_held_slabs(pool, LOG_TRIM))
+		log->next_slab = space_take_fewer(&pool->space, after, least);
+	else
+		log->next_slab = space_take(&pool->space, after);
 	if (!log->next_slab)
 		return;
 	log->next_segment = log->next_segment_number++;
@@ -342,6 +367,14 @@ fits_open(const struct pool *pool, uint32_t blocks, size_t entry_bytes)
 	       batch->iov_count + blocks <= DEVICE_IOV_MAX;
 }
 
+/* No slab could be taken: but free ones that are read or discarded come soon, and when a device was
+ * left out fewer copies may do. */
+static bool
+more_may_come(const struct pool *pool)
+{
+	return pool->loss.active || space_count_free(&pool->space, copies_least(pool)) > 0;
+}
+
 int
 log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t entry_bytes)
 {
@@ -362,8 +395,8 @@ log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, size_t ent
 			close_batch(pool);
 		if (slots_free(pool, log->slot) < blocks + 1 || should_leave_segment(pool)) {
 			choose_next(pool);
-			if (!log->next_slab) /* free ones that are read or discarded come soon */
-				return pool->space.free_count > 0 ? -EAGAIN : -ENOSPC;
+			if (!log->next_slab)
+				return more_may_come(pool) ? -EAGAIN : -ENOSPC;
 			if (log->next_named)
 				switch_segment(pool);
 			/* else the batch that is opened now names it, and the loop comes here again
@@ -690,6 +723,7 @@ log_settle(struct pool *pool)
 		log->flush_held = false;
 		flush_ended(pool);
 	}
+	waiters_wake(&log->waiters, 0);
 }
 
 static void

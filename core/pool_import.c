@@ -874,6 +874,8 @@ begin_generation(struct import *m)
 	seal_all(pool);
 	relocation_place(pool); /* what lies badly was known to the dead daemon alone */
 	pool->generation++;
+	if (m->set_changed) /* the log is written to when that set is durable */
+		pool->copies_told = space_copies_min(&pool->space);
 	if (log_start(pool)) {
 		import_open_readonly(m, "no slab is free to begin a log in");
 		return false;

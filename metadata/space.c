@@ -88,18 +88,30 @@ count_groups(const uint64_t *counts, uint32_t device_count, uint32_t copies)
 	return groups;
 }
 
-static void
-count_free(struct space *space)
+uint64_t
+space_count_free(const struct space *space, uint32_t copies)
 {
-	uint64_t counts[POOL_DEVICES_MAX], all[POOL_DEVICES_MAX];
+	uint64_t counts[POOL_DEVICES_MAX];
 
 	for (uint32_t i = 0; i < space->device_count; i++) {
 		const struct space_device *device = &space->devices[i];
 
 		counts[i] = takes_new(device) ? device->free_count : 0;
+	}
+	return count_groups(counts, space->device_count, copies);
+}
+
+static void
+count_free(struct space *space)
+{
+	uint64_t all[POOL_DEVICES_MAX];
+
+	for (uint32_t i = 0; i < space->device_count; i++) {
+		const struct space_device *device = &space->devices[i];
+
 		all[i] = takes_new(device) ? device->slab_count : 0;
 	}
-	space->free_count = count_groups(counts, space->device_count, space_copies_now(space));
+	space->free_count = space_count_free(space, space_copies_now(space));
 	space->slab_count = count_groups(all, space->device_count, space_copies_now(space));
 }
 
@@ -1052,6 +1064,23 @@ choose_places(
 			return false;
 	}
 	return true;
+}
+
+struct slab *
+space_take_fewer(struct space *space, uint32_t after_device, uint32_t copies)
+{
+	struct slab *places[COPIES_MAX] = { NULL };
+
+	CHECK(copies < space_copies_now(space));
+	if (!choose_places(space, after_device, copies, false, places))
+		return NULL;
+	for (uint32_t i = 0; i < copies; i++) {
+		leave_free(space, places[i]);
+		if (i > 0)
+			link_twin(places[0], places[i]);
+	}
+	space->taken++;
+	return places[0];
 }
 
 struct slab *

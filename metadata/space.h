@@ -250,6 +250,10 @@ struct slab *space_pick(struct space *space, uint32_t after_device, uint64_t res
  * opened, packed, or given back (space_unreserve).  NULL: there is no room, or what is free is
  * being read. */
 struct slab *space_take(struct space *space, uint32_t after_device);
+/* As space_take(), with fewer @copies than there could be, of the devices with most free slabs. */
+struct slab *space_take_fewer(struct space *space, uint32_t after_device, uint32_t copies);
+/* How many times @copies could be had of what is free. */
+uint64_t space_count_free(const struct space *space, uint32_t copies);
 /* A free slab of @device that was not written to since it was given back; NULL: none. */
 struct slab *space_pick_unwritten(struct space *space, uint32_t device);
 /* Takes @slab off the free list (somebody has plans for it) / puts it back, perhaps written now. */

@@ -104,6 +104,8 @@
 	X(DEAD_MOVES_KEPT, "relocation: what died before it was read is in the directory")        \
 	X(NAMED_NOT_TOLD,                                                                         \
 	    "device loss: copies_min leaves out the segment that the log goes to next")           \
+	X(LAST_SLABS_PAIRED, "full: the last slabs of a degraded pool need a partner")            \
+	X(FEWER_THAN_TOLD, "full: the last slabs have fewer copies than an import counts on")     \
 	X(OPEN_TAKEN_OVER,                                                                        \
 	    "device online: a segment that was still open when the device left counts as whole")  \
 	X(STALE_FORGOTTEN, "device online: places that lack something count again")               \

@@ -125,6 +125,46 @@ test_what_was_taken_goes_back_whole(void **state)
 	space_fini(&space);
 }
 
+/* A slab that can be had with all copies is one still, with one copy fewer, whichever device is
+ * lost. */
+static void
+test_what_is_free_is_there_after_a_loss(void **state)
+{
+	static const uint32_t slabs[] = { 9, 14, 11, 0 };
+
+	for (uint32_t lost = 0; lost < 3; lost++) {
+		uint64_t had, left = 0;
+
+		make(2, slabs);
+		for (uint64_t n = 1; space.free_count > 4; n++)
+			space_open_slab(&space, space_take(&space, 0), n);
+		had = space.free_count;
+		space_leave_out(&space, lost);
+		assert_true(space_count_free(&space, 1) >= had);
+		assert_int_equal(space_count_free(&space, 2), space.free_count);
+		for (uint64_t n = 100;; n++) {
+			uint64_t pairs = space.free_count;
+			struct slab *places[COPIES_MAX], *leader = space_take_fewer(&space, 0, 1);
+
+			if (!leader)
+				break;
+			assert_int_equal(space_places(&space, leader, places), 1);
+			assert_true(space_lies_badly(&space, leader));
+			assert_int_not_equal(leader->device, lost);
+			/* Those come first that find no partner. */
+			assert_true(
+			    space.free_count == pairs || 2 * pairs >= space_count_free(&space, 1));
+			space_open_slab(&space, leader, n);
+			left++;
+		}
+		assert_true(left >= had);
+		assert_int_equal(space.free_count, 0);
+		assert_int_equal(space_copies_min(&space), 1);
+		assert_true(space_invariant(&space));
+		space_fini(&space);
+	}
+}
+
 /* --- tables --- */
 
 static uint8_t pages[2][2][FORMAT_BLOCK_BYTES];
@@ -248,6 +288,7 @@ main(void)
 		TEST(test_all_room_that_there_is_is_found),
 		TEST(test_every_device_shares_segments_with_every_other),
 		TEST(test_what_was_taken_goes_back_whole),
+		TEST(test_what_is_free_is_there_after_a_loss),
 		TEST(test_copies_find_each_other_again),
 		TEST(test_stale_place_is_free_in_the_table),
 		TEST(test_replay_opens_what_a_header_names),
