@@ -202,12 +202,13 @@ task_done(struct scsi_task *scsi)
 
 	task->executing = false;
 	task->answered = true;
-	if (!scsi->aborted && !session->ending) {
+	if (scsi->aborted)
+		others_output(session); /* a task management response may have waited for it */
+	if ((!scsi->aborted || scsi->tells_abort) && !session->ending) {
 		task_ready(task);
 		return;
 	}
 	iscsi_task_free(task);
-	others_output(session); /* a task management response may have waited for it */
 	if (session->ending && list_empty(&session->tasks))
 		session->events->idle(session);
 }

@@ -148,7 +148,8 @@ struct scsi_task {
 	 * overflow, negative an underflow. */
 	int64_t residual_out_bytes;
 	int64_t residual_in_bytes;
-	bool aborted; /* by task management: not to be answered */
+	bool aborted;     /* by task management: not to be answered */
+	bool tells_abort; /* … but by another initiator: to be answered, with TASK ABORTED (TAS) */
 
 	/* --- private --- */
 	enum scsi_task_state state;
@@ -163,7 +164,8 @@ struct scsi_task {
 	struct volume_io io;
 	void (*then)(struct scsi_task *task); /* after io */
 	struct scsi_change *change;           /* of reservations, while it is being kept */
-	bool awaits_turn; /* PERSISTENT RESERVE OUT, while another one is being kept */
+	bool awaits_turn;   /* PERSISTENT RESERVE OUT, while another one is being kept */
+	bool awaits_aborts; /* PREEMPT AND ABORT, until what it aborted is gone */
 	uint64_t done_bytes;
 	uint64_t answered_bytes; /* what the answer would be in full */
 	uint32_t index;
@@ -184,7 +186,7 @@ void scsi_task_release(struct scsi_task *task);
 
 enum scsi_tmf {
 	SCSI_ABORT_TASK_SET,     /* of this nexus */
-	SCSI_CLEAR_TASK_SET,     /* of all nexuses; the others get COMMANDS CLEARED (2F/00) */
+	SCSI_CLEAR_TASK_SET,     /* of all nexuses; those of others end with TASK ABORTED */
 	SCSI_LOGICAL_UNIT_RESET, /* the same, and reservations of RESERVE(6) go */
 };
 

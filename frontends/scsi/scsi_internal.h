@@ -174,6 +174,10 @@ bool scsi_unit_readonly(const struct scsi_nexus *nexus);
 uint64_t scsi_atomic_bytes_max(const struct scsi_nexus *nexus);
 /* Continues what waited for tasks that are gone. */
 void scsi_unit_pump(struct scsi_unit *unit);
+/* An aborted task is gone: answers those that wait for all of them. */
+void scsi_unit_aborted(struct scsi_unit *unit);
+/* As scsi_nexus_abort(), on behalf of another one: the tasks are answered. */
+void scsi_nexus_abort_by(struct scsi_nexus *nexus, const struct scsi_nexus *by);
 
 /* --- what runs commands --- */
 

@@ -44,7 +44,8 @@ static const struct mode_page {
 	uint8_t changeable[PAGE_BYTES_MAX];
 } mode_pages[] = {
 	{ PAGE_CACHING, 0, 20, { PAGE_CACHING, 18, 0x04 /* WCE */ }, { PAGE_CACHING, 18 } },
-	{ PAGE_CONTROL, 0, 12, { PAGE_CONTROL, 10, 0x00, 0x10 /* reorders freely */ },
+	{ PAGE_CONTROL, 0, 12,
+	    { PAGE_CONTROL, 10, 0x00, 0x10 /* reorders freely */, 0, 0x40 /* TAS */ },
 	    { PAGE_CONTROL, 10, 0x04 /* D_SENSE */, 0, 0x08 /* SWP */ } },
 	{ PAGE_EXCEPTIONS, 0, 12, { PAGE_EXCEPTIONS, 10, 0x08 /* DEXCPT */ },
 	    { PAGE_EXCEPTIONS, 10 } },

@@ -5,6 +5,9 @@
  *   (wait for the turn) ─► CHANGE ─┬───────────────► APPLY ─► answer
  *                                  └─► KEEP (note) ─►┘
  *
+ * PREEMPT AND ABORT is answered when what it aborted is gone, so that a node that was fenced has
+ * no write under way any more.
+ *
  * CHANGE makes of the unit's reservations the next ones, beside them, and notes who is to be told.
  * If they are kept over power loss (APTPL), or were until now, the next ones are then written to
  * the volume's note, durably; only after that they are APPLIED: they take effect, registrants hear
@@ -272,18 +275,20 @@ make_change(struct scsi_change *change)
 /* --- APPLY --- */
 
 static void
-tell(struct scsi_unit *unit, const struct reservation_registrant *registrant, enum scsi_asc asc,
-    bool aborts)
+tell(const struct scsi_change *change, const struct reservation_registrant *registrant,
+    enum scsi_asc asc)
 {
-	list_for_each(link, &unit->nexuses) {
+	const struct scsi_nexus *by = change->task->nexus;
+
+	list_for_each(link, &by->unit->nexuses) {
 		struct scsi_nexus *nexus = container_of(link, struct scsi_nexus, link);
 		const struct scsi_initiator *initiator = &nexus->initiator;
 
 		if (!scsi_registrant_is(registrant, initiator))
 			continue;
 		scsi_attention(nexus, asc);
-		if (aborts && asc == SCSI_ASC_REGISTRATIONS_PREEMPTED)
-			scsi_nexus_abort(nexus);
+		if (change->aborts && asc == SCSI_ASC_REGISTRATIONS_PREEMPTED)
+			scsi_nexus_abort_by(nexus, by);
 	}
 }
 
@@ -297,7 +302,7 @@ apply(struct scsi_unit *unit, const struct scsi_change *change)
 	CHECK(reservation_invariant(&unit->reservation.state));
 	for (size_t i = 0; i < RESERVATION_REGISTRANTS_MAX; i++)
 		if (change->told[i])
-			tell(unit, &old->state.registrants[i], change->told[i], change->aborts);
+			tell(change, &old->state.registrants[i], change->told[i]);
 	free(old);
 }
 
@@ -310,6 +315,17 @@ change_free(struct scsi_change *change)
 }
 
 /* --- KEEP --- */
+
+/* The change is in force.  Who is fenced has nothing under way when that is answered. */
+static void
+answer(struct scsi_task *task, bool aborts)
+{
+	task->awaits_aborts = aborts;
+	if (!aborts)
+		scsi_good(task);
+	else
+		scsi_unit_aborted(task->unit);
+}
 
 static void begin(struct scsi_task *task);
 
@@ -339,6 +355,7 @@ kept(struct admin_request *request)
 	struct scsi_task *task = change->task;
 	struct scsi_unit *unit = task->unit;
 	int error = request->error.code;
+	bool aborts = change->aborts;
 
 	CHECK(unit->reserving == task);
 	unit->reserving = NULL;
@@ -356,7 +373,7 @@ kept(struct admin_request *request)
 	else if (error)
 		scsi_fail(task, error);
 	else
-		scsi_good(task);
+		answer(task, aborts);
 	task->in_run = false;
 	next_turns(unit);
 }
@@ -388,6 +405,7 @@ begin(struct scsi_task *task)
 {
 	struct scsi_unit *unit = task->unit;
 	struct scsi_change *change;
+	bool aborts;
 
 	if (task->aborted)
 		return scsi_finish(task, SCSI_TASK_ABORTED);
@@ -401,8 +419,9 @@ begin(struct scsi_task *task)
 	if (change->next.kept || unit->reservation.kept)
 		return keep(change);
 	apply(unit, change);
+	aborts = change->aborts;
 	change_free(change);
-	scsi_good(task);
+	answer(task, aborts);
 }
 
 void

@@ -97,6 +97,8 @@ finish_run(struct task *step)
 	if (task->attribute == SCSI_ORDERED)
 		unit->ordered--;
 	scsi_unit_pump(unit);
+	if (task->aborted)
+		scsi_unit_aborted(unit);
 	task->done(task);
 }
 
@@ -409,6 +411,7 @@ void
 scsi_task_abort(struct scsi_task *task)
 {
 	task->aborted = true;
+	task->tells_abort = false;
 }
 
 void

@@ -229,15 +229,17 @@ scsi_nexus_lun(const struct scsi_nexus *nexus)
 	return nexus->lun;
 }
 
-/* Those of @nexus, or all. */
+/* Those of @nexus, or all; those that are not of @by are answered. */
 static void
-abort_tasks(struct scsi_unit *unit, const struct scsi_nexus *nexus)
+abort_tasks(struct scsi_unit *unit, const struct scsi_nexus *nexus, const struct scsi_nexus *by)
 {
 	list_for_each_safe(link, &unit->tasks) {
 		struct scsi_task *task = container_of(link, struct scsi_task, link);
 
-		if (!nexus || task->nexus == nexus)
-			scsi_task_abort(task);
+		if (nexus && task->nexus != nexus)
+			continue;
+		task->tells_abort = task->nexus != by && (!task->aborted || task->tells_abort);
+		task->aborted = true;
 	}
 	list_for_each(link, &unit->nexuses) {
 		struct scsi_nexus *other = container_of(link, struct scsi_nexus, link);
@@ -251,19 +253,13 @@ abort_tasks(struct scsi_unit *unit, const struct scsi_nexus *nexus)
 void
 scsi_nexus_abort(struct scsi_nexus *nexus)
 {
-	abort_tasks(nexus->unit, nexus);
+	abort_tasks(nexus->unit, nexus, nexus);
 }
 
-static void
-clear_for_others(struct scsi_nexus *nexus, enum scsi_asc asc)
+void
+scsi_nexus_abort_by(struct scsi_nexus *nexus, const struct scsi_nexus *by)
 {
-	list_for_each(link, &nexus->unit->tasks) {
-		struct scsi_task *task = container_of(link, struct scsi_task, link);
-
-		if (task->nexus != nexus)
-			scsi_attention(task->nexus, asc);
-	}
-	abort_tasks(nexus->unit, NULL);
+	abort_tasks(nexus->unit, nexus, by);
 }
 
 void
@@ -271,25 +267,52 @@ scsi_manage(struct scsi_nexus *nexus, enum scsi_tmf function)
 {
 	switch (function) {
 	case SCSI_ABORT_TASK_SET:
-		abort_tasks(nexus->unit, nexus);
+		abort_tasks(nexus->unit, nexus, nexus);
 		return;
 	case SCSI_CLEAR_TASK_SET:
-		clear_for_others(nexus, SCSI_ASC_COMMANDS_CLEARED);
+		abort_tasks(nexus->unit, NULL, nexus);
 		return;
 	case SCSI_LOGICAL_UNIT_RESET:
 		nexus->unit->reserved_by = NULL;
 		nexus->unit->stopped = false;
-		clear_for_others(nexus, SCSI_ASC_COMMANDS_CLEARED);
+		abort_tasks(nexus->unit, NULL, nexus);
 		scsi_attention_all(nexus->unit, NULL, SCSI_ASC_POWER_ON_OR_RESET);
 		return;
 	}
 }
 
+/* What waits for those that it aborted is not one of them. */
+static bool
+aborts_pending(const struct scsi_unit *unit)
+{
+	list_for_each(link, &unit->tasks) {
+		const struct scsi_task *task = container_of(link, struct scsi_task, link);
+
+		if (task->aborted && !task->awaits_aborts)
+			return true;
+	}
+	return false;
+}
+
 bool
 scsi_aborts_pending(const struct scsi_nexus *nexus)
 {
-	list_for_each(link, &nexus->unit->tasks)
-		if (container_of(link, struct scsi_task, link)->aborted)
-			return true;
-	return false;
+	return aborts_pending(nexus->unit);
+}
+
+void
+scsi_unit_aborted(struct scsi_unit *unit)
+{
+	if (aborts_pending(unit))
+		return;
+	list_for_each_safe(link, &unit->tasks) {
+		struct scsi_task *task = container_of(link, struct scsi_task, link);
+
+		if (!task->awaits_aborts)
+			continue;
+		task->awaits_aborts = false;
+		task->in_run = true; /* it ends only behind this, so that the unit stays */
+		scsi_finish(task, task->aborted ? SCSI_TASK_ABORTED : SCSI_GOOD);
+		task->in_run = false;
+	}
 }

@@ -344,6 +344,44 @@ test_reset_is_of_one_unit(void **state)
 	hang_up(i);
 }
 
+/* Tasks that another initiator aborted are answered (TAS), our own are not. */
+static void
+test_others_tasks_are_answered(void **state)
+{
+	static const unsigned functions[] = { 4, 5 }; /* CLEAR TASK SET, LOGICAL UNIT RESET */
+	static const uint8_t test_ready[16];
+
+	(void)state;
+	for (size_t k = 0; k < ARRAY_SIZE(functions); k++) {
+		struct initiator *a = ready(KEYS(NORMAL(DEFAULT_A)));
+		struct initiator *b = ready(
+		    KEYS("InitiatorName=iqn.other\0SessionType=Normal\0TargetName=" DEFAULT_A));
+		struct pdu pdu;
+
+		target.images[0].hold = true;
+		say_command(a, 0xc0, 0, TAG, cdb_of(0x28, 0, 1), 512, NULL, 0);
+		say_command(b, 0xc0, 0, TAG, cdb_of(0x28, 0, 1), 512, NULL, 0);
+		manage(a, functions[k], 0, 0, true);
+		hear_nothing(a);
+		fake_release(&target.images[0]);
+		run(a);
+		run(b);
+		pdu = hear_one(a, ISCSI_TASK_MANAGEMENT_RESPONSE);
+		assert_int_equal(pdu.bhs[2], 0);
+		hear_nothing(a);
+		pdu = hear_one(b, ISCSI_RESPONSE);
+		assert_int_equal(pdu.bhs[3], SCSI_TASK_ABORTED);
+		say_command(b, 0x80, 0, 1, test_ready, 0, NULL, 0);
+		pdu = hear_one(b, ISCSI_RESPONSE);
+		if (functions[k] == 5)
+			assert_sense(&pdu, SCSI_UNIT_ATTENTION, SCSI_ASC_POWER_ON_OR_RESET);
+		else
+			assert_int_equal(pdu.bhs[3], SCSI_GOOD);
+		hang_up(a);
+		hang_up(b);
+	}
+}
+
 /* The initiator vanishes with a write in flight: it ends, and everything is given back. */
 static void
 test_vanishing_with_tasks_open(void **state)
@@ -733,6 +771,7 @@ main(void)
 		TEST(test_command_window),
 		TEST(test_abort_in_flight),
 		TEST(test_reset_is_of_one_unit),
+		TEST(test_others_tasks_are_answered),
 		TEST(test_vanishing_with_tasks_open),
 		TEST(test_ping),
 		TEST(test_changed_capacity_is_said),

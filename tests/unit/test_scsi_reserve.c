@@ -263,6 +263,71 @@ test_vanishing_while_it_is_kept(void **state)
 	hang_up(b);
 }
 
+/* A node that was fenced may have no write under way any more when that is answered; and it is told
+ * that its command is gone (TAS), instead of waiting for its own timeout. */
+static void
+test_preempt_and_abort_waits(void **state)
+{
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A))), *b = enter(KEYS(OTHER));
+	static const uint8_t cdb[16] = { 0x2a, [8] = 1 };
+	static const uint8_t block[512];
+
+	(void)state;
+	out(a, REGISTER, 0, 0, KEY_A, 0);
+	out(b, REGISTER, 0, 0, KEY_B, 0);
+	out(b, RESERVE, 5, KEY_B, 0, 0);
+	target.images[0].hold = true;
+	say_command(b, 0xa0, 0, TAG, cdb, 512, block, 512);
+	say_out(a, PREEMPT_AND_ABORT, 5, KEY_A, KEY_B, 0);
+	hear_nothing(a);
+	hear_nothing(b);
+	/* Others of its kind go on, and see what is in force already. */
+	say_out(b, RESERVE, 5, KEY_B, 0, 0);
+	assert_int_equal(hear_status(b), SCSI_CHECK_CONDITION);
+	say_out(b, RESERVE, 5, KEY_B, 0, 0);
+	assert_int_equal(hear_status(b), SCSI_RESERVATION_CONFLICT);
+	fake_release(&target.images[0]);
+	run(a);
+	run(b);
+	assert_int_equal(hear_status(a), SCSI_GOOD);
+	assert_int_equal(hear_status(b), SCSI_TASK_ABORTED);
+	hear_nothing(b);
+	hang_up(a);
+	hang_up(b);
+}
+
+/* Two that abort each other's: neither waits for the other for ever. */
+static void
+test_preempting_each_other(void **state)
+{
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A))), *b = enter(KEYS(OTHER));
+	static const uint8_t cdb[16] = { 0x2a, [8] = 1 };
+	static const uint8_t block[512];
+
+	(void)state;
+	out(a, REGISTER, 0, 0, KEY_A, 0);
+	out(b, REGISTER, 0, 0, KEY_B, 0);
+	target.images[0].hold = true;
+	say_command(a, 0xa0, 0, TAG, cdb, 512, block, 512);
+	say_command(b, 0xa0, 0, TAG, cdb, 512, block, 512);
+	say_out(a, PREEMPT_AND_ABORT, 5, KEY_A, KEY_B, 0);
+	hear_nothing(a);
+	assert_int_equal(attention(b), SCSI_ASC_REGISTRATIONS_PREEMPTED);
+	out(b, REGISTER, 0, 0, KEY_B, 0);
+	say_out(b, PREEMPT_AND_ABORT, 5, KEY_B, KEY_A, 0);
+	hear_nothing(b);
+	fake_release(&target.images[0]);
+	run(a);
+	run(b);
+	assert_int_equal(hear_status(b), SCSI_TASK_ABORTED); /* the write */
+	assert_int_equal(hear_status(b), SCSI_GOOD);
+	assert_int_equal(hear_status(a), SCSI_TASK_ABORTED);
+	assert_int_equal(hear_status(a), SCSI_TASK_ABORTED); /* what preempted was preempted */
+	hear_nothing(a);
+	hang_up(a);
+	hang_up(b);
+}
+
 /* A pool from before notes, and snapshots, which have none. */
 static void
 test_where_nothing_can_be_kept(void **state)
@@ -358,6 +423,8 @@ main(void)
 		TEST(test_answered_when_durable),
 		TEST(test_a_note_that_cannot_be_written),
 		TEST(test_vanishing_while_it_is_kept),
+		TEST(test_preempt_and_abort_waits),
+		TEST(test_preempting_each_other),
 		TEST(test_where_nothing_can_be_kept),
 		TEST(test_an_import_reads_anew),
 		TEST(test_an_old_handle),
