@@ -157,7 +157,7 @@ integration: all
 
 e2e: all
 	@tools/install-debs.sh $(DEPS_TEST) $(DEPS_E2E)
-	@BUILD=$(BUILD) bash tests/e2e/t_linux.sh
+	@BUILD=$(BUILD) tests/check.sh e2e $(TESTS)
 
 lint:
 	@BUILD=$(BUILD) tests/check.sh lint

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs the tests and counts them: tests/check.sh [lint | unit | sim | integration [NAME…]], all of
-# them by default.  The last line is always "N passed, N failed".  A test program that dies counts as a
+# Runs the tests and counts them: tests/check.sh [lint | unit | sim | integration [NAME…] |
+# e2e [NAME…]], all but e2e by default.  The last line is always "N passed, N failed".  A test program that dies counts as a
 # failure even if it had not said so, and so does one that ran no test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -108,6 +108,19 @@ run_integration() {
     count "$log" integration "$rc" '^ok ' '^not ok ' '^skip '
 }
 
+# Files one after another: each machine takes both processors.
+run_e2e() {
+    local name file
+    for file in tests/e2e/t_*.sh; do
+        name=${file#tests/e2e/t_}
+        name=${name%.sh}
+        [ $# = 0 ] || [[ " $* " == *" $name "* ]] || continue
+        echo "== e2e $name"
+        watch bash "$file"
+        count "$log" "e2e $name" "$rc" '^ok ' '^not ok ' '^skip '
+    done
+}
+
 started=$SECONDS
 case ${1:-all} in
 all)
@@ -120,8 +133,9 @@ lint) run_lint ;;
 unit) run_unit ;;
 sim) run_sim ;;
 integration) run_integration "${@:2}" ;;
+e2e) run_e2e "${@:2}" ;;
 *)
-    echo "usage: $0 [lint | unit | sim | integration [NAME…]]" >&2
+    echo "usage: $0 [lint | unit | sim | integration [NAME…] | e2e [NAME…]]" >&2
     exit 2
     ;;
 esac

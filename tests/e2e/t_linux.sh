@@ -5,10 +5,10 @@
 # The Linux kernel's own NBD client, with real filesystems on our volumes: `make e2e`.
 # shellcheck source=tests/integration/lib.sh
 . "$(dirname "$0")/../integration/lib.sh"
-# shellcheck source=tests/e2e/vm.sh
-. "$(dirname "$0")/vm.sh"
+# shellcheck source=tests/e2e/lib.sh
+. "$(dirname "$0")/lib.sh"
 
-E2E=$ROOT/tests/e2e
+boot_nbd() { boot "$1" "PORT=$PORT" "${@:2}"; }
 
 start_for_guests() {
     start_daemon --listen nbd://127.0.0.1:0
@@ -16,26 +16,12 @@ start_for_guests() {
     PORT=$(sed -n 's/.*listening at nbd:\/\/127.0.0.1:\([0-9]*\).*/\1/p' quarryd.log | head -n 1)
 }
 
-# boot NAME: the guest runs NAME.guest.sh.
-boot() {
-    cat "$E2E/guest.sh" "$E2E/$1.guest.sh" >script
-    vm_start script "PORT=$PORT" "${@:2}"
-}
-
-# The guest asks by a line, we act, and it sees that by itself.
-when_asked() {
-    wait_for 240 asked_or_ended "ask $1"
-    vm_said "^ask $1" || { vm_end 1; fail "the guest did not ask: $1"; }
-}
-
-asked_or_ended() { vm_said "^$1" || vm_ended; }
-
 test_ext4_and_xfs_over_four_connections() {
     vm_or_skip
     start_for_guests
     quarry volume create tank/v 256M
     quarry volume create tank/x 512M
-    boot filesystems
+    boot_nbd filesystems
     when_asked live
     quarry snapshot create tank/v@live
     quarry clone tank/v@live tank/clone
@@ -58,13 +44,13 @@ test_power_off_in_the_middle_of_writes() {
     vm_or_skip
     start_for_guests
     quarry volume create tank/v 256M
-    boot writer
+    boot_nbd writer
     wait_for 240 asked_or_ended "synced 25"
     vm_said "^synced 25" || { vm_end 1; fail "the guest does not write"; }
     vm_power_off
     local synced
     synced=$(tr -d '\r' <vm.out | sed -n 's/^synced \([0-9]*\)$/\1/p' | tail -n 1)
-    boot checker "SYNCED=$synced"
+    boot_nbd checker "SYNCED=$synced"
     vm_end 240
 }
 
@@ -73,7 +59,7 @@ test_an_attached_device_outlives_the_daemon() {
     vm_or_skip
     start_for_guests
     quarry volume create tank/v 256M
-    VM_FILES=$BUILD/quarry boot attached
+    VM_FILES=$BUILD/quarry boot_nbd attached
     local round
     for round in 1 2 3 4; do
         when_asked "restart $round"
@@ -94,11 +80,11 @@ test_guests_boot_from_clones() {
     quarry snapshot create tank/image@golden
     for guest in one two; do
         quarry clone tank/image@golden tank/$guest
-        VM_ROOT="file=$(uri $guest),discard=unmap" boot booted "WHO=$guest" "KNOWN="
+        VM_ROOT="file=$(uri $guest),discard=unmap" boot_nbd booted "WHO=$guest" "KNOWN="
         vm_end 240
     done
     for guest in one two; do
-        VM_ROOT="file=$(uri $guest),discard=unmap" boot booted "WHO=again" "KNOWN=$guest"
+        VM_ROOT="file=$(uri $guest),discard=unmap" boot_nbd booted "WHO=again" "KNOWN=$guest"
         vm_end 240
     done
     nbdcopy "$(uri image@golden)" golden

@@ -16,7 +16,7 @@ VM_CACHE=${QUARRY_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/quarry-e2e}
 VM_KEY=$(sha256sum <"${BASH_SOURCE[0]}" | cut -c 1-16)
 VM_KERNEL=linux-image-cloud-amd64
 VM_PACKAGES="$VM_KERNEL usr-is-merged base-files bash coreutils findutils grep sed mawk util-linux mount libc-bin
-    kmod busybox-static nbd-client fio e2fsprogs xfsprogs
+    kmod busybox-static nbd-client fio e2fsprogs xfsprogs udev open-iscsi multipath-tools sg3-utils
     libnbd0 liburing2 libisal2 libjansson4 libyaml-0-2 libblkid1 libssl3"
 VM_PID=
 VM_FILES= # what the guest finds in /e2e beside its script
