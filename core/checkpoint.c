@@ -399,6 +399,7 @@ begin_table(struct pool *pool)
 {
 	struct checkpoint *c = &pool->checkpoint;
 
+	space_begin_table(&pool->space);
 	c->table_pages = xcalloc(pool->space.device_count, sizeof(*c->table_pages));
 	for (uint32_t i = 0; i < pool->space.device_count; i++) {
 		const struct space_device *device = &pool->space.devices[i];

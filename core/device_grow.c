@@ -7,7 +7,7 @@
 #include "core/base/mutant.h"
 #include "core/base/size.h"
 
-#define PAGE_BLOCKS 256u
+#define HEAD_BLOCKS 5u /* label, superblocks, device sets */
 
 static void device_grow_step(struct device_grow *grow);
 
@@ -29,16 +29,6 @@ fail(struct device_grow *grow, int error)
 {
 	error_set(&grow->error, error, "%s: %s", device_of(grow)->name, strerror(-error));
 	grow->phase = DEVICE_GROW_DONE;
-}
-
-static void
-pages_written(struct device_io *io)
-{
-	struct device_grow *grow = container_of(io, struct device_grow, io);
-
-	if (io->error)
-		fail(grow, io->error);
-	device_grow_step(grow);
 }
 
 static void
@@ -105,45 +95,17 @@ lay_out(struct device_grow *grow)
 		    device->ops->refresh ? ""
 					 : ": of an export that is seen when the pool is imported");
 	return error_set(&grow->error, -ENOSPC,
-	    "%s has grown, but of all that room was left for since the pool was imported it uses "
-	    "%s already: export and import the pool, and try again; if this comes again, no room "
-	    "is left in its slab table, and quarry device replace puts a larger one in its place",
+	    "%s has grown, but uses %s already, and no room is left in its slab table for more: "
+	    "quarry device replace puts a larger one in its place",
 	    device->name, size);
-}
-
-/* Starts writing more pages; false: all are written. */
-static bool
-write_pages(struct device_grow *grow)
-{
-	uint32_t per_page = table_records_per_page(grow->label.slab_blocks);
-	uint32_t end = (uint32_t)div_round_up(grow->label.slab_count, per_page);
-	uint32_t count = (uint32_t)min_u64(end - min_u64(grow->page, end), PAGE_BLOCKS / 2);
-	struct device_io *io = &grow->io;
-
-	if (count == 0 || MUTANT(GROWN_PAGES_LEFT_OUT))
-		return false;
-	for (uint32_t i = 0; i < 2 * count; i++)
-		space_encode_empty_page(&grow->label.device_uuid, grow->page + i / 2,
-		    grow->blocks + (size_t)i * FORMAT_BLOCK_BYTES);
-	memset(io, 0, sizeof(*io));
-	grow->iov.iov_base = grow->blocks;
-	grow->iov.iov_len = 2 * (size_t)count * FORMAT_BLOCK_BYTES;
-	io->op = DEVICE_WRITE;
-	io->offset_bytes = (FORMAT_TABLE_BLOCK + 2ull * grow->page) * FORMAT_BLOCK_BYTES;
-	io->len_bytes = grow->iov.iov_len;
-	io->iov = &grow->iov;
-	io->iov_count = 1;
-	io->done = pages_written;
-	grow->page += count;
-	device_submit(device_of(grow), io);
-	return true;
 }
 
 static void
 read_head(struct device_grow *grow)
 {
 	grow->reader.done = copied;
-	block_reader_start(&grow->reader, device_of(grow), FORMAT_LABEL_BLOCK, 5, grow->blocks);
+	block_reader_start(
+	    &grow->reader, device_of(grow), FORMAT_LABEL_BLOCK, HEAD_BLOCKS, grow->blocks);
 }
 
 static void
@@ -154,7 +116,7 @@ write_tail(struct device_grow *grow)
 	label_encode(&grow->label, grow->blocks);
 	grow->writer.count = 0;
 	grow->writer.done = written;
-	for (unsigned i = 0; i < 5; i++)
+	for (unsigned i = 0; i < HEAD_BLOCKS; i++)
 		block_writer_add(&grow->writer, tail + FORMAT_TAIL_LABEL_BLOCK + i,
 		    grow->blocks + (size_t)i * FORMAT_BLOCK_BYTES);
 	block_writer_start(&grow->writer, device_of(grow));
@@ -174,7 +136,7 @@ use_space(struct device_grow *grow)
 {
 	struct pool *pool = grow->pool;
 
-	/* Its bitmaps of pages would be too short, and its superblocks go to the old end. */
+	/* Its superblocks would go to the old end. */
 	CHECK(pool->checkpoint.phase == CHECKPOINT_IDLE);
 	pool->devices[grow->index].label = grow->label;
 	space_grow_device(&pool->space, grow->index, (uint32_t)grow->label.slab_count);
@@ -200,11 +162,6 @@ device_grow_step(struct device_grow *grow)
 
 	for (;;) {
 		switch (grow->phase) {
-		case DEVICE_GROW_PAGES:
-			if (write_pages(grow))
-				return;
-			grow->phase = DEVICE_GROW_COPY;
-			continue;
 		case DEVICE_GROW_COPY:
 			/* What is copied must not change meanwhile. */
 			if (pool->checkpoint.phase != CHECKPOINT_IDLE || pool->loss.active)
@@ -255,9 +212,8 @@ device_grow_start(struct device_grow *grow)
 	waiter_init(&grow->wait, woken);
 	task_init(&grow->step, run_step);
 	memset(&grow->error, 0, sizeof(grow->error));
-	grow->blocks = xalloc_pages(PAGE_BLOCKS * (size_t)FORMAT_BLOCK_BYTES);
-	grow->page = grow->pool->space.devices[grow->index].page_count;
+	grow->blocks = xalloc_pages(HEAD_BLOCKS * (size_t)FORMAT_BLOCK_BYTES);
 	grow->barred = false;
-	grow->phase = lay_out(grow) ? DEVICE_GROW_DONE : DEVICE_GROW_PAGES;
+	grow->phase = lay_out(grow) ? DEVICE_GROW_DONE : DEVICE_GROW_COPY;
 	reactor_defer(grow->pool->reactor, &grow->step);
 }

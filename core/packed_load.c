@@ -88,8 +88,8 @@ next_packed(struct packed_load *load)
 	for (; load->device < space->device_count; load->device++, load->index = 0) {
 		const struct space_device *device = &space->devices[load->device];
 
-		while (load->index < device->slab_count) {
-			struct slab *slab = &device->slabs[load->index++];
+		while (load->index < device->mark) {
+			struct slab *slab = space_slab(device, load->index++);
 
 			if (slab->state == SLAB_PACKED && (slab->live > 0 || !MUTANT(EMPTY_UNREAD)))
 				return slab;

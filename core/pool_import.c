@@ -809,9 +809,9 @@ seal_all(struct pool *pool)
 	for (uint32_t d = 0; d < pool->space.device_count; d++) {
 		struct space_device *device = &pool->space.devices[d];
 
-		for (uint32_t i = 0; i < device->slab_count; i++)
-			if (device->slabs[i].state == SLAB_OPEN)
-				space_seal_slab(&pool->space, &device->slabs[i],
+		for (uint32_t i = 0; i < device->mark; i++)
+			if (space_slab(device, i)->state == SLAB_OPEN)
+				space_seal_slab(&pool->space, space_slab(device, i),
 				    (uint32_t)pool->checkpoint_number);
 	}
 }

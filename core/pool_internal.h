@@ -327,7 +327,8 @@ struct relocation {
 	uint64_t exhausted_dead; /* ... with so many dead blocks in the pool */
 	bool misplaced;          /* some slabs may lie badly: all are looked at, ... */
 	uint64_t place_at;       /* the slab looked at last */
-	uint64_t place_looked;   /* ... and so many in a row did not */
+	uint64_t place_looked;   /* ... and so many in a row did not, */
+	uint64_t place_of;       /* ... of so many */
 	uint64_t balance_left;   /* blocks that are to move from fuller devices to others, */
 	uint64_t balance_blocks; /* ... of so many when that began */
 	uint64_t balance_began_ns;

@@ -41,7 +41,7 @@ find_places(struct import *m, uint32_t device, uint32_t slab, const struct slab_
 		if (!twice && name->device < m->pool->device_count &&
 		    name->slab < space->devices[name->device].slab_count &&
 		    !space->devices[name->device].out)
-			places[count++] = &space->devices[name->device].slabs[name->slab];
+			places[count++] = space_reach(space, name->device, name->slab);
 	}
 	return count;
 }

@@ -180,7 +180,7 @@ dead_blocks(const struct pool *pool)
 
 	/* What lies there is among the live blocks, the slabs are not counted. */
 	for (uint32_t i = 0; i < space->device_count; i++)
-		slabs += space->devices[i].leaving ? space->devices[i].slab_count : 0;
+		slabs += space->devices[i].leaving ? space->devices[i].mark : 0;
 	blocks = slabs * space->slab_blocks;
 	/* Of the open segment, and the next one, what is not written yet is not dead. */
 	uint64_t others = space->live_blocks + space->slab_blocks - pool->log.slot +
@@ -275,17 +275,6 @@ judge(const struct pool *pool, struct slab *slab)
 	return (struct candidate){ slab, dead * dead / ((1 - dead) * rate), rate };
 }
 
-/* Slab @n of all, counted over the devices. */
-static struct slab *
-nth_slab(const struct space *space, uint64_t n)
-{
-	uint32_t device = 0;
-
-	while (n >= space->devices[device].slab_count)
-		n -= space->devices[device++].slab_count;
-	return &space->devices[device].slabs[n];
-}
-
 /* A step through @count things that meets all of them, and soon some of everywhere. */
 static uint64_t
 stride(uint64_t count)
@@ -310,14 +299,15 @@ struct slab *
 relocation_next_slab(struct pool *pool, uint64_t *look_at)
 {
 	struct relocation *r = &pool->relocation;
-	uint64_t count = pool->space.place_count;
+	uint64_t count = pool->space.span_count;
 
 	if (r->stride_of != count) {
 		r->stride_of = count;
 		r->stride = stride(count);
+		r->looked = 0; /* it meets all from here on */
 	}
 	*look_at = (*look_at + r->stride) % count;
-	return nth_slab(&pool->space, *look_at);
+	return space_nth_slab(&pool->space, *look_at);
 }
 
 /*
@@ -329,7 +319,7 @@ find_candidates(struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
 {
 	struct relocation *r = &pool->relocation;
 	const struct space *space = &pool->space;
-	uint32_t looks = (uint32_t)min_u64(space->place_count, LOOK_SLABS);
+	uint32_t looks = (uint32_t)min_u64(space->span_count, LOOK_SLABS);
 	struct candidate *all = xcalloc(looks + 1, sizeof(*all));
 	uint32_t n = 0;
 
@@ -337,7 +327,7 @@ find_candidates(struct pool *pool, uint32_t *count, uint64_t *dead_blocks)
 	for (uint32_t i = 0; i < looks; i++) {
 		struct slab *slab = relocation_next_slab(pool, &r->look_at);
 
-		if (!is_candidate(pool, slab))
+		if (!slab || !is_candidate(pool, slab))
 			continue;
 		*dead_blocks += space->slab_blocks - slab->live;
 		all[n++] = judge(pool, slab);
@@ -583,22 +573,26 @@ choose_misplaced(struct pool *pool)
 {
 	struct relocation *r = &pool->relocation;
 	struct space *space = &pool->space;
-	uint64_t step = stride(space->place_count), last_at = 0;
+	uint64_t step = stride(space->span_count), last_at = 0;
 	bool fuller[POOL_DEVICES_MAX] = { false };
 	uint32_t count;
 
 	begin_victims(pool);
+	if (r->place_of != space->span_count) {
+		r->place_of = space->span_count;
+		r->place_looked = 0;
+	}
 	if (r->balance_left > 0 && space_find_fuller(space, fuller) == 0)
 		r->balance_left = 0;
-	for (uint32_t i = 0; i < min_u64(space->place_count, LOOK_SLABS) && r->misplaced &&
+	for (uint32_t i = 0; i < min_u64(space->span_count, LOOK_SLABS) && r->misplaced &&
 			     r->victim_count < VICTIMS_MAX && r->move_count < space->slab_blocks;
 	     i++) {
-		r->place_at = (r->place_at + step) % space->place_count;
-		struct slab *slab = nth_slab(space, r->place_at);
+		r->place_at = (r->place_at + step) % space->span_count;
+		struct slab *slab = space_nth_slab(space, r->place_at);
 
 		r->place_looked++;
-		if ((slab->state != SLAB_SEALED && slab->state != SLAB_PACKED) || slab->stuck ||
-		    slab->live == 0)
+		if (!slab || (slab->state != SLAB_SEALED && slab->state != SLAB_PACKED) ||
+		    slab->stuck || slab->live == 0)
 			continue;
 		if (!space_lies_badly(space, slab) &&
 		    !(r->balance_left > 0 && space_lies_on(space, slab, fuller)))
@@ -613,7 +607,7 @@ choose_misplaced(struct pool *pool)
 	fit_moves(pool);
 	/* The last one, of which some is left, is the first of the next pass. */
 	if (r->move_count < count)
-		r->place_at = (last_at + space->place_count - step) % space->place_count;
+		r->place_at = (last_at + space->span_count - step) % space->span_count;
 	return true;
 }
 
@@ -950,7 +944,7 @@ choose(struct pool *pool, bool *more)
 	if (!r->gentle || !r->misplaced) {
 		if (choose_victims(pool))
 			return true;
-		if (r->looked < pool->space.place_count)
+		if (r->looked < pool->space.span_count)
 			return false;
 	}
 	*more = false;
@@ -958,7 +952,7 @@ choose(struct pool *pool, bool *more)
 		return false;
 	if (choose_misplaced(pool))
 		return true;
-	*more = r->place_looked < pool->space.place_count;
+	*more = r->place_looked < pool->space.span_count;
 	return false;
 }
 
@@ -1017,7 +1011,7 @@ begin_pass(struct pool *pool)
 			checkpoint_find_holes(pool, &r->wait);
 		return false;
 	}
-	if (!chosen && r->misplaced && r->place_looked >= pool->space.place_count)
+	if (!chosen && r->misplaced && r->place_looked >= pool->space.span_count)
 		return !end_placing(pool);
 	if (!chosen && more)
 		return true; /* the others may have something */

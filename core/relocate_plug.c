@@ -75,7 +75,7 @@ plug_note_holes(struct pool *pool, bool is_cut)
 	struct plug_notes *notes = &plug->coming;
 	const struct space *space = &pool->space;
 	uint32_t slab_blocks = space->slab_blocks, words = slab_blocks / 64;
-	uint32_t looks = (uint32_t)min_u64(space->place_count, LOOK_SLABS);
+	uint32_t looks = (uint32_t)min_u64(space->span_count, LOOK_SLABS);
 	uint32_t n = 0;
 	struct plug_note *found;
 
@@ -89,7 +89,7 @@ plug_note_holes(struct pool *pool, bool is_cut)
 	for (uint32_t i = 0; i < looks; i++) {
 		struct slab *slab = relocation_next_slab(pool, &plug->look_at);
 
-		if (!space_may_plug(space, slab, is_cut) || slab->plugging ||
+		if (!slab || !space_may_plug(space, slab, is_cut) || slab->plugging ||
 		    slab_blocks - 2u * slab->directory_blocks <= slab->live)
 			continue;
 		found[n++] = (struct plug_note){

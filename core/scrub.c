@@ -274,8 +274,8 @@ next_slab(struct pool *pool)
 	uint32_t slab_blocks = pool->space.slab_blocks;
 
 	for (; at->device < pool->device_count; at->device++, at->slab = 0) {
-		for (; at->slab < pool->space.devices[at->device].slab_count; at->slab++) {
-			struct slab *slab = &pool->space.devices[at->device].slabs[at->slab];
+		for (; at->slab < pool->space.devices[at->device].mark; at->slab++) {
+			struct slab *slab = space_slab(&pool->space.devices[at->device], at->slab);
 
 			struct slab *leader = leader_of(slab);
 
@@ -523,8 +523,8 @@ count_slabs(const struct pool *pool, uint64_t *before, uint64_t *after)
 
 	*before = *after = 0;
 	for (uint32_t d = 0; d < pool->device_count; d++)
-		for (uint32_t i = 0; i < pool->space.devices[d].slab_count; i++) {
-			struct slab *slab = &pool->space.devices[d].slabs[i];
+		for (uint32_t i = 0; i < pool->space.devices[d].mark; i++) {
+			struct slab *slab = space_slab(&pool->space.devices[d], i);
 
 			if (!is_worth_reading(leader_of(slab)))
 				continue;

@@ -17,7 +17,8 @@
  *      2, 3                 superblocks: checkpoint n in number n % 2
  *      4, 5                 device set: generation n in number n % 2
  *      6                    heartbeat of whoever has the pool in service
- *      8 ...                slab table: page p in blocks 8 + 2p and 9 + 2p, alternating
+ *      8 ...                slab table: page p in blocks 8 + 2p and 9 + 2p, alternating; up to
+ *                           table_page.mark of page 0
  *      slabs_block ...      slabs, slab_blocks each
  *      tail: the last MiB   label, superblocks 0 and 1, device set 0 and 1 once more
  */
@@ -29,7 +30,8 @@
 #include "core/base/util.h"
 
 #define FORMAT_BLOCK_BYTES 4096u
-#define FORMAT_VERSION 1u
+/* 1, which no release had, wrote a record for each slab of a device. */
+#define FORMAT_VERSION 2u
 #define FORMAT_TAIL_BYTES (1 * MIB)
 
 #define FORMAT_LABEL_BLOCK 1u
@@ -300,7 +302,10 @@ struct table_page {
 	uint64_t checkpoint; /* the version */
 	uint32_t index;
 	uint32_t version;
-	uint64_t reserved;
+	/* Page 0: slabs from this one on were never used.  They are FREE, whatever a page says of
+	 * them, and further pages have no meaning. */
+	uint32_t mark;
+	uint32_t reserved;
 	/* records follow: struct slab_record and the bitmap of live slots, back to back */
 };
 static_assert(sizeof(struct table_page) == 32, "table page header");

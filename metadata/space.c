@@ -5,6 +5,9 @@
 
 #include "core/base/mutant.h"
 
+/* So many slabs a mark grows by. */
+#define MARK_STEP 8u
+
 void
 space_init(struct space *space, uint32_t slab_blocks, uint32_t copies)
 {
@@ -25,11 +28,15 @@ space_fini(struct space *space)
 	for (uint32_t i = 0; i < space->device_count; i++) {
 		struct space_device *device = &space->devices[i];
 
-		for (uint32_t k = 0; k < device->slab_count; k++)
-			if (device->slabs[k].pieces != &device->slabs[k].own)
-				free(device->slabs[k].pieces);
-		free(device->slabs);
-		free(device->bits);
+		for (uint32_t k = 0; k < device->mark; k++) {
+			struct slab *slab = space_slab(device, k);
+
+			if (slab->pieces != &slab->own)
+				free(slab->pieces);
+		}
+		for (uint32_t k = 0; k < device->chunk_count; k++)
+			free(device->chunks[k]);
+		free(device->chunks);
 		free(device->page_place);
 		free(device->page_checkpoint);
 		free(device->page_dirty);
@@ -38,37 +45,155 @@ space_fini(struct space *space)
 	table_fini(&space->numbers);
 }
 
-/* --- devices and their free slabs --- */
-
 static uint32_t
 slab_room(const struct space *space, uint64_t slabs_block, uint32_t slab_count)
 {
 	uint64_t pages =
 	    slabs_block > FORMAT_TABLE_BLOCK ? (slabs_block - FORMAT_TABLE_BLOCK) / 2 : 0;
-	uint64_t room =
-	    min_u64(pages * table_records_per_page(space->slab_blocks), 4ull * slab_count);
+	uint64_t room = pages * table_records_per_page(space->slab_blocks);
 
-	return (uint32_t)max_u64(slab_count, room);
+	return (uint32_t)max_u64(slab_count, min_u64(room, UINT32_MAX - 1));
+}
+
+/* --- the mark --- */
+
+/* How many slabs of the device were never used, and are to be had. */
+static uint32_t
+count_fresh(const struct space_device *device)
+{
+	return device->fresh_held ? 0 : device->slab_count - device->mark;
 }
 
 static void
-init_slab(struct space *space, uint32_t device_index, uint32_t i)
+add_chunk(struct space *space, struct space_device *device)
+{
+	size_t words = space->slab_blocks / 64;
+	struct slab *slabs =
+	    xcalloc(1, SPACE_CHUNK_SLABS * (sizeof(struct slab) + words * sizeof(uint64_t)));
+	uint64_t *bits = (uint64_t *)(slabs + SPACE_CHUNK_SLABS);
+
+	for (uint32_t i = 0; i < SPACE_CHUNK_SLABS; i++)
+		slabs[i].live_bits = bits + i * words;
+	device->chunks =
+	    xrealloc(device->chunks, (device->chunk_count + 1) * sizeof(*device->chunks));
+	device->chunks[device->chunk_count++] = slabs;
+}
+
+static void
+make_page_room(struct space_device *device, uint32_t pages)
+{
+	size_t words = BITMAP_WORDS(pages), old_words = BITMAP_WORDS(device->page_room);
+
+	if (pages <= device->page_room)
+		return;
+	device->page_place = xrealloc(device->page_place, pages);
+	device->page_checkpoint =
+	    xrealloc(device->page_checkpoint, pages * sizeof(*device->page_checkpoint));
+	device->page_dirty = xrealloc(device->page_dirty, words * sizeof(*device->page_dirty));
+	memset(device->page_dirty + old_words, 0, (words - old_words) * sizeof(uint64_t));
+	device->page_room = pages;
+}
+
+static void
+set_span(struct space *space, struct space_device *device)
+{
+	space->span_count -= device->span;
+	device->span = (uint32_t)max_u64(device->span, 1);
+	while (device->span < device->mark)
+		device->span = (uint32_t)min_u64(2ull * device->span, device->slab_count);
+	space->span_count += device->span;
+}
+
+void
+space_raise_mark(struct space *space, uint32_t index, uint32_t mark)
+{
+	struct space_device *device = &space->devices[index];
+	uint32_t per_page = table_records_per_page(space->slab_blocks);
+	uint32_t pages = (uint32_t)div_round_up(mark, per_page);
+
+	if (pages > device->page_room)
+		make_page_room(device, (uint32_t)max_u64(pages, 2ull * device->page_room));
+	for (; device->page_count < pages; device->page_count++) {
+		device->page_place[device->page_count] = 0;
+		device->page_checkpoint[device->page_count] = 0;
+	}
+	while (device->mark < mark) {
+		uint32_t i = device->mark++;
+
+		if (i / SPACE_CHUNK_SLABS == device->chunk_count)
+			add_chunk(space, device);
+		struct slab *slab = space_slab(device, i);
+
+		slab->device = index;
+		slab->index = i;
+		list_init(&slab->link);
+		/* Also where a page is there: a table that no superblock ever named may have left
+		 * something in it. */
+		if (!MUTANT(RAISED_NOT_WRITTEN))
+			bitmap_set(device->page_dirty, i / per_page);
+		if (device->fresh_held)
+			slab->held = device->leaving || device->joining;
+		else
+			list_push_back(&device->free, &slab->link);
+	}
+	set_span(space, device);
+}
+
+/* By a step at least, and page 0 will tell. */
+static void
+raise_and_tell(struct space *space, uint32_t index, uint32_t mark)
+{
+	struct space_device *device = &space->devices[index];
+
+	space_raise_mark(space, index,
+	    (uint32_t)min_u64(max_u64(mark, device->mark + MARK_STEP), device->slab_count));
+	bitmap_set(device->page_dirty, 0);
+}
+
+struct slab *
+space_reach(struct space *space, uint32_t device_index, uint32_t index)
 {
 	struct space_device *device = &space->devices[device_index];
-	struct slab *slab = &device->slabs[i];
 
-	slab->device = device_index;
-	slab->index = i;
-	slab->live_bits = device->bits + (size_t)i * (space->slab_blocks / 64);
-	list_init(&slab->link);
+	CHECK(index < device->slab_count);
+	if (index >= device->mark)
+		raise_and_tell(space, device_index, index + 1);
+	return space_slab(device, index);
 }
+
+struct slab *
+space_nth_slab(const struct space *space, uint64_t n)
+{
+	uint32_t index = 0;
+
+	while (n >= space->devices[index].span)
+		n -= space->devices[index++].span;
+	return n < space->devices[index].mark ? space_slab(&space->devices[index], (uint32_t)n)
+					      : NULL;
+}
+
+void
+space_hold_fresh(struct space *space, struct space_device *device, bool hold)
+{
+	uint32_t count = device->slab_count - device->mark;
+
+	if (device->fresh_held == hold)
+		return;
+	device->fresh_held = hold;
+	device->free_count += hold ? -count : count;
+	if (space->copies > 1)
+		space_recount(space);
+	else
+		space->free_count += hold ? -(uint64_t)count : count;
+}
+
+/* --- devices and their free slabs --- */
 
 void
 space_add_device(struct space *space, uint32_t index, const struct uuid *uuid, uint64_t slabs_block,
     uint32_t slab_count)
 {
 	struct space_device *device = &space->devices[index];
-	uint32_t words = space->slab_blocks / 64;
 
 	CHECK(index < POOL_DEVICES_MAX && !device->present);
 	device->present = true;
@@ -76,23 +201,9 @@ space_add_device(struct space *space, uint32_t index, const struct uuid *uuid, u
 	device->slabs_block = slabs_block;
 	device->slab_count = slab_count;
 	device->slab_room = slab_room(space, slabs_block, slab_count);
-	/* What it may grow to takes no memory before it does. */
-	device->slabs = xcalloc(device->slab_room, sizeof(struct slab));
-	device->bits = xcalloc((size_t)device->slab_room * words, sizeof(uint64_t));
 	list_init(&device->free);
-	for (uint32_t i = 0; i < slab_count; i++) {
-		init_slab(space, index, i);
-		list_push_back(&device->free, &device->slabs[i].link);
-	}
 	device->free_count = slab_count;
-	device->page_count =
-	    (uint32_t)div_round_up(slab_count, table_records_per_page(space->slab_blocks));
-	device->page_place = xcalloc(device->page_count, 1);
-	device->page_checkpoint = xcalloc(device->page_count, sizeof(uint64_t));
-	device->page_dirty = xcalloc(BITMAP_WORDS(device->page_count), sizeof(uint64_t));
-	for (uint32_t page = 0; page < device->page_count; page++)
-		bitmap_set(device->page_dirty, page);
-	space->place_count += slab_count;
+	space_raise_mark(space, index, (uint32_t)min_u64(MARK_STEP, slab_count));
 	if (index >= space->device_count)
 		space->device_count = index + 1;
 	if (space->copies > 1) {
@@ -101,6 +212,18 @@ space_add_device(struct space *space, uint32_t index, const struct uuid *uuid, u
 	}
 	space->slab_count += slab_count;
 	space->free_count += slab_count;
+}
+
+void
+space_grow_device(struct space *space, uint32_t index, uint32_t slab_count)
+{
+	struct space_device *device = &space->devices[index];
+
+	CHECK(slab_count >= device->slab_count && slab_count <= device->slab_room);
+	if (!device->fresh_held)
+		device->free_count += slab_count - device->slab_count;
+	device->slab_count = slab_count;
+	space_recount(space);
 }
 
 void
@@ -137,35 +260,6 @@ space_enter_free(struct space *space, struct slab *slab)
 		space_recount(space);
 	else
 		space->free_count++;
-}
-
-void
-space_grow_device(struct space *space, uint32_t index, uint32_t slab_count)
-{
-	struct space_device *device = &space->devices[index];
-	uint32_t old_count = device->slab_count, old_pages = device->page_count;
-	uint32_t pages =
-	    (uint32_t)div_round_up(slab_count, table_records_per_page(space->slab_blocks));
-	size_t words = BITMAP_WORDS(pages), old_words = BITMAP_WORDS(old_pages);
-
-	CHECK(slab_count >= old_count && slab_count <= device->slab_room);
-	device->page_place = xrealloc(device->page_place, pages);
-	device->page_checkpoint =
-	    xrealloc(device->page_checkpoint, pages * sizeof(*device->page_checkpoint));
-	device->page_dirty = xrealloc(device->page_dirty, words * sizeof(*device->page_dirty));
-	memset(device->page_dirty + old_words, 0, (words - old_words) * sizeof(uint64_t));
-	for (uint32_t page = old_pages; page < pages; page++) {
-		device->page_place[page] = 0;
-		device->page_checkpoint[page] = 0;
-	}
-	device->page_count = pages;
-	device->slab_count = slab_count;
-	space->place_count += slab_count - old_count;
-	for (uint32_t i = old_count; i < slab_count; i++) {
-		init_slab(space, index, i);
-		space_enter_free(space, &device->slabs[i]);
-	}
-	space_recount(space);
 }
 
 static void
@@ -363,15 +457,21 @@ space_release(
 }
 
 static struct slab *
-first_unread(struct space_device *device)
+first_unread(struct space *space, uint32_t index)
 {
+	struct space_device *device = &space->devices[index];
+	uint32_t mark = device->mark;
+
 	list_for_each(node, &device->free) {
 		struct slab *slab = container_of(node, struct slab, link);
 
 		if (slab->readers == 0 || MUTANT(READER_IGNORED))
 			return slab;
 	}
-	return NULL;
+	if (count_fresh(device) == 0)
+		return NULL;
+	raise_and_tell(space, index, 0);
+	return space_slab(device, mark);
 }
 
 struct slab *
@@ -384,8 +484,8 @@ space_pick(struct space *space, uint32_t after_device, uint64_t reserve)
 		return NULL;
 	/* Devices take turns, and the fuller ones are passed over, so that all fill up together. */
 	for (uint32_t i = 1; i <= space->device_count; i++) {
-		struct space_device *device =
-		    &space->devices[(after_device + i) % space->device_count];
+		uint32_t d = (after_device + i) % space->device_count;
+		const struct space_device *device = &space->devices[d];
 
 		if (!space_takes_new(device) || device->free_count == 0)
 			continue;
@@ -393,7 +493,7 @@ space_pick(struct space *space, uint32_t after_device, uint64_t reserve)
 
 		if (best && share <= best_share)
 			continue;
-		struct slab *slab = first_unread(device);
+		struct slab *slab = first_unread(space, d);
 
 		if (slab) {
 			best = slab;
@@ -426,7 +526,7 @@ choose_places(
 			if (spread)
 				rank += mix64(space->taken * COPIES_DEVICES_MAX + d) %
 					(64 + device->slab_count);
-			struct slab *slab = first_unread(device);
+			struct slab *slab = first_unread(space, d);
 
 			if (slab && (!places[n] || rank > best_rank)) {
 				places[n] = slab;
@@ -495,6 +595,8 @@ space_pick_unwritten(struct space *space, uint32_t device_index)
 
 	if (device->free_count == device->written_free_count)
 		return NULL;
+	if (device->free_count - count_fresh(device) == device->written_free_count)
+		raise_and_tell(space, device_index, 0);
 	slab = list_last(&device->free, struct slab, link);
 	return slab->readers == 0 ? slab : NULL;
 }
@@ -516,15 +618,19 @@ space_hold_device(struct space *space, uint32_t index)
 	struct space_device *device = &space->devices[index];
 
 	CHECK(device->out || device->free_count == device->slab_count);
-	for (uint32_t i = 0; i < device->slab_count; i++)
-		space_reserve(space, &device->slabs[i]);
+	space_hold_fresh(space, device, true);
+	for (uint32_t i = 0; i < device->mark; i++)
+		space_reserve(space, space_slab(device, i));
 }
 
 void
 space_unhold_device(struct space *space, uint32_t index)
 {
-	for (uint32_t i = 0; i < space->devices[index].slab_count; i++)
-		space_unreserve(space, &space->devices[index].slabs[i]);
+	struct space_device *device = &space->devices[index];
+
+	space_hold_fresh(space, device, false);
+	for (uint32_t i = 0; i < device->mark; i++)
+		space_unreserve(space, space_slab(device, i));
 }
 
 void
@@ -596,8 +702,11 @@ space_invariant(const struct space *space)
 		const struct space_device *device = &space->devices[d];
 		uint32_t device_free = 0;
 
-		for (uint32_t i = 0; i < device->slab_count; i++) {
-			const struct slab *slab = &device->slabs[i];
+		if (device->mark < device->told_mark || device->mark > device->slab_count ||
+		    device->span < device->mark)
+			return false;
+		for (uint32_t i = 0; i < device->mark; i++) {
+			const struct slab *slab = space_slab(device, i);
 
 			if (bitmap_count(slab->live_bits, space->slab_blocks) != slab->live)
 				return false;
@@ -626,6 +735,7 @@ space_invariant(const struct space *space)
 				device_free++;
 			live += slab->live;
 		}
+		device_free += device->present ? count_fresh(device) : 0;
 		if (device_free != device->free_count)
 			return false;
 		free_slabs += device_free;

@@ -16,6 +16,13 @@
  *     checkpoint whose cut saw it there is durable (space_collect_empty, space_release);
  *   - table pages whose records changed since they were last encoded are marked dirty.
  *
+ * The mark of a device: slabs from there on were never used.  They are FREE, and take no record in
+ * the table, no memory and no time; `free_count` and `slab_count` count them.  The mark only grows,
+ * a few slabs at a time: when a slab is looked for and none below it is free, or a replay meets one
+ * beyond it (space_reach()).  Page 0 tells it on disk, and is written in one table with the pages
+ * of those slabs (space_begin_table()): so each checkpoint has the mark of its own table, and what
+ * its log uses beyond that a replay finds out for itself.
+ *
  * Copies: with space.copies > 1 a segment, or a packed slab, lies on several slabs of different
  * devices, a ring of `twin`.  One of them, the leader, has its state, pieces and live bits, and is
  * the slab that everybody means; the others are in state SLAB_COPY.  A place of the ring counts
@@ -93,13 +100,18 @@ struct space_device {
 	struct uuid uuid;
 	uint64_t slabs_block;
 	uint32_t slab_count;
-	uint32_t slab_room; /* so many it may grow to: there is memory, and room in the table */
-	uint32_t free_count;
+	uint32_t slab_room;  /* so many it may grow to: there is room in the table */
+	uint32_t mark;       /* those from here on were never used */
+	uint32_t span;       /* a number not below `mark` that grows in large steps, for sweeps */
+	bool fresh_held;     /* those from the mark on are held, as `held` of a slab */
+	uint32_t free_count; /* on `free`, and from the mark on if they are not held */
 	uint32_t written_free_count; /* of those: with SLAB_WRITTEN, first in the list */
-	struct slab *slabs;
-	uint64_t *bits; /* the memory of all live_bits */
+	struct slab **chunks;        /* see space_slab() */
+	uint32_t chunk_count;
 	struct list free;
-	uint32_t page_count;
+	uint32_t page_count;       /* with records of slabs below the mark; at least one */
+	uint32_t page_room;        /* there is memory for so many: */
+	uint32_t told_mark;        /* as the table has it that is being written, or was last */
 	uint8_t *page_place;       /* which of its two places holds the current version */
 	uint64_t *page_checkpoint; /* the version of the current one */
 	uint64_t *page_dirty;      /* bitmap */
@@ -120,7 +132,7 @@ struct space {
 	uint32_t cut; /* number of the last cut, since the pool was opened */
 	uint64_t slab_count;
 	uint64_t free_count;
-	uint64_t place_count; /* all slabs of all devices, copies too */
+	uint64_t span_count; /* the sum of all `span` */
 	uint64_t live_blocks;
 	uint64_t deaths;       /* of blocks, since the pool was opened */
 	uint64_t table_digest; /* sum over pages of a hash of (device, page, version) */
@@ -129,12 +141,26 @@ struct space {
 void space_init(struct space *space, uint32_t slab_blocks, uint32_t copies);
 void space_fini(struct space *space);
 
-/* All slabs FREE and all pages dirty with version 0 (as a new pool has it). */
+/* All slabs FREE, the mark as low as can be, and all pages dirty with version 0 (as a new pool has
+ * it). */
 void space_add_device(struct space *space, uint32_t index, const struct uuid *uuid,
     uint64_t slabs_block, uint32_t slab_count);
 
-/* The device has @slab_count slabs now, at most slab_room; the new ones are FREE.  Their pages are
- * on the disk as space_encode_empty_page() makes them: of version 0, and no part of the digest. */
+#define SPACE_CHUNK_SLABS 128u
+
+/* Slab @index of the device, below the mark.  They do not move. */
+static inline struct slab *
+space_slab(const struct space_device *device, uint32_t index)
+{
+	return &device->chunks[index / SPACE_CHUNK_SLABS][index % SPACE_CHUNK_SLABS];
+}
+
+/* ... of any: the mark is raised above it if need be. */
+struct slab *space_reach(struct space *space, uint32_t device, uint32_t index);
+/* Slab @n of span_count; NULL: of those from a mark on. */
+struct slab *space_nth_slab(const struct space *space, uint64_t n);
+
+/* The device has @slab_count slabs now, at most slab_room; the new ones are FREE. */
 void space_grow_device(struct space *space, uint32_t index, uint32_t slab_count);
 
 /* The slab where the log wrote @segment; NULL: it is free again, or never was. */
@@ -332,13 +358,15 @@ space_digest_of_none(void)
 	return (uint32_t)mix64(0);
 }
 
+/* All dirty pages are going to be written, as one version; pages that become dirty from now on may
+ * be written with them, or not. */
+void space_begin_table(struct space *space);
 /* Block number of the place to which dirty page @page goes next. */
 uint64_t space_page_block(const struct space_device *device, uint32_t page);
-/* Writes page @page as of now into @block; marks it clean and its other place current. */
+/* Writes page @page as of now into @block, page 0 with the mark of space_begin_table(); marks it
+ * clean, unless the mark was raised since, and its other place current. */
 void space_encode_page(
     struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint, void *block);
-/* A page of version 0: all slabs are FREE. */
-void space_encode_empty_page(const struct uuid *device_uuid, uint32_t page, void *block);
 /* All slabs of a device that was just added are off its free list, until they are let go. */
 void space_hold_device(struct space *space, uint32_t index);
 void space_unhold_device(struct space *space, uint32_t index);
@@ -347,7 +375,8 @@ void space_slab_written(struct space *space, struct slab *slab);
 /* Whether @block is page @page of the device's table, of whatever version. */
 bool space_page_valid(const struct uuid *device_uuid, uint32_t page, const void *block);
 /* Takes the newer valid one of both places that is not newer than @checkpoint.  -EUCLEAN: neither.
- * Records are checked; slabs get their states, segments are found. */
+ * Records are checked; slabs get their states, segments are found.  Page 0 comes first: it sets the
+ * mark, and so how many others there are. */
 int space_decode_page(struct space *space, uint32_t device, uint32_t page, uint64_t checkpoint,
     const void *first_place, const void *second_place, struct error *error) must_check;
 

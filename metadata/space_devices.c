@@ -162,8 +162,8 @@ space_can_leave_out(const struct space *space, uint32_t index)
 	for (uint32_t i = 0; i < space->device_count; i++)
 		others |= i != index && space->devices[i].present && !space->devices[i].out &&
 			  !space->devices[i].joining;
-	for (uint32_t i = 0; others && i < device->slab_count; i++) {
-		struct slab *slab = &device->slabs[i];
+	for (uint32_t i = 0; others && i < device->mark; i++) {
+		struct slab *slab = space_slab(device, i);
 
 		if ((slab->state != SLAB_FREE || slab->twin) && !slab->stale &&
 		    !lies_elsewhere(space, space_leader(slab), index))
@@ -177,14 +177,15 @@ space_leave_out(struct space *space, uint32_t index)
 {
 	struct space_device *device = &space->devices[index];
 
-	for (uint32_t i = 0; i < device->slab_count; i++) {
-		struct slab *slab = &device->slabs[i];
+	for (uint32_t i = 0; i < device->mark; i++) {
+		struct slab *slab = space_slab(device, i);
 
 		if (slab->state == SLAB_FREE && !list_empty(&slab->link))
 			space_leave_free(space, slab);
 		slab->stale = slab->twin != NULL;
 		slab->held &= device->leaving;
 	}
+	space_hold_fresh(space, device, true);
 	device->joining = false;
 	device->out = true;
 	space_recount(space);
@@ -196,8 +197,8 @@ space_copies_min(const struct space *space)
 	uint32_t least = space_copies_now(space);
 
 	for (uint32_t d = 0; least > 1 && d < space->device_count; d++) {
-		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
-			struct slab *slab = &space->devices[d].slabs[i];
+		for (uint32_t i = 0; i < space->devices[d].mark; i++) {
+			struct slab *slab = space_slab(&space->devices[d], i);
 
 			/* Also of what the log has named, and goes to next. */
 			if ((slab->state != SLAB_FREE || (slab->twin && !MUTANT(NAMED_NOT_TOLD))) &&
@@ -215,8 +216,8 @@ space_count_degraded(const struct space *space)
 	uint64_t n = 0;
 
 	for (uint32_t d = 0; space->copies > 1 && d < space->device_count; d++) {
-		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
-			struct slab *slab = &space->devices[d].slabs[i];
+		for (uint32_t i = 0; i < space->devices[d].mark; i++) {
+			struct slab *slab = space_slab(&space->devices[d], i);
 
 			n += slab->state != SLAB_FREE && slab->state != SLAB_COPY &&
 			     slab->live > 0 &&
@@ -234,8 +235,8 @@ number_packed(const struct space *space, struct table *numbers)
 {
 	table_init(numbers);
 	for (uint32_t d = 0; d < space->device_count; d++)
-		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
-			struct slab *slab = &space->devices[d].slabs[i];
+		for (uint32_t i = 0; i < space->devices[d].mark; i++) {
+			struct slab *slab = space_slab(&space->devices[d], i);
 
 			if (slab->state == SLAB_PACKED)
 				table_set(numbers, slab->segment, slab);
@@ -311,10 +312,12 @@ take_pages(struct space *space, uint32_t index, const struct space_device *was)
 {
 	struct space_device *device = &space->devices[index];
 
-	CHECK(device->page_count == was->page_count);
+	space_raise_mark(space, index, was->mark);
 	for (uint32_t page = 0; page < device->page_count; page++) {
-		device->page_place[page] = was->page_place[page];
-		space_set_page_version(space, index, page, was->page_checkpoint[page]);
+		bool has = page < was->page_count;
+
+		device->page_place[page] = has && was->page_place[page];
+		space_set_page_version(space, index, page, has ? was->page_checkpoint[page] : 0);
 		bitmap_set(device->page_dirty, page);
 	}
 }
@@ -330,8 +333,9 @@ space_rejoin(struct space *space, uint32_t index, const struct space *was, bool 
 	CHECK(space->copies > 1 && device->out && !device->removed && !device->leaving);
 	if (!device->present) {
 		space_add_device(space, index, &old->uuid, old->slabs_block, old->slab_count);
-		for (uint32_t i = 0; i < device->slab_count; i++)
-			space_leave_free(space, &device->slabs[i]);
+		space_hold_fresh(space, device, true);
+		for (uint32_t i = 0; i < device->mark; i++)
+			space_leave_free(space, space_slab(device, i));
 	} else if (old->slab_count > device->slab_count) {
 		space_grow_device(space, index, old->slab_count);
 	}
@@ -340,16 +344,17 @@ space_rejoin(struct space *space, uint32_t index, const struct space *was, bool 
 	device->joining = true;
 	take_pages(space, index, old);
 	number_packed(space, &numbers);
-	for (uint32_t i = 0; i < device->slab_count; i++) {
-		struct slab *slab = &device->slabs[i], *leader = NULL;
+	for (uint32_t i = 0; i < device->mark; i++) {
+		struct slab *slab = space_slab(device, i), *leader = NULL;
+		const struct slab *was_slab = i < old->mark ? space_slab(old, i) : NULL;
 
 		CHECK(slab->readers == 0 && (slab->state != SLAB_FREE || list_empty(&slab->link)));
 		slab->held = slab->state == SLAB_FREE && !slab->twin;
 		slab->stale = slab->twin && !MUTANT(STALE_FORGOTTEN);
-		if (slab->held && trusted)
-			slab->flags = old->slabs[i].flags;
-		if (trusted)
-			leader = find_missed(space, &numbers, slab, &old->slabs[i]);
+		if (slab->held && trusted && was_slab)
+			slab->flags = was_slab->flags;
+		if (trusted && was_slab)
+			leader = find_missed(space, &numbers, slab, was_slab);
 		taken += leader && take_over(leader, slab);
 	}
 	table_fini(&numbers);
@@ -379,14 +384,15 @@ space_slabs_with(const struct space *space, const uint32_t *slabs)
 static void
 let_held_go(struct space *space, struct space_device *device)
 {
-	for (uint32_t i = 0; i < device->slab_count; i++) {
-		struct slab *slab = &device->slabs[i];
+	for (uint32_t i = 0; i < device->mark; i++) {
+		struct slab *slab = space_slab(device, i);
 
 		if (!slab->held)
 			continue;
 		slab->held = false;
 		space_enter_free(space, slab);
 	}
+	space_hold_fresh(space, device, false);
 	space_recount(space);
 }
 
@@ -410,14 +416,15 @@ space_start_leaving(struct space *space, uint32_t index)
 	CHECK(device->present && !device->leaving && !device->removed);
 	device->leaving = true;
 	space->leaving_count++;
-	for (uint32_t i = 0; i < device->slab_count; i++) {
-		struct slab *slab = &device->slabs[i];
+	for (uint32_t i = 0; i < device->mark; i++) {
+		struct slab *slab = space_slab(device, i);
 
 		if (slab->state != SLAB_FREE || list_empty(&slab->link))
 			continue;
 		space_leave_free(space, slab);
 		slab->held = true;
 	}
+	space_hold_fresh(space, device, true);
 	space_recount(space);
 }
 
@@ -461,8 +468,8 @@ space_count_used(const struct space *space, uint32_t index)
 	const struct space_device *device = &space->devices[index];
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < device->slab_count; i++)
-		n += device->slabs[i].state != SLAB_FREE;
+	for (uint32_t i = 0; i < device->mark; i++)
+		n += space_slab(device, i)->state != SLAB_FREE;
 	return n;
 }
 
@@ -471,8 +478,8 @@ space_is_unused(const struct space *space, uint32_t index)
 {
 	const struct space_device *device = &space->devices[index];
 
-	for (uint32_t i = 0; i < device->slab_count; i++) {
-		const struct slab *slab = &device->slabs[i];
+	for (uint32_t i = 0; i < device->mark; i++) {
+		const struct slab *slab = space_slab(device, i);
 
 		if (MUTANT(FORGOTTEN_IN_USE) && slab->state == SLAB_SEALED)
 			continue;
@@ -488,8 +495,8 @@ space_is_read(const struct space *space, uint32_t index)
 {
 	const struct space_device *device = &space->devices[index];
 
-	for (uint32_t i = 0; i < device->slab_count; i++)
-		if (device->slabs[i].readers > 0)
+	for (uint32_t i = 0; i < device->mark; i++)
+		if (space_slab(device, i)->readers > 0)
 			return true;
 	return false;
 }

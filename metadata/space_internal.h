@@ -19,6 +19,11 @@
 
 /* --- space.c --- */
 
+/* Slabs below @mark are known from now on, as free as they were, and their pages dirty; that page 0
+ * tells of it is up to the caller. */
+void space_raise_mark(struct space *space, uint32_t device, uint32_t mark);
+/* Whether slabs from the mark on are not to be had. */
+void space_hold_fresh(struct space *space, struct space_device *device, bool hold);
 /* Off and onto its device's free list; a slab of a device that leaves or joins is held instead. */
 void space_leave_free(struct space *space, struct slab *slab);
 void space_enter_free(struct space *space, struct slab *slab);

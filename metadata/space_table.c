@@ -41,6 +41,14 @@ space_mark_dirty(struct space *space, struct slab *slab)
 
 /* --- table pages --- */
 
+void
+space_begin_table(struct space *space)
+{
+	for (uint32_t i = 0; i < space->device_count; i++)
+		if (!MUTANT(MARK_TOLD_LATE) || space->devices[i].told_mark == 0)
+			space->devices[i].told_mark = space->devices[i].mark;
+}
+
 uint64_t
 space_page_block(const struct space_device *device, uint32_t page)
 {
@@ -77,15 +85,15 @@ space_encode_page(
 	header->version = FORMAT_VERSION;
 	header->checkpoint = checkpoint;
 	header->index = page;
-	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->slab_count;
-	     i++) {
-		const struct slab *slab = space_leader(&device->slabs[i]);
-		bool stale = device->slabs[i].stale;
+	header->mark = page == 0 ? device->told_mark : 0;
+	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->mark; i++) {
+		const struct slab *slab = space_leader(space_slab(device, i));
+		bool stale = space_slab(device, i)->stale;
 		bool free = slab->releasing || stale;
 		struct slab_record record = {
 			.segment = free ? 0 : slab->segment,
 			.state = free ? SLAB_FREE : slab->state,
-			.flags = device->slabs[i].flags,
+			.flags = space_slab(device, i)->flags,
 			.directory_blocks = free ? 0 : slab->directory_blocks,
 			.age = slab->age,
 		};
@@ -98,19 +106,8 @@ space_encode_page(
 	header->crc = page_crc(&device->uuid, page, block);
 	space_set_page_version(space, device_index, page, checkpoint);
 	device->page_place[page] = !device->page_place[page];
-	bitmap_clear(device->page_dirty, page);
-}
-
-void
-space_encode_empty_page(const struct uuid *device_uuid, uint32_t page, void *block)
-{
-	struct table_page *header = block;
-
-	memset(block, 0, FORMAT_BLOCK_BYTES);
-	header->magic = TABLE_MAGIC;
-	header->version = FORMAT_VERSION;
-	header->index = page;
-	header->crc = page_crc(device_uuid, page, block);
+	if (page > 0 || device->told_mark == device->mark)
+		bitmap_clear(device->page_dirty, page);
 }
 
 bool
@@ -204,6 +201,21 @@ take_record(struct space *space, struct slab *slab, const uint8_t *at, struct er
 	return 0;
 }
 
+static int
+take_mark(struct space *space, uint32_t index, const void *block, struct error *error)
+{
+	struct space_device *device = &space->devices[index];
+	struct table_page header;
+
+	memcpy(&header, block, sizeof(header));
+	if (header.mark == 0 || header.mark > device->slab_count)
+		return error_set(error, -EUCLEAN, "of device %u %u slabs were used, and it has %u",
+		    index, header.mark, device->slab_count);
+	space_raise_mark(space, index, header.mark);
+	device->told_mark = header.mark;
+	return 0;
+}
+
 int
 space_decode_page(struct space *space, uint32_t device_index, uint32_t page, uint64_t checkpoint,
     const void *first_place, const void *second_place, struct error *error)
@@ -235,6 +247,8 @@ space_decode_page(struct space *space, uint32_t device_index, uint32_t page, uin
 		return error_set(error, -EUCLEAN,
 		    "slab table page %u of device %u is damaged in both places", page,
 		    device_index);
+	if (page == 0 && take_mark(space, device_index, best, error))
+		return error->code;
 	space_set_page_version(space, device_index, page, best_checkpoint);
 	/* A version that no superblock ever named must not be taken for a good one later. */
 	if (newer_seen)
@@ -242,9 +256,8 @@ space_decode_page(struct space *space, uint32_t device_index, uint32_t page, uin
 	else
 		bitmap_clear(device->page_dirty, page);
 	best += sizeof(struct table_page);
-	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->slab_count;
-	     i++) {
-		int rc = take_record(space, &device->slabs[i], best, error);
+	for (uint32_t i = page * per_page; i < (page + 1) * per_page && i < device->mark; i++) {
+		int rc = take_record(space, space_slab(device, i), best, error);
 
 		if (rc)
 			return rc;

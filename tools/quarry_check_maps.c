@@ -315,7 +315,7 @@ free_tags(struct check *check)
 	const struct space *space = &check->pool->space;
 
 	for (uint32_t d = 0; d < space->device_count; d++) {
-		for (uint32_t i = 0; check->tags[d] && i < space->devices[d].slab_count; i++)
+		for (uint32_t i = 0; check->tags[d] && i < space->devices[d].mark; i++)
 			free(check->tags[d][i]);
 		free(check->tags[d]);
 		check->tags[d] = NULL;
@@ -331,7 +331,7 @@ walk_images(struct check *check)
 	size_t count = 0;
 
 	for (uint32_t d = 0; d < space->device_count; d++)
-		check->tags[d] = xcalloc(space->devices[d].slab_count, sizeof(uint16_t *));
+		check->tags[d] = xcalloc(space->devices[d].mark, sizeof(uint16_t *));
 	images[count++] = &catalog->self;
 	list_for_each(node, &catalog->images) {
 		CHECK(count <= catalog->image_count);
@@ -427,8 +427,8 @@ compare_live_bits(struct check *check)
 
 	add_replaced(check);
 	for (uint32_t d = 0; d < space->device_count; d++) {
-		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
-			struct slab *slab = &space->devices[d].slabs[i];
+		for (uint32_t i = 0; i < space->devices[d].mark; i++) {
+			struct slab *slab = space_slab(&space->devices[d], i);
 
 			if (check->mend && check->pool->state == POOL_STARTING)
 				mend_slab(check, slab);
@@ -488,8 +488,8 @@ check_directories(struct check *check)
 	const struct space *space = &check->pool->space;
 
 	for (uint32_t d = 0; d < space->device_count; d++) {
-		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
-			const struct slab *slab = &space->devices[d].slabs[i];
+		for (uint32_t i = 0; i < space->devices[d].mark; i++) {
+			const struct slab *slab = space_slab(&space->devices[d], i);
 
 			if (slab->state == SLAB_PACKED && slab->live > 0)
 				check_directory(check, slab);

@@ -21,6 +21,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Blocks of a slab in which something begins, if anything lies there: the first one may be bad. */
+#define USED_SLOTS 8u
+
 struct rebuild {
 	struct check *check;
 	struct offline *offline;
@@ -149,34 +152,106 @@ is_suspect(struct rebuild *r, uint32_t device, uint32_t page)
 	       !space_page_valid(uuid, page, r->places[1]);
 }
 
+/* Decodes pages from @page on. */
+static void
+judge_pages(struct rebuild *r, uint32_t d, uint32_t page)
+{
+	for (; page < r->space.devices[d].page_count; page++) {
+		read_places(r, d, page);
+		if (!decode_page(r, &r->space, d, page)) {
+			bitmap_set(r->lost[d], page);
+			r->lost_count++;
+		} else if (is_suspect(r, d, page)) {
+			bitmap_set(r->suspect[d], page);
+			r->suspect_count++;
+		}
+	}
+}
+
+static bool
+place_counts(const struct rebuild *r, uint32_t d, uint32_t page, unsigned place)
+{
+	struct table_page header;
+
+	memcpy(&header, r->places[place], sizeof(header));
+	return space_page_valid(&r->labels[d].device_uuid, page, r->places[place]) &&
+	       header.checkpoint <= r->superblock.checkpoint;
+}
+
+/* Something of the pool was written to slab @index: a batch begins in its first blocks, or a
+ * directory. */
+static bool
+looks_used(struct rebuild *r, uint32_t d, uint64_t index)
+{
+	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
+	const struct batch_header *header = (const void *)block;
+	uint64_t first = r->labels[d].slabs_block + index * r->slab_blocks;
+
+	for (uint32_t slot = 0; slot < USED_SLOTS; slot++) {
+		if (overlay_read(r->devices[d], (first + slot) * BLOCK_BYTES, block))
+			return true;
+		if (header->magic == PACKED_MAGIC ||
+		    (header->magic == BATCH_MAGIC &&
+			batch_header_valid(header, &r->superblock.pool_uuid, header->segment, slot,
+			    r->slab_blocks)))
+			return true;
+	}
+	return false;
+}
+
+/* Page 0, which is lost, said how many slabs were used: those of all pages that are there, and on
+ * which something lies.  Too many do no harm: the maps correct what is said of them. */
+static void
+look_for_mark(struct rebuild *r, uint32_t d)
+{
+	uint32_t per_page = table_records_per_page(r->slab_blocks);
+	uint64_t slabs = r->labels[d].slab_count, known = r->space.devices[d].mark, mark = slabs;
+	uint32_t first = r->space.devices[d].page_count;
+
+	for (; mark > known; mark--) {
+		uint32_t page = (uint32_t)((mark - 1) / per_page);
+
+		if (looks_used(r, d, mark - 1))
+			break;
+		if (mark != slabs && mark % per_page != 0)
+			continue;
+		read_places(r, d, page);
+		if (place_counts(r, d, page, 0) || place_counts(r, d, page, 1))
+			break;
+	}
+	if (mark > 0)
+		(void)space_reach(&r->space, d, (uint32_t)mark - 1);
+	judge_pages(r, d, first);
+}
+
 static void
 find_lost_pages(struct rebuild *r)
 {
-	for (uint32_t d = 0; d < r->superblock.device_count; d++) {
-		uint32_t pages = r->space.devices[d].page_count;
+	bool none_suspect;
 
-		r->lost[d] = xcalloc(BITMAP_WORDS(pages), sizeof(uint64_t));
-		r->suspect[d] = xcalloc(BITMAP_WORDS(pages), sizeof(uint64_t));
-		for (uint32_t page = 0; page < pages; page++) {
-			read_places(r, d, page);
-			if (!decode_page(r, &r->space, d, page)) {
-				bitmap_set(r->lost[d], page);
-				r->lost_count++;
-			} else if (is_suspect(r, d, page)) {
-				bitmap_set(r->suspect[d], page);
-				r->suspect_count++;
-			}
-		}
+	for (uint32_t d = 0; d < r->superblock.device_count; d++) {
+		uint64_t pages =
+		    div_round_up(r->labels[d].slab_count, table_records_per_page(r->slab_blocks));
+
+		r->lost[d] = xcalloc(BITMAP_WORDS(pages) + 1, sizeof(uint64_t));
+		r->suspect[d] = xcalloc(BITMAP_WORDS(pages) + 1, sizeof(uint64_t));
+		if (!r->devices[d])
+			continue;
+		judge_pages(r, d, 0);
+		if (bitmap_test(r->lost[d], 0))
+			look_for_mark(r, d);
 	}
 	if (r->lost_count > 0 || r->space.table_digest == r->superblock.table_digest)
 		return;
 	/* An older version passed for the right one: of a suspect, or else of any page. */
+	none_suspect = r->suspect_count == 0;
 	for (uint32_t d = 0; d < r->superblock.device_count; d++) {
+		if (r->devices[d] && (none_suspect || bitmap_test(r->suspect[d], 0)))
+			look_for_mark(r, d);
 		for (uint32_t page = 0; page < r->space.devices[d].page_count; page++) {
-			if (r->suspect_count > 0 && !bitmap_test(r->suspect[d], page))
+			if (!none_suspect && !bitmap_test(r->suspect[d], page))
 				continue;
-			bitmap_set(r->lost[d], page);
-			r->lost_count++;
+			r->lost_count += bitmap_set(r->lost[d], page);
 		}
 	}
 }
@@ -249,8 +324,8 @@ static bool
 load_packed(struct rebuild *r, void *directory)
 {
 	for (uint32_t d = 0; d < r->superblock.device_count; d++) {
-		for (uint32_t i = 0; i < r->space.devices[d].slab_count; i++) {
-			struct slab *slab = &r->space.devices[d].slabs[i];
+		for (uint32_t i = 0; i < r->space.devices[d].mark; i++) {
+			struct slab *slab = space_slab(&r->space.devices[d], i);
 			uint32_t blocks = slab->directory_blocks;
 			struct packed_reader reader;
 			struct error error;
@@ -331,22 +406,32 @@ restore_packed(struct rebuild *r, const struct found_packed *found, void *direct
 	}
 }
 
-/* Calls for each slab whose page is lost; the order is theirs on the devices. */
-#define for_each_lost_slab(r, slab)                                                           \
-	for (uint32_t d_ = 0; d_ < (r)->superblock.device_count; d_++)                        \
-		for (struct slab *slab = (r)->space.devices[d_].slabs;                        \
-		     slab < (r)->space.devices[d_].slabs + (r)->space.devices[d_].slab_count; \
-		     slab++)                                                                  \
-			if (bitmap_test((r)->lost[d_],                                        \
-				slab->index / table_records_per_page((r)->space.slab_blocks)))
+/* The next slab, from @slab on of @device, whose page is lost, and where to go on; NULL: none. */
+static struct slab *
+next_lost_slab(struct rebuild *r, uint32_t *device, uint32_t *slab)
+{
+	uint32_t per_page = table_records_per_page(r->space.slab_blocks);
+
+	for (; *device < r->superblock.device_count; ++*device, *slab = 0)
+		while (*slab < r->space.devices[*device].mark) {
+			uint32_t i = (*slab)++;
+
+			if (bitmap_test(r->lost[*device], i / per_page))
+				return space_slab(&r->space.devices[*device], i);
+		}
+	return NULL;
+}
 
 static void
 restore_all_packed(struct rebuild *r, void *directory)
 {
-	struct found_packed *found = xcalloc(r->space.place_count, sizeof(*found));
+	struct found_packed *found = xcalloc(r->space.span_count, sizeof(*found));
+	uint32_t device = 0, at = 0;
+	struct slab *slab;
 	size_t count = 0;
 
-	for_each_lost_slab(r, slab) count = look_for_directory(r, slab, found, count, directory);
+	while ((slab = next_lost_slab(r, &device, &at)))
+		count = look_for_directory(r, slab, found, count, directory);
 	qsort(found, count, sizeof(*found), compare_found);
 	for (size_t i = 0; i < count; i++)
 		if (i == 0 || found[i].number != found[i - 1].number)
@@ -381,12 +466,18 @@ rebuild_slab(struct rebuild *r, struct slab *slab)
 static bool
 rebuild_pages(struct rebuild *r)
 {
+	uint32_t device = 0, at = 0, marks[POOL_DEVICES_MAX];
+	struct slab *slab;
 	bool consistent;
 	void *directory;
 
+	for (uint32_t d = 0; d < r->superblock.device_count; d++)
+		marks[d] = r->space.devices[d].mark;
 	space_fini(&r->space);
 	make_space(r);
 	for (uint32_t d = 0; d < r->superblock.device_count; d++) {
+		if (marks[d] > 0)
+			(void)space_reach(&r->space, d, marks[d] - 1);
 		for (uint32_t page = 0; page < r->space.devices[d].page_count; page++) {
 			if (bitmap_test(r->lost[d], page))
 				continue;
@@ -400,7 +491,8 @@ rebuild_pages(struct rebuild *r)
 	consistent = load_packed(r, directory);
 	if (consistent) {
 		restore_all_packed(r, directory);
-		for_each_lost_slab(r, slab) rebuild_slab(r, slab);
+		while ((slab = next_lost_slab(r, &device, &at)))
+			rebuild_slab(r, slab);
 	}
 	table_fini(&r->known);
 	free(directory);
@@ -412,6 +504,7 @@ write_pages(struct rebuild *r)
 {
 	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
 
+	space_begin_table(&r->space);
 	for (uint32_t d = 0; d < r->superblock.device_count; d++) {
 		const struct space_device *device = &r->space.devices[d];
 		int rc = 0;

@@ -355,71 +355,74 @@ slab_state_name(uint8_t state)
 }
 
 static json_t *
-slabs_json(struct dump *dump, const struct space_device *device, uint32_t first, uint32_t end)
+slabs_json(const struct dump *dump, uint32_t page, const uint8_t *block)
 {
+	uint32_t slab_blocks = dump->label.slab_blocks;
+	uint32_t per_page = table_records_per_page(slab_blocks);
+	uint64_t end = min_u64((page + 1ull) * per_page, dump->label.slab_count);
+	const uint8_t *at = block + sizeof(struct table_page);
 	json_t *slabs = json_array();
 
-	for (uint32_t i = first; i < end && i < device->slab_count; i++) {
-		const struct slab *slab = &device->slabs[i];
+	for (uint64_t i = (uint64_t)page * per_page; i < end; i++) {
+		uint64_t live[BITMAP_WORDS(SLAB_BLOCKS_MAX)];
+		struct slab_record record;
 		json_t *object = json_object();
 
+		memcpy(&record, at, sizeof(record));
+		memcpy(live, at + sizeof(record), slab_blocks / 8);
 		put_number(object, "slab", i);
-		put_number(object, "byte",
-		    (device->slabs_block + (uint64_t)i * dump->label.slab_blocks) * BLOCK_BYTES);
-		put(object, "state", json_string(slab_state_name(slab->state)));
-		put_number(object, "segment", slab->segment);
-		put_number(object, "live", slab->live);
-		put_number(object, "age", slab->age);
-		put(object, "written", json_boolean(slab->flags & SLAB_WRITTEN));
+		put_number(
+		    object, "byte", (dump->label.slabs_block + i * slab_blocks) * BLOCK_BYTES);
+		put(object, "state", json_string(slab_state_name(record.state)));
+		put_number(object, "segment", record.segment);
+		put_number(object, "live", bitmap_count(live, slab_blocks));
+		put_number(object, "age", record.age);
+		put(object, "written", json_boolean(record.flags & SLAB_WRITTEN));
 		json_array_append_new(slabs, object);
+		at += slab_record_bytes(slab_blocks);
 	}
 	return slabs;
 }
 
-/* One place of a page, for itself. */
-static void
+/* One place of a page, for itself; returns the mark that it tells. */
+static uint32_t
 dump_page(struct dump *dump, uint32_t page, uint64_t block_number)
 {
 	uint8_t block[BLOCK_BYTES] __attribute__((aligned(8)));
-	uint32_t per_page = table_records_per_page(dump->label.slab_blocks);
-	uint32_t index = dump->label.device_index;
+	const struct table_page *header = (const void *)block;
 	json_t *object = placed(dump, block_number);
-	struct error error = { 0 };
-	struct space space;
 	int rc = overlay_read(dump->device, block_number * BLOCK_BYTES, block);
+	uint32_t mark = 0;
 
-	space_init(&space, dump->label.slab_blocks, 1);
-	space_add_device(&space, index, &dump->label.device_uuid, dump->label.slabs_block,
-	    (uint32_t)dump->label.slab_count);
 	put_number(object, "page", page);
-	if (rc)
-		error_set(&error, rc, "%s", strerror(-rc));
-	else
-		rc = space_decode_page(&space, index, page, UINT64_MAX, block, block, &error);
 	if (rc) {
-		put(object, "error", json_string(error.text));
+		put(object, "error", json_string(strerror(-rc)));
+	} else if (!space_page_valid(&dump->label.device_uuid, page, block)) {
+		put(object, "error", json_string("no page, or damaged"));
 	} else {
-		put_number(object, "checkpoint", space.devices[index].page_checkpoint[page]);
-		put(object, "slabs",
-		    slabs_json(
-			dump, &space.devices[index], page * per_page, (page + 1) * per_page));
+		mark = header->mark;
+		put_number(object, "checkpoint", header->checkpoint);
+		if (page == 0)
+			put_number(object, "mark", mark);
+		put(object, "slabs", slabs_json(dump, page, block));
 	}
-	space_fini(&space);
 	emit(dump, object);
+	return mark;
 }
 
+/* Those that count; of others nothing is known. */
 static void
 dump_table(struct dump *dump)
 {
-	uint32_t pages;
+	uint32_t mark = 1;
 
 	if (!dump->labelled)
 		return;
-	pages = (uint32_t)div_round_up(
-	    dump->label.slab_count, table_records_per_page(dump->label.slab_blocks));
-	for (uint32_t page = 0; page < pages; page++)
+	for (uint32_t page = 0;
+	     mark > (uint64_t)page * table_records_per_page(dump->label.slab_blocks); page++)
 		for (unsigned i = 0; i < 2; i++)
-			dump_page(dump, page, FORMAT_TABLE_BLOCK + 2ull * page + i);
+			mark = (uint32_t)max_u64(
+			    mark, dump_page(dump, page, FORMAT_TABLE_BLOCK + 2ull * page + i));
 }
 
 /* --- log: every valid batch header, slab by slab --- */

@@ -117,8 +117,8 @@
 	X(LEAVING_NOT_HELD, "device remove: slabs that become free there may be used")            \
 	X(FORGOTTEN_IN_USE, "device remove: the device is forgotten while it holds something")    \
 	X(FORGOTTEN_AT_ONCE, "device remove: before a checkpoint does without it is durable")     \
-	X(GROWN_PAGES_LEFT_OUT,                                                                   \
-	    "device grow: pages of the slab table for new slabs are not written")                 \
+	X(RAISED_NOT_WRITTEN, "space: pages of slabs that were never used are taken as they are") \
+	X(MARK_TOLD_LATE, "space: page 0 tells the mark of the table before")                     \
 	X(NEWEST_SET_BELIEVED,                                                                    \
 	    "import: the newest device set counts, also if a crash cut it short")                 \
 	X(GROWN_UNDER_CHECKPOINT, "device grow: checkpoints begin while the head is copied")      \

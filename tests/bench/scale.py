@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What grows with a pool, and how: on sparse files, so that 100 TiB take the space of their slab table.
+"""What grows with a pool, and how: on sparse files, so that they take the space of what is used.
 
-    make bench-scale [BENCHFLAGS="--tib 1 10 100 --volumes 10000"]
+    make bench-scale [BENCHFLAGS="--tib 1 100 1024 --volumes 10000"]
 
 For each size: how long the pool takes to be made, and what that writes; then volumes are made, and for some of them
 snapshots; a checkpoint without and with something changed; kill -9, and how long it takes until the pool is served
@@ -115,7 +115,7 @@ def measure(build, parent, tib, volumes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tib", type=int, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--tib", type=int, nargs="+", default=[1, 100, 1024])
     parser.add_argument("--volumes", type=int, default=10000)
     parser.add_argument("--dir", default="/var/tmp")
     args = parser.parse_args()

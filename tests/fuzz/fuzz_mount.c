@@ -213,8 +213,8 @@ find_places(const struct pool *pool)
 					       offsetof(struct catalog_record, root)));
 		}
 	}
-	for (uint32_t i = 0; i < pool->space.devices[0].slab_count; i++) {
-		const struct slab *slab = &pool->space.devices[0].slabs[i];
+	for (uint32_t i = 0; i < pool->space.devices[0].mark; i++) {
+		const struct slab *slab = space_slab(&pool->space.devices[0], i);
 
 		if (slab->state == SLAB_PACKED)
 			add_place(PLACE_PACKED,

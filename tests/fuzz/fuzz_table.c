@@ -20,6 +20,8 @@ seal(uint8_t *block)
 	header->magic = TABLE_MAGIC;
 	header->version = FORMAT_VERSION;
 	header->index = 0;
+	if (header->mark == 0)
+		header->mark = SLABS;
 	header->crc = 0;
 	crc = crc32c(0, &device_uuid, sizeof(device_uuid));
 	header->crc = crc32c(crc, block, FORMAT_BLOCK_BYTES);
@@ -47,6 +49,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		uint64_t live = space.live_blocks, free_count = space.free_count;
 
 		CHECK(space_invariant(&space));
+		space_begin_table(&space);
 		space_encode_page(&space, 0, 0, 1001, places[0]);
 		space_fini(&space);
 		space_init(&space, SLAB_BLOCKS, 1);

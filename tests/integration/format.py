@@ -67,14 +67,17 @@ class Pool:
         per_page = (BLOCK - 32) // record
         for d, slabs_block, slabs in self.devices.values():
             data = self.data[d]
-            for page in range(-(-slabs // per_page)):
+            mark, page = 1, 0
+            while page * per_page < mark:
                 best = (-1, 0)
                 for at in ((8 + 2 * page) * BLOCK, (9 + 2 * page) * BLOCK):
                     version = struct.unpack_from("<Q", data, at + 8)[0]
                     if data[at : at + 4] == b"QTAB" and version <= self.checkpoint:
                         best = max(best, (version, at))
                 self.need(d, best[1], BLOCK, "table")
-                for i in range(page * per_page, min((page + 1) * per_page, slabs)):
+                if page == 0:
+                    mark = struct.unpack_from("<I", data, best[1] + 24)[0]
+                for i in range(page * per_page, min((page + 1) * per_page, mark)):
                     at = best[1] + 32 + (i % per_page) * record
                     segment, state, _, directory_blocks = struct.unpack_from("<QBBH", data, at)
                     if state == 3:
@@ -83,6 +86,7 @@ class Pool:
                         self.read_packed(d, (slabs_block + i * self.slab_blocks) * BLOCK, directory_blocks, live)
                     elif segment:
                         self.segments[segment] = (d, (slabs_block + i * self.slab_blocks) * BLOCK)
+                page += 1
 
     def read_packed(self, device, start, directory_blocks, live):
         data = self.data[device][start : start + directory_blocks * BLOCK]

@@ -174,8 +174,8 @@ place_of_victim(const struct sim *sim, uint32_t d, uint64_t *offset_bytes)
 		const struct space_device *device = &sim->pool->space.devices[i];
 
 		for (uint32_t n = 0;
-		     pool_device(sim->pool, i) == sim->devices[d] && n < device->slab_count; n++) {
-			const struct slab *slab = &device->slabs[n];
+		     pool_device(sim->pool, i) == sim->devices[d] && n < device->mark; n++) {
+			const struct slab *slab = space_slab(device, n);
 
 			if (slab->state == SLAB_SEALED && slab->live > 0 &&
 			    (!victim || slab->live < victim->live))
@@ -199,7 +199,7 @@ interesting_place(struct sim *sim, uint32_t d)
 
 	for (uint32_t i = 0; sim->pool && i < sim->pool->device_count; i++)
 		if (pool_device(sim->pool, i) == sim->devices[d] &&
-		    sim->pool->space.devices[i].slab_count > 0)
+		    sim->pool->space.devices[i].mark > 0)
 			device = &sim->pool->space.devices[i];
 	if (device && !draw(sim, 3) && sim->pool->log.slab && sim->pool->log.slot > 0 &&
 	    pool_device(sim->pool, sim->pool->log.slab->device) == sim->devices[d]) {
@@ -211,7 +211,8 @@ interesting_place(struct sim *sim, uint32_t d)
 		       draw(sim, BLOCK_BYTES);
 	}
 	for (unsigned tries = 0; device && tries < 20 && draw(sim, 4); tries++) {
-		const struct slab *slab = &device->slabs[draw(sim, device->slab_count)];
+		const struct slab *slab =
+		    space_slab(device, (uint32_t)draw(sim, device->slab_count) % device->mark);
 		uint32_t slot = (uint32_t)draw(sim, sim->pool->space.slab_blocks);
 
 		if (slab->segment &&

@@ -261,8 +261,8 @@ compare_live(struct walk *walk)
 	uint32_t slots[SLAB_BLOCKS_MAX];
 
 	for (uint32_t d = 0; d < space->device_count; d++) {
-		for (uint32_t i = 0; i < space->devices[d].slab_count; i++) {
-			const struct slab *slab = &space->devices[d].slabs[i];
+		for (uint32_t i = 0; i < space->devices[d].mark; i++) {
+			const struct slab *slab = space_slab(&space->devices[d], i);
 			uint32_t n = space_list_live(space, slab, addrs, slots);
 
 			live += n;

@@ -583,6 +583,7 @@ world_checkpoint_end(struct world *w, bool durable)
 	assert_false(self->root.addr & NODE_VIRTUAL);
 	w->cut.catalog_root = self->root;
 	w->cut.catalog_levels = self->root.addr ? self->levels : 0;
+	space_begin_table(&w->space);
 	for (uint32_t page = 0; page < device->page_count; page++) {
 		if (!bitmap_test(device->page_dirty, page))
 			continue;
@@ -676,7 +677,7 @@ static void
 replay(struct world *w, const struct logged *logged)
 {
 	const struct batch_header *header = &logged->header;
-	struct slab *slab = &w->space.devices[0].slabs[logged->slab];
+	struct slab *slab = space_reach(&w->space, 0, logged->slab);
 	struct batch_reader reader;
 	struct batch_piece piece;
 	struct node_pin pin;
@@ -724,9 +725,9 @@ world_crash(struct world *w)
 	assert_int_equal(w->catalog.epoch, epoch);
 	assert_true(space_invariant(&w->space));
 	/* A new generation. */
-	for (uint32_t i = 0; i < device->slab_count; i++)
-		if (device->slabs[i].state == SLAB_OPEN)
-			space_seal_slab(&w->space, &device->slabs[i], 0);
+	for (uint32_t i = 0; i < device->mark; i++)
+		if (space_slab(device, i)->state == SLAB_OPEN)
+			space_seal_slab(&w->space, space_slab(device, i), 0);
 	w->next_segment += 1000;
 	open_segment(w);
 	world_checkpoint(w);
@@ -824,7 +825,7 @@ static void
 name_leaks(struct world *w, const struct table *seen)
 {
 	for (uint32_t i = 0; i < WORLD_SLABS; i++) {
-		const struct slab *slab = &w->space.devices[0].slabs[i];
+		const struct slab *slab = space_reach(&w->space, 0, i);
 
 		for (uint32_t slot = 0; slot < WORLD_SLAB_BLOCKS && slab->live; slot++) {
 			uint64_t addr = baddr_make(slab->segment, slot).n;
@@ -869,7 +870,8 @@ world_init(struct world *w, uint64_t seed, uint64_t budget_bytes)
 	w->next_segment = 1;
 	table_init(&w->disk);
 	init_memory(w);
-	w->pages = xcalloc(w->space.devices[0].page_count, sizeof(*w->pages));
+	w->pages = xcalloc(div_round_up(WORLD_SLABS, table_records_per_page(WORLD_SLAB_BLOCKS)),
+	    sizeof(*w->pages));
 	open_segment(w);
 	world_checkpoint(w);
 }

@@ -225,7 +225,7 @@ test_damage_is_refused(void **state)
 	const size_t second = header + 16 + 64 + 160; /* a bitmap of 64 bytes, 40 crcs */
 
 	assert_refused(0, 0, 4, true, "no directory");
-	assert_refused(4, 2, 4, true, "no directory");
+	assert_refused(4, FORMAT_VERSION + 1, 4, true, "no directory");
 	assert_refused(8, 1, 4, false, "checksum is wrong");
 	assert_refused(header + 20, 0xff, 1, false, "checksum is wrong");
 	assert_refused(12, 2, 4, true, "with 2 blocks");

@@ -234,7 +234,7 @@ test_pick_passes_over_slabs_that_are_being_read(void **state)
 	first->readers = 1;
 	assert_ptr_not_equal(space_pick(&space, 0, 0), first);
 	for (uint32_t i = 0; i < SLABS; i++)
-		space.devices[0].slabs[i].readers = 1;
+		space_reach(&space, 0, i)->readers = 1;
 	assert_null(space_pick(&space, 0, 0));
 	assert_null(space_pick_unwritten(&space, 0));
 }
@@ -268,7 +268,7 @@ test_device_that_leaves_takes_nothing_new_and_empties(void **state)
 
 	space_add_device(&space, 1, &other, 512, 2 * SLABS);
 	space_mark_live(&space, baddr_make(7, 3));
-	reserved = &space.devices[0].slabs[2];
+	reserved = space_reach(&space, 0, 2);
 	space_reserve(&space, reserved);
 	assert_int_equal(space_slabs_without(&space, 0, 0), 2 * SLABS);
 	assert_int_equal(space_slabs_without(&space, 0, 5), 2 * SLABS + 5);
@@ -368,6 +368,7 @@ write_pages(uint64_t checkpoint)
 {
 	unsigned written = 0;
 
+	space_begin_table(&space);
 	for (uint32_t page = 0; page < space.devices[0].page_count; page++) {
 		if (!is_dirty(page))
 			continue;
@@ -405,6 +406,7 @@ test_pages_round_trip(void **state)
 	uint64_t seed = 1, digest;
 
 	memset(&disk, 0, sizeof(disk));
+	(void)space_reach(&space, 0, SLABS - 1);
 	for (uint64_t segment = 1; segment < SLABS - 20; segment++) {
 		struct slab *slab = open_slab(segment);
 
@@ -420,18 +422,21 @@ test_pages_round_trip(void **state)
 	static bool in_list[SLABS];
 	uint64_t live = space.live_blocks, free_count = space.free_count;
 
-	memcpy(before, space.devices[0].slabs, SLABS * sizeof(*before));
-	for (uint32_t i = 0; i < SLABS; i++)
-		in_list[i] = !list_empty(&space.devices[0].slabs[i].link);
-	memcpy(bits, space.devices[0].bits, SLABS * sizeof(*bits));
+	for (uint32_t i = 0; i < SLABS; i++) {
+		struct slab *slab = space_reach(&space, 0, i);
+
+		before[i] = *slab;
+		bits[i] = *slab->live_bits;
+		in_list[i] = !list_empty(&slab->link);
+	}
 	assert_int_equal(read_pages(1, &error), 0);
 	assert_true(space.table_digest == digest);
 	assert_int_equal(space.live_blocks, live);
 	assert_int_equal(space.free_count, free_count);
-	assert_memory_equal(bits, space.devices[0].bits, SLABS * sizeof(*bits));
 	for (uint32_t i = 0; i < SLABS; i++) {
-		const struct slab *slab = &space.devices[0].slabs[i];
+		const struct slab *slab = space_reach(&space, 0, i);
 
+		assert_true(*slab->live_bits == bits[i]);
 		assert_int_equal(slab->segment, before[i].segment);
 		assert_int_equal(slab->state, before[i].state);
 		assert_int_equal(slab->flags, before[i].flags);
@@ -446,8 +451,9 @@ static void
 test_only_changed_pages_are_dirty(void **state)
 {
 	uint32_t per_page = table_records_per_page(SLAB_BLOCKS);
-	struct slab *slab = &space.devices[0].slabs[per_page + 1];
+	struct slab *slab = space_reach(&space, 0, per_page + 1);
 
+	space_reach(&space, 0, SLABS - 1);
 	assert_true(space.devices[0].page_count > 2);
 	write_pages(1);
 	space_open_slab(&space, slab, 3);
@@ -473,9 +479,9 @@ static void
 write_two_versions(void)
 {
 	memset(&disk, 0, sizeof(disk));
-	space_open_slab(&space, &space.devices[0].slabs[0], 2);
+	space_open_slab(&space, space_reach(&space, 0, 0), 2);
 	write_pages(1);
-	space_open_slab(&space, &space.devices[0].slabs[1], 3);
+	space_open_slab(&space, space_reach(&space, 0, 1), 3);
 	assert_int_equal(write_pages(2), 1);
 }
 
@@ -516,7 +522,7 @@ test_next_version_goes_to_the_older_place(void **state)
 
 		assert_int_equal(read_pages(checkpoint - 1, &error), 0);
 		block = space_page_block(&space.devices[0], 0);
-		space_open_slab(&space, &space.devices[0].slabs[checkpoint], 10 + checkpoint);
+		space_open_slab(&space, space_reach(&space, 0, checkpoint), 10 + checkpoint);
 		write_pages(checkpoint);
 		assert_int_equal(space_page_block(&space.devices[0], 0) ^ 1, block);
 		assert_int_equal(read_pages(checkpoint - 1, &error), 0);
@@ -567,6 +573,7 @@ test_page_of_another_place_or_device_is_not_taken(void **state)
 	struct error error;
 
 	memset(&disk, 0, sizeof(disk));
+	space_reach(&space, 0, SLABS - 1);
 	write_pages(1);
 	memcpy(disk.pages[1], disk.pages[0], sizeof(disk.pages[0]));
 	assert_int_equal(read_pages(1, &error), -EUCLEAN);
@@ -579,7 +586,7 @@ test_page_of_another_place_or_device_is_not_taken(void **state)
 	    -EUCLEAN);
 }
 
-/* --- records that cannot be, with a right checksum --- */
+/* --- pages that somebody made --- */
 
 static struct slab_record *
 record_at(uint8_t *page, unsigned index)
@@ -598,6 +605,160 @@ reseal(uint8_t *page, uint32_t index)
 	    crc32c(crc32c(index, &device_uuid, sizeof(device_uuid)), page, FORMAT_BLOCK_BYTES);
 }
 
+/* --- the mark: slabs from there on were never used --- */
+
+static void
+test_what_was_never_used_takes_no_record(void **state)
+{
+	const struct space_device *device = &space.devices[0];
+	uint32_t first = space.devices[0].mark;
+	struct error error;
+
+	memset(&disk, 0, sizeof(disk));
+	assert_true(first < 10);
+	assert_int_equal(space.free_count, SLABS);
+	assert_int_equal(write_pages(1), 1);
+	for (uint32_t n = 0; n < first; n++)
+		open_slab(10 + n);
+	assert_int_equal(device->mark, first);
+	assert_int_equal(write_pages(2), 1);
+	assert_int_equal(open_slab(1000)->index, first);
+	assert_int_equal(device->mark, 2 * first);
+	assert_int_equal(space.free_count, SLABS - first - 1);
+	assert_true(space_invariant(&space));
+	assert_int_equal(write_pages(3), 1);
+	assert_int_equal(read_pages(3, &error), 0);
+	assert_int_equal(device->mark, 2 * first);
+	assert_non_null(space_find(&space, 1000));
+	assert_int_equal(space.free_count, SLABS - first - 1);
+	/* The table before had none of it. */
+	assert_int_equal(read_pages(2, &error), 0);
+	assert_int_equal(device->mark, first);
+	assert_int_equal(space.free_count, SLABS - first);
+}
+
+static void
+test_what_is_free_below_the_mark_comes_first(void **state)
+{
+	uint32_t first = space.devices[0].mark;
+
+	for (uint32_t n = 0; n < 3 * SLABS; n++) {
+		struct slab *slab = open_slab(10 + n);
+
+		assert_true(slab->index < first);
+		space_seal_slab(&space, slab, 1);
+		space_collect_empty(&space);
+		assert_int_equal(release(), 1);
+	}
+	assert_int_equal(space.devices[0].mark, first);
+}
+
+/* A page beyond the first, and page 0, which tells of it. */
+static void
+test_mark_on_another_page(void **state)
+{
+	uint32_t per_page = table_records_per_page(SLAB_BLOCKS);
+	struct error error;
+
+	memset(&disk, 0, sizeof(disk));
+	assert_int_equal(write_pages(1), 1);
+	(void)space_reach(&space, 0, per_page - 1);
+	assert_int_equal(write_pages(2), 1);
+	space_open_slab(&space, space_reach(&space, 0, per_page), 5);
+	assert_int_equal(write_pages(3), 2);
+	assert_int_equal(read_pages(3, &error), 0);
+	assert_non_null(space_find(&space, 5));
+	assert_int_equal(read_pages(2, &error), 0);
+	assert_null(space_find(&space, 5));
+	assert_int_equal(space.devices[0].mark, per_page);
+}
+
+/* What is used while the table is being written is none of it, even if its record gets there. */
+static void
+test_mark_is_that_of_its_own_table(void **state)
+{
+	struct space_device *device = &space.devices[0];
+	uint32_t first = space.devices[0].mark;
+	struct error error;
+
+	memset(&disk, 0, sizeof(disk));
+	space_begin_table(&space);
+	space_open_slab(&space, space_reach(&space, 0, first + 3), 5);
+	space_encode_page(&space, 0, 0, 1, disk.pages[0][space_page_block(device, 0) & 1]);
+	assert_true(is_dirty(0));
+	assert_int_equal(read_pages(1, &error), 0);
+	assert_int_equal(device->mark, first);
+	assert_null(space_find(&space, 5));
+	assert_false(is_dirty(0));
+	/* Nor does it come back when the mark is raised for something else. */
+	(void)space_reach(&space, 0, first);
+	assert_int_equal(write_pages(2), 1);
+	assert_int_equal(read_pages(2, &error), 0);
+	assert_null(space_find(&space, 5));
+	assert_true(device->mark > first + 3);
+}
+
+static void
+test_mark_of_a_device_that_grows(void **state)
+{
+	static const struct uuid uuid = { { 7 } };
+	uint32_t first = space.devices[0].mark;
+	const struct space_device *device = &space.devices[1];
+
+	space_add_device(&space, 1, &uuid, 4096, first);
+	assert_int_equal(device->mark, first);
+	space_grow_device(&space, 1, 3 * first);
+	assert_int_equal(device->mark, first);
+	assert_int_equal(device->free_count, 3 * first);
+	assert_int_equal(space.free_count, SLABS + 3 * first);
+	space_start_leaving(&space, 1);
+	assert_int_equal(space.free_count, SLABS);
+	(void)space_reach(&space, 1, first); /* as a replay may */
+	assert_int_equal(space.free_count, SLABS);
+	assert_true(space_is_unused(&space, 1));
+	space_stop_leaving(&space, 1);
+	assert_int_equal(space.free_count, SLABS + 3 * first);
+	assert_true(space_invariant(&space));
+}
+
+static void
+test_impossible_marks_are_refused(void **state)
+{
+	static const uint32_t counts[] = { 0, SLABS + 1, UINT32_MAX };
+	struct error error;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
+		uint8_t *page;
+
+		space_fini(&space);
+		begin();
+		memset(&disk, 0, sizeof(disk));
+		write_pages(1);
+		page = disk.pages[0][space.devices[0].page_place[0]];
+		((struct table_page *)page)->mark = counts[i];
+		reseal(page, 0);
+		assert_int_equal(read_pages(1, &error), -EUCLEAN);
+		assert_non_null(strstr(error.text, "slabs were used, and it has 400"));
+	}
+}
+
+/* A sweep meets each slab below the marks, whatever lies between. */
+static void
+test_sweep_meets_all_slabs(void **state)
+{
+	static const struct uuid uuid = { { 7 } };
+	uint32_t met = 0;
+
+	space_add_device(&space, 1, &uuid, 4096, 1000);
+	(void)space_reach(&space, 1, 500);
+	for (uint64_t n = 0; n < space.span_count; n++)
+		met += space_nth_slab(&space, n) != NULL;
+	assert_int_equal(met, space.devices[0].mark + space.devices[1].mark);
+	assert_true(space.span_count < 2 * met);
+}
+
+/* --- records that cannot be, with a right checksum --- */
+
 static void
 assert_record_refused(struct slab_record record, const char *text)
 {
@@ -607,7 +768,7 @@ assert_record_refused(struct slab_record record, const char *text)
 	space_fini(&space);
 	begin();
 	memset(&disk, 0, sizeof(disk));
-	space_open_slab(&space, &space.devices[0].slabs[0], 5);
+	space_open_slab(&space, space_reach(&space, 0, 0), 5);
 	write_pages(1);
 	page = disk.pages[0][space.devices[0].page_place[0]];
 	*record_at(page, 4) = record;
@@ -765,7 +926,7 @@ test_packed_slabs_are_found_again(void **state)
 	space_fini(&space);
 	begin();
 	assert_int_equal(read_pages(3, &error), 0);
-	packed = &space.devices[0].slabs[index];
+	packed = space_reach(&space, 0, index);
 	assert_int_equal(packed->state, SLAB_PACKED);
 	assert_int_equal(packed->segment, 11);
 	assert_int_equal(packed->directory_blocks, 1);
@@ -785,7 +946,7 @@ test_directory_that_contradicts_the_table_is_refused(void **state)
 	struct packed_block blocks[1] = { { baddr_make(7, 0), 5 } };
 	struct packed_reader reader;
 	struct error error;
-	struct slab *slab = &space.devices[0].slabs[9];
+	struct slab *slab = space_reach(&space, 0, 9);
 
 	write_segment(7, 0, 2);
 	space_reserve(&space, slab);
@@ -806,7 +967,7 @@ test_live_slot_that_no_piece_has_is_refused(void **state)
 	struct packed_block blocks[1] = { { baddr_make(7, 0), 5 } };
 	struct packed_reader reader;
 	struct error error;
-	struct slab *slab = &space.devices[0].slabs[9];
+	struct slab *slab = space_reach(&space, 0, 9);
 
 	space_reserve(&space, slab);
 	slab->state = SLAB_PACKED;
@@ -913,6 +1074,13 @@ main(void)
 		TEST(test_flipped_bit_makes_the_other_place_serve_and_shows_in_the_digest),
 		TEST(test_damage_in_both_places_is_named),
 		TEST(test_page_of_another_place_or_device_is_not_taken),
+		TEST(test_what_was_never_used_takes_no_record),
+		TEST(test_what_is_free_below_the_mark_comes_first),
+		TEST(test_mark_on_another_page),
+		TEST(test_mark_is_that_of_its_own_table),
+		TEST(test_mark_of_a_device_that_grows),
+		TEST(test_impossible_marks_are_refused),
+		TEST(test_sweep_meets_all_slabs),
 		TEST(test_impossible_records_are_refused),
 		TEST(test_packed_blocks_keep_their_addresses),
 		TEST(test_segment_may_move_in_parts_and_again),

@@ -174,6 +174,7 @@ write_page(uint32_t device, uint64_t checkpoint)
 {
 	unsigned place = (unsigned)(space_page_block(&space.devices[device], 0) & 1);
 
+	space_begin_table(&space);
 	space_encode_page(&space, device, 0, checkpoint, pages[device][place]);
 }
 
@@ -254,8 +255,8 @@ test_replay_opens_what_a_header_names(void **state)
 
 	make(2, slabs);
 	/* Both are free; then one is known already; then one is another segment's. */
-	places[0] = &space.devices[0].slabs[3];
-	places[1] = &space.devices[1].slabs[4];
+	places[0] = space_reach(&space, 0, 3);
+	places[1] = space_reach(&space, 1, 4);
 	leader = space_open_places(&space, places, 2, 50);
 	assert_int_equal(space_places(&space, leader, places), 2);
 	assert_ptr_equal(space_find(&space, 50), leader);
@@ -265,15 +266,15 @@ test_replay_opens_what_a_header_names(void **state)
 	assert_int_equal(space.free_count, 19);
 
 	space_mark_dead(&space, baddr_make(50, 1));
-	places[0] = &space.devices[0].slabs[9];
-	places[1] = &space.devices[1].slabs[4]; /* a copy of 50 */
+	places[0] = space_reach(&space, 0, 9);
+	places[1] = space_reach(&space, 1, 4); /* a copy of 50 */
 	old = leader;
 	leader = space_open_places(&space, places, 2, 51);
 	assert_int_equal(space_places(&space, leader, places), 2);
 	assert_int_equal(space_places(&space, old, places), 1);
 	assert_true(space_invariant(&space));
 	places[0] = old; /* the leader of 50 */
-	places[1] = &space.devices[1].slabs[11];
+	places[1] = space_reach(&space, 1, 11);
 	space_open_places(&space, places, 2, 52);
 	assert_null(space_find(&space, 50));
 	assert_non_null(space_find(&space, 51));

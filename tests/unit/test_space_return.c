@@ -59,6 +59,7 @@ write_table(uint64_t checkpoint)
 {
 	unsigned place = (unsigned)(space_page_block(&space.devices[1], 0) & 1);
 
+	space_begin_table(&space);
 	space_encode_page(&space, 1, 0, checkpoint, pages[place]);
 }
 
@@ -206,7 +207,7 @@ test_what_lies_on_enough_devices_is_left_there(void **state)
 
 	write_table(1);
 	space_leave_out(&space, 1);
-	struct slab *other = &space.devices[2].slabs[SLABS - 1];
+	struct slab *other = space_reach(&space, 2, SLABS - 1);
 
 	space_reserve(&space, other);
 	other->state = SLAB_COPY;
@@ -233,7 +234,7 @@ test_slabs_that_somebody_has_plans_for_stay_so(void **state)
 	assert_int_equal(rejoin(1, true), 0);
 	held = 0;
 	for (uint32_t i = 0; i < SLABS; i++)
-		held += space.devices[1].slabs[i].held;
+		held += space_reach(&space, 1, i)->held;
 	assert_int_equal(held, SLABS - 1);
 	/* It is given up before the device counts, or after. */
 	space_unreserve(&space, planned);
