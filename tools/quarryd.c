@@ -383,6 +383,7 @@ servers_create(struct daemon *daemon)
 			.certificates = config->tls_certificates,
 			.psk_file = config->tls_psk_file,
 			.verify_peer = config->tls_verify_peer,
+			.kernel = config->tls_kernel,
 		},
 		.buffer_bytes =
 		    max_u64(config->buffer_memory_bytes / config->reactors, 2 * BUFFER_BYTES_MAX),

@@ -98,6 +98,15 @@ set_socket_group(struct daemon_config *config, const char *value, struct error *
 }
 
 static int
+take_on_off(bool *on, const char *value, struct error *error)
+{
+	*on = strcmp(value, "on") == 0;
+	if (!*on && strcmp(value, "off") != 0)
+		return error_set(error, -EINVAL, "\"%.40s\" is neither on nor off", value);
+	return 0;
+}
+
+static int
 set_tls(struct daemon_config *config, const char *value, struct error *error)
 {
 	return nbd_tls_policy_parse(value, &config->tls, error);
@@ -120,10 +129,13 @@ set_tls_psk_file(struct daemon_config *config, const char *value, struct error *
 static int
 set_tls_verify_peer(struct daemon_config *config, const char *value, struct error *error)
 {
-	config->tls_verify_peer = strcmp(value, "on") == 0;
-	if (!config->tls_verify_peer && strcmp(value, "off") != 0)
-		return error_set(error, -EINVAL, "\"%.40s\" is neither on nor off", value);
-	return 0;
+	return take_on_off(&config->tls_verify_peer, value, error);
+}
+
+static int
+set_tls_kernel(struct daemon_config *config, const char *value, struct error *error)
+{
+	return take_on_off(&config->tls_kernel, value, error);
 }
 
 static int
@@ -254,10 +266,7 @@ set_log_level(struct daemon_config *config, const char *value, struct error *err
 static int
 set_iscsi_default_targets(struct daemon_config *config, const char *value, struct error *error)
 {
-	config->iscsi_default_targets = strcmp(value, "on") == 0;
-	if (!config->iscsi_default_targets && strcmp(value, "off") != 0)
-		return error_set(error, -EINVAL, "\"%.40s\" is neither on nor off", value);
-	return 0;
+	return take_on_off(&config->iscsi_default_targets, value, error);
 }
 
 static const struct setting {
@@ -294,6 +303,8 @@ static const struct setting {
 	{ "tls-psk-file", false, "FILE", "lines of USER:KEY, the key in hex", set_tls_psk_file },
 	{ "tls-verify-peer", false, "on|off", "on: clients must have a certificate, too",
 	    set_tls_verify_peer },
+	{ "tls-kernel", false, "on|off",
+	    "on (default): the kernel encrypts what TLS 1.3 sends, if it can", set_tls_kernel },
 	{ "iscsi-default-targets", false, "on|off",
 	    "off: only volumes with an export (quarry export add) are iSCSI targets",
 	    set_iscsi_default_targets },
@@ -601,6 +612,7 @@ daemon_config_init(struct daemon_config *config)
 	/* One serves a pool best: requests between reactors are messages, which cost (measured). */
 	config->reactors = 1;
 	config->iscsi_default_targets = true;
+	config->tls_kernel = true;
 	config->log_level = DIAG_INFO;
 }
 

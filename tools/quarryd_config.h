@@ -34,6 +34,7 @@ struct daemon_config {
 	char *tls_certificates;  /* a folder; NULL: none */
 	char *tls_psk_file;      /* NULL: none */
 	bool tls_verify_peer;
+	bool tls_kernel;
 	char **import;
 	size_t import_count;
 	struct nbd_access_rule *access;

@@ -120,18 +120,24 @@ receive_done(struct uring_op *op, int32_t result, uint32_t cqe_flags)
 
 /* --- sending --- */
 
+static void send_done(struct uring_op *op, int32_t result, uint32_t cqe_flags);
+
+void
+stream_send_as_is(struct stream *stream, int flags)
+{
+	stream->send_op.done = send_done;
+	io_uring_prep_sendmsg(reactor_uring_sqe(stream->r, &stream->send_op), stream->fd,
+	    &stream->message, (unsigned)(flags | MSG_NOSIGNAL));
+}
+
 static void
 submit_send(struct stream *stream)
 {
-	struct io_uring_sqe *sqe;
-
 	stream->sending = true;
-	if (stream->tls) {
+	if (stream->tls)
 		stream_tls_send(stream);
-		return;
-	}
-	sqe = reactor_uring_sqe(stream->r, &stream->send_op);
-	io_uring_prep_sendmsg(sqe, stream->fd, &stream->message, MSG_WAITALL | MSG_NOSIGNAL);
+	else
+		stream_send_as_is(stream, MSG_WAITALL);
 }
 
 void

@@ -145,8 +145,11 @@ void stream_shutdown_receive(struct stream *stream);
 /* The socket is of no more use: ends both. */
 void stream_shutdown(struct stream *stream);
 
-/* --- for stream_tls.c alone: the ends of what it did in the place of the ring --- */
+/* --- for stream_tls.c alone --- */
 
+/* Hands what was gathered to the socket as it is, with MSG_NOSIGNAL and @flags. */
+void stream_send_as_is(struct stream *stream, int flags);
+/* The ends of what it did in the place of the ring. */
 void stream_received(struct stream *stream, int32_t result);
 void stream_sent(struct stream *stream, int32_t result);
 

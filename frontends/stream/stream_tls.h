@@ -7,6 +7,9 @@
  * the network brings is decrypted into the same places, what goes out is encrypted in pieces of
  * OUT_BYTES.  A stream that was never secured pays one comparison with NULL for it.
  *
+ * Where the kernel can encrypt what a TLS 1.3 socket sends (TLS_TX), it does so, and what is sent
+ * is handed to the socket as it is; what is received is OpenSSL's still.
+ *
  * Refused: versions before 1.2, compression, renegotiation; sessions are not resumed, so that each
  * connection shows who it is anew.
  *
@@ -27,6 +30,7 @@ struct stream_tls_config {
 	const char *certificates; /* a folder; NULL: none */
 	const char *psk_file;     /* NULL: none; one of both at least */
 	bool verify_peer;         /* a client without a certificate of ours (or a key) is refused */
+	bool kernel;              /* the kernel encrypts what is sent, if it can */
 };
 
 /* Reads the files: blocking.  0, or a negative errno value with a text for the operator. */
@@ -46,7 +50,7 @@ void stream_tls_start(struct stream *stream, struct stream_tls_context *context)
 
 /* Who the peer has shown to be: its certificate's common name, or its PSK user name; "": nobody. */
 const char *stream_tls_peer_name(const struct stream *stream);
-/* Version and cipher, for the log. */
+/* Version, cipher and who encrypts what is sent, for the log. */
 const char *stream_tls_describe(const struct stream *stream, char text[96]);
 
 /* --- for stream_connection.c alone --- */

@@ -7,6 +7,7 @@
 #include <openssl/err.h>
 #include <openssl/x509.h>
 
+#include "core/base/diag.h"
 #include "frontends/stream/stream_tls_internal.h"
 
 enum {
@@ -109,6 +110,15 @@ psk_wanted(SSL *ssl, const char *identity, unsigned char *key, unsigned int key_
 	return 0;
 }
 
+/* OpenSSL tells of each secret: the kernel may take over with one of them. */
+static void
+secret_told(const SSL *ssl, const char *line)
+{
+	struct stream *stream = SSL_get_app_data(ssl);
+
+	tls_secret_from_keylog(&stream->tls->secret, line);
+}
+
 /* --- certificates --- */
 
 static int
@@ -198,6 +208,13 @@ credentials_load(
 	atomic_init(&credentials->users, 1);
 	SSL_CTX_set_app_data(ctx, credentials);
 	choose_protocol(ctx);
+	if (files->kernel && tls_kernel_is_there()) {
+		SSL_CTX_set_keylog_callback(ctx, secret_told);
+		diag_info("TLS 1.3: the kernel encrypts what is sent");
+	} else {
+		diag_info("TLS: OpenSSL encrypts what is sent%s",
+		    files->kernel ? ", since the kernel has no TLS (modprobe tls loads it)" : "");
+	}
 	if (!files->certificates && !files->psk_file)
 		rc = error_set(error, -EINVAL, "TLS needs certificates or a file of keys");
 	if (!rc && files->certificates)

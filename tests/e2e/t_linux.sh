@@ -7,6 +7,8 @@
 . "$(dirname "$0")/../integration/lib.sh"
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=tests/integration/tls.sh
+. "$HERE/tls.sh"
 
 boot_nbd() { boot "$1" "PORT=$PORT" "${@:2}"; }
 
@@ -90,6 +92,38 @@ test_guests_boot_from_clones() {
     nbdcopy "$(uri image@golden)" golden
     cmp golden "$image"
     echo "# two guests use $(image_field tank/one used_bytes) bytes each, alone $(image_field tank/one unique_bytes)"
+}
+
+# Our daemon on a kernel that has TLS, in the guest; its clients are here, GnuTLS's and OpenSSL's.
+test_the_kernel_encrypts_what_is_sent() {
+    vm_or_skip
+    make_certificates
+    local plain_port before
+    PORT=$(free_port)
+    plain_port=$(free_port)
+    VM_FILES="$BUILD/quarry $BUILD/quarryd $(echo pki/server/*.pem)" VM_PORTS="$PORT:10809 $plain_port:10810" boot kernel_tls
+    when_asked clients
+    uri() { echo "nbds://localhost:$PORT/tank/v?tls-certificates=$T/pki/alice"; }
+    head -c 8000000 /dev/urandom >data
+    truncate -s 64M data
+    nbdcopy --connections=4 --requests=16 data "$(uri)"
+    nbdcopy --connections=4 --requests=16 "$(uri)" back
+    cmp data back
+    local image="driver=raw,file.driver=nbd,file.host=localhost,file.port=$PORT,file.export=tank/v,file.tls-creds=t"
+    qemu-io --object "tls-creds-x509,id=t,endpoint=client,dir=$T/pki/alice" -c 'write -P 7 20M 3M' -c 'read -P 7 20M 3M' \
+        --image-opts "$image" >io.out
+    grep -q 'read 3145728/3145728' io.out
+    refuses grep -i -E 'fail|error' io.out
+    vm_said 'TLS 1.3: the kernel encrypts what is sent'
+    refuses vm_said 'TLSv1.3.*encrypted by OpenSSL' # the kernel does, for all of those
+    # where it is switched off
+    before=$(grep -c 'encrypted by the kernel' vm.out)
+    nbdinfo --list "nbds://localhost:$plain_port/?tls-certificates=$T/pki/alice"
+    wait_for 20 vm_said 'TLSv1.3.*encrypted by OpenSSL'
+    expect "$before" "$(grep -c 'encrypted by the kernel' vm.out)" "connections with kernel TLS"
+    $PYTHON "$E2E/kernel_tls.py" "$PORT" "$T/pki" "$(tr -d '\r' <vm.out | sed -n 's/^kernel //p')"
+    nbdcopy "$E2E/kernel_tls.py" "nbds://localhost:$PORT/tank/done?tls-certificates=$T/pki/alice" # tells the guest
+    vm_end 120
 }
 
 run_tests

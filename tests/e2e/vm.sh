@@ -20,6 +20,7 @@ VM_PACKAGES="$VM_KERNEL usr-is-merged base-files bash coreutils findutils grep s
     libnbd0 liburing2 libisal2 libjansson4 libyaml-0-2 libblkid1 libssl3"
 VM_PID=
 VM_FILES= # what the guest finds in /e2e beside its script
+VM_PORTS= # ours that lead to some of its own: "OURS:ITS …"
 VM_ROOT=  # its disk, as qemu's -drive knows it; "": the image, as if it were new each time
 
 # apt, asked as if nothing were installed: the packages with all that they need.
@@ -103,7 +104,7 @@ vm_or_skip() {
 }
 
 vm_start() {
-    local script=$1 image setting
+    local script=$1 image setting port forwards=
     image=$VM_CACHE/$VM_KEY
     shift
     rm -rf guest vm.out
@@ -111,6 +112,7 @@ vm_start() {
     cp "$script" guest/e2e/script
     # shellcheck disable=SC2086
     [ -z "$VM_FILES" ] || cp $VM_FILES guest/e2e/
+    for port in $VM_PORTS; do forwards+=",hostfwd=tcp:127.0.0.1:${port%:*}-:${port#*:}"; done
     for setting in "$@"; do echo "export ${setting%%=*}='${setting#*=}'"; done >guest/e2e/env
     cat >guest/e2e/start <<'START'
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOST=10.0.2.2 HOME=/
@@ -138,7 +140,7 @@ START
         -append "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 rdinit=/init" \
         -serial file:vm.console -serial file:vm.out \
         -drive "if=virtio,${VM_ROOT:-file=$image/root.ext4,snapshot=on},format=raw" \
-        -netdev user,id=net -device virtio-net-pci,netdev=net </dev/null >vm.log 2>&1 &
+        -netdev "user,id=net$forwards" -device virtio-net-pci,netdev=net </dev/null >vm.log 2>&1 &
     VM_PID=$!
 }
 

@@ -22,10 +22,10 @@ def text(name):
 
 
 class Client:
-    """Connected to the Unix socket @path; the greeting is read and answered with @flags."""
+    """Connected to the Unix socket @path, or a (host, port); the greeting is read and answered with @flags."""
 
     def __init__(self, path, flags=3):
-        self.s = socket.socket(socket.AF_UNIX)
+        self.s = socket.socket(socket.AF_INET if isinstance(path, tuple) else socket.AF_UNIX)
         self.s.settimeout(60)
         self.s.connect(path)
         magic, opt, self.server_flags = struct.unpack(">QQH", self.take(18))

@@ -5,33 +5,8 @@
 # TLS with the clients that people have, and refusals with bytes that no client would send.
 # shellcheck source=tests/integration/lib.sh
 . "$(dirname "$0")/lib.sh"
-
-# Two authorities, a server, and clients: alice is ours, mallory is the other one's.
-make_certificates() {
-    local who ca
-    mkdir -p pki/server pki/alice pki/mallory pki/none
-    for ca in ca other; do
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "/CN=$ca" \
-            -keyout "pki/$ca.key" -out "pki/$ca.pem" 2>/dev/null
-    done
-    for who in server:ca alice:ca mallory:other; do
-        ca=${who#*:} who=${who%:*}
-        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$who" \
-            -keyout "pki/$who.key" -out "pki/$who.csr" 2>/dev/null
-        openssl x509 -req -in "pki/$who.csr" -CA "pki/$ca.pem" -CAkey "pki/$ca.key" -days 2 \
-            -extfile <(echo "subjectAltName=DNS:localhost,IP:127.0.0.1") -out "pki/$who.pem" 2>/dev/null
-        [ "$who" = server ] && continue
-        cp "pki/$who.pem" "pki/$who/client-cert.pem"
-        cp "pki/$who.key" "pki/$who/client-key.pem"
-        cp pki/ca.pem "pki/$who/ca-cert.pem"
-    done
-    cp pki/ca.pem pki/none/ca-cert.pem
-    cp pki/ca.pem pki/server/ca-cert.pem
-    cp pki/server.pem pki/server/server-cert.pem
-    cp pki/server.key pki/server/server-key.pem
-    echo "alice:$(openssl rand -hex 32)" >pki/keys.psk
-    echo "bob:$(openssl rand -hex 32)" >pki/other.psk
-}
+# shellcheck source=tests/integration/tls.sh
+. "$(dirname "$0")/tls.sh"
 
 # start_tls [FLAG…]: certificates, tank/v, and beside the plain socket one with TLS at $PORT.
 start_tls() {
@@ -202,41 +177,15 @@ test_new_keys_are_followed_and_renegotiation_ends_it() {
     make_certificates
     start_tls --tls-certificates "$T/pki/server"
     $PYTHON - "$T" <<'PYTHON'
-import array, fcntl, signal, socket, subprocess, sys, termios, threading, time
+import signal, sys
 import nbd_bytes as n
-class Tls:
-    """A socket's face of openssl s_client, which takes a letter at the beginning of its input for a command."""
-    def __init__(self, plain, version):
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.client = subprocess.Popen(
-            ["openssl", "s_client", "-connect", "127.0.0.1:%d" % listener.getsockname()[1], version, "-quiet", "-no_ign_eof",
-             "-CAfile", sys.argv[1] + "/pki/ca.pem", "-verify_return_error"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
-        near = listener.accept()[0]
-        for ends in (near, plain), (plain, near):
-            threading.Thread(target=self.pump, args=ends, daemon=True).start()
-        self.sendall, self.recv = self.client.stdin.write, self.client.stdout.read
-    def command(self, letter):
-        """Taken by itself: what is read with it would be lost."""
-        self.sendall(letter)
-        left = array.array("i", [1])
-        while left[0]:
-            time.sleep(0.001)
-            fcntl.ioctl(self.client.stdin, termios.FIONREAD, left)
-    @staticmethod
-    def pump(source, to):
-        try:
-            while data := source.recv(65536):
-                to.sendall(data)
-            to.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
+from tls_client import Tls
 signal.alarm(60)
 def secured(version):
     c = n.Client(sys.argv[1] + "/tls.sock")
     assert c.final(n.STARTTLS) == n.ACK
     c.s.settimeout(None)
-    c.s = Tls(c.s, version)
+    c.s = Tls(c.s, sys.argv[1] + "/pki/ca.pem", version)
     c.start("tank/v")
     return c
 def good(c, data):
@@ -246,6 +195,9 @@ c = secured("-tls1_3")
 for turn in range(10):
     c.s.command(b"K" if turn % 2 else b"k")  # asks for the other side's new keys, too; or not
     good(c, bytes([turn + 1]) * 100000)
+for turn in range(10):
+    c.s.command(b"K")  # again and again, before anything was sent
+good(c, b"y" * 100000)
 c = secured("-tls1_2")
 good(c, b"x" * 100000)
 c.s.command(b"R")

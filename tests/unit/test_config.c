@@ -49,6 +49,7 @@ test_bad_files(void **state)
 		    "1 to "
 		    "64" },
 		{ "cache: none\n", "q.yaml:1: cache: \"none\" is neither direct nor kernel" },
+		{ "tls-kernel: maybe\n", "q.yaml:1: tls-kernel: \"maybe\" is neither on nor off" },
 		{ "log-level: loud\n",
 		    "q.yaml:1: log-level: \"loud\" is none of error, warning, info and debug" },
 		{ "listen: nbd://127.0.0.1:1\n",
