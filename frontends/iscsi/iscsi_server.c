@@ -84,10 +84,16 @@ void
 iscsi_server_check_stop(struct iscsi_server *server)
 {
 	if (!server->stop_done || !stream_listeners_stopped(&server->listeners) ||
-	    server->connection_count)
+	    server->connection_count || scsi_port_busy(&server->scsi))
 		return;
 	reactor_defer(&server->r->reactor, server->stop_done);
 	server->stop_done = NULL;
+}
+
+static void
+port_idle(struct scsi_port *port)
+{
+	iscsi_server_check_stop(container_of(port, struct iscsi_server, scsi));
 }
 
 static void
@@ -105,6 +111,7 @@ iscsi_server_stop(struct iscsi_server *server, struct task *done)
 	stream_listeners_stop(&server->listeners);
 	list_for_each_safe(link, &server->connections)
 		iscsi_connection_kill(iscsi_connection_of(link));
+	scsi_port_stop(&server->scsi);
 	iscsi_server_check_stop(server);
 }
 
@@ -131,6 +138,7 @@ iscsi_server_create(const struct iscsi_server_config *config, struct iscsi_serve
 	server->buffers =
 	    buffer_pool_create(config->buffer_bytes ? config->buffer_bytes : 256 * MIB);
 	scsi_port_init(&server->scsi, &server->r->reactor, server->buffers, config->target);
+	server->scsi.idle = port_idle;
 	server->portal.scsi = &server->scsi;
 	list_init(&server->portal.sessions);
 	list_init(&server->connections);

@@ -48,11 +48,16 @@ struct scsi_port {
 	struct buffer_pool *buffers;
 	struct target *target; /* NULL: no reservation is kept over power loss */
 	struct list units;
+	/* Set by the transport; what goes on without a nexus (SANITIZE) has ended. */
+	void (*idle)(struct scsi_port *port);
 };
 
 void scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_pool *buffers,
     struct target *target);
-/* No nexus is left. */
+/* What goes on without a nexus ends soon: when scsi_port_busy() says no. */
+void scsi_port_stop(struct scsi_port *port);
+bool scsi_port_busy(const struct scsi_port *port);
+/* No nexus is left, and it is not busy. */
 void scsi_port_fini(struct scsi_port *port);
 
 /* --- nexuses --- */

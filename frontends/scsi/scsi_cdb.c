@@ -35,6 +35,12 @@
 	PLAIN(text, 0x5f, sa, 10, SCSI_PERSISTENT_RESERVE_OUT, SCSI_DATA_OUT_BYTES, 5, 4, \
 	    sa, 0xff, 0, 0, LEN_32)
 
+/* @flags: IMMED, AUSE. */
+#define SANITIZE(text, sa, flags, moves, at, size, ...) \
+	{ .name = text, .opcode = 0x48, .service_action = sa, .cdb_bytes = 10, .count_at = at, \
+	  .count_bytes = size, .action = SCSI_SANITIZE, .data = moves, .writes = true, \
+	  .usage = { 0x48, (flags) | (sa), 0, 0, 0, 0, 0, __VA_ARGS__ } }
+
 #define RESULTS(text, sa) \
 	PLAIN(text, 0x84, sa, 16, SCSI_RECEIVE_COPY_RESULTS, SCSI_DATA_IN_BYTES, 10, 4, \
 	    sa, 0xff, 0, 0, 0, 0, 0, 0, 0, LEN_32)
@@ -77,6 +83,9 @@ const struct scsi_command scsi_commands[] = {
 	    .writes = true, .count_no_data = true),
 	PLAIN("UNMAP", 0x42, NONE, 10, SCSI_UNMAP, SCSI_DATA_OUT_BYTES, 7, 2,
 	    0x01, 0, 0, 0, 0, GROUP, LEN_16),
+	SANITIZE("SANITIZE: OVERWRITE", 0x01, 0xa0, SCSI_DATA_OUT_BYTES, 7, 2, LEN_16),
+	SANITIZE("SANITIZE: BLOCK ERASE", 0x02, 0xa0, SCSI_DATA_NONE, 0, 0, 0, 0),
+	SANITIZE("SANITIZE: EXIT FAILURE MODE", 0x1f, 0, SCSI_DATA_NONE, 0, 0, 0, 0),
 	PLAIN("LOG SENSE", 0x4d, NONE, 10, SCSI_LOG_SENSE, SCSI_DATA_IN_BYTES, 7, 2,
 	    0x01, 0xff, 0xff, 0, 0xff, 0xff, LEN_16),
 	PLAIN("MODE SELECT(10)", 0x55, NONE, 10, SCSI_MODE_SELECT, SCSI_DATA_OUT_BYTES, 7, 2,
@@ -170,10 +179,16 @@ scsi_sense_field(
 	sense->field_bit = bit <= 7 ? (uint8_t)bit : 0;
 }
 
-/* The three bytes that point at a field. */
+/* The three bytes of what is specific to the key: a pointer at a field, or how far something is. */
 static void
-encode_field(const struct scsi_sense *sense, uint8_t *bytes)
+encode_specific(const struct scsi_sense *sense, uint8_t *bytes)
 {
+	if (sense->has_progress) {
+		bytes[0] = 0x80;
+		bytes[1] = (uint8_t)(sense->progress >> 8);
+		bytes[2] = (uint8_t)sense->progress;
+		return;
+	}
 	bytes[0] = (uint8_t)(0x80 | (sense->field_in_cdb ? 0x40 : 0) |
 			     (sense->has_bit ? 0x08 | sense->field_bit : 0));
 	bytes[1] = (uint8_t)(sense->field_byte >> 8);
@@ -195,8 +210,8 @@ encode_fixed(const struct scsi_sense *sense, uint8_t *bytes)
 	bytes[7] = 10;
 	bytes[12] = (uint8_t)(sense->asc >> 8);
 	bytes[13] = (uint8_t)sense->asc;
-	if (sense->has_field)
-		encode_field(sense, bytes + 15);
+	if (sense->has_field || sense->has_progress)
+		encode_specific(sense, bytes + 15);
 	return 18;
 }
 
@@ -217,10 +232,10 @@ encode_descriptors(const struct scsi_sense *sense, uint8_t *bytes)
 		memcpy(bytes + len_bytes + 4, &information_be, sizeof(information_be));
 		len_bytes += 12;
 	}
-	if (sense->has_field) {
+	if (sense->has_field || sense->has_progress) {
 		bytes[len_bytes] = 0x02;
 		bytes[len_bytes + 1] = 0x06;
-		encode_field(sense, bytes + len_bytes + 4);
+		encode_specific(sense, bytes + len_bytes + 4);
 		len_bytes += 8;
 	}
 	bytes[7] = (uint8_t)(len_bytes - 8);

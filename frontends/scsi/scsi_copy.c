@@ -228,7 +228,7 @@ find_segment(struct scsi_task *task, struct segment *s)
 	}
 	s->from = target_nexus(task, source);
 	s->to = target_nexus(task, target);
-	if (!s->from || !s->to) {
+	if (!s->from || !s->to || s->from->unit->sanitize || s->to->unit->sanitize) {
 		abort_copy(task, SCSI_ASC_COPY_TARGET_UNREACHABLE);
 		return false;
 	}

@@ -133,6 +133,7 @@ static size_t
 put_characteristics(const struct scsi_task *task, uint8_t *page)
 {
 	put_be16(page + 4, 1); /* does not rotate */
+	page[7] = 0x40;        /* WABEREQ: behind SANITIZE: BLOCK ERASE reads succeed */
 	return 64;
 }
 

@@ -9,6 +9,7 @@
  *   scsi_report.c   capacities, LUNs, port groups, LBA status and other answers
  *   scsi_medium.c   what reads and writes blocks
  *   scsi_copy.c     copies between units
+ *   scsi_sanitize.c SANITIZE
  *   scsi_reserve.c  reservations: what they forbid, and what is told of them
  *   scsi_reserve_out.c  PERSISTENT RESERVE OUT
  */
@@ -36,6 +37,14 @@ struct scsi_reservation {
 	bool kept; /* APTPL: `state` is the volume's note, too */
 };
 
+enum scsi_sanitize_state {
+	SCSI_SANITIZE_FINE,
+	SCSI_SANITIZE_FAILED, /* until another one succeeds */
+	SCSI_SANITIZE_FAILED_MAY_EXIT,
+};
+
+struct scsi_sanitize;
+
 struct scsi_unit {
 	struct list link; /* port->units */
 	struct scsi_port *port;
@@ -53,8 +62,10 @@ struct scsi_unit {
 	bool stopped;                   /* START STOP UNIT */
 	struct scsi_nexus *reserved_by; /* RESERVE(6/10) */
 	struct scsi_reservation reservation;
-	bool can_keep;               /* the volume has notes */
-	uint64_t import;             /* of the pool: the one that `reservation` is of */
+	bool can_keep;                  /* the volume has notes */
+	uint64_t import;                /* of the pool: the one that `reservation` is of */
+	struct scsi_sanitize *sanitize; /* under way; the unit stays while it is */
+	enum scsi_sanitize_state sanitize_failed;
 	struct scsi_task *reserving; /* whose change is being kept: others wait for their turn */
 };
 
@@ -176,6 +187,8 @@ uint64_t scsi_atomic_bytes_max(const struct scsi_nexus *nexus);
 void scsi_unit_pump(struct scsi_unit *unit);
 /* An aborted task is gone: answers those that wait for all of them. */
 void scsi_unit_aborted(struct scsi_unit *unit);
+/* Frees it if nobody needs it. */
+void scsi_unit_unused(struct scsi_unit *unit);
 /* As scsi_nexus_abort(), on behalf of another one: the tasks are answered. */
 void scsi_nexus_abort_by(struct scsi_nexus *nexus, const struct scsi_nexus *by);
 
@@ -214,6 +227,17 @@ void scsi_run_persistent_in(struct scsi_task *task);
 void scsi_run_persistent_out(struct scsi_task *task);
 void scsi_run_extended_copy(struct scsi_task *task);
 void scsi_run_copy_results(struct scsi_task *task);
+void scsi_run_sanitize(struct scsi_task *task);
+/* True: SANITIZE is under way, or has failed; task->reason says so. */
+bool scsi_sanitize_forbids(struct scsi_task *task);
+/* What REQUEST SENSE says of it; false: nothing. */
+bool scsi_sanitize_sense(const struct scsi_unit *unit, struct scsi_sense *sense);
+/* A task is gone that it may wait for. */
+void scsi_sanitize_pump(struct scsi_sanitize *sanitize);
+/* Its nexus ends; true: @volume is its own from now on. */
+bool scsi_sanitize_takes(struct scsi_sanitize *sanitize, const struct volume *volume);
+/* It ends with what is in flight. */
+void scsi_sanitize_stop(struct scsi_sanitize *sanitize);
 /* The unit's designator of this type; its length, 0: it has none. */
 size_t scsi_designator(
     const struct scsi_unit *unit, unsigned type, uint8_t bytes[SCSI_DESIGNATOR_BYTES_MAX]);

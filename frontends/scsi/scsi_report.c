@@ -25,7 +25,7 @@ scsi_run_request_sense(struct scsi_task *task)
 		scsi_sense_set(&sense, SCSI_ILLEGAL_REQUEST, SCSI_ASC_LUN_NOT_SUPPORTED);
 	else if (scsi_attention_take(task->nexus, &asc))
 		scsi_sense_set(&sense, SCSI_UNIT_ATTENTION, asc);
-	else if (task->unit->stopped)
+	else if (!scsi_sanitize_sense(task->unit, &sense) && task->unit->stopped)
 		scsi_sense_set(&sense, SCSI_NOT_READY, SCSI_ASC_STOPPED);
 	len_bytes = scsi_sense_encode(&sense, task->parsed.bytes[1] & 1, bytes);
 	scsi_answer_bytes(task, bytes, len_bytes);

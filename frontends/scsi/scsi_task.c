@@ -40,6 +40,7 @@ static void (*const runs[])(struct scsi_task *task) = {
 	[SCSI_PERSISTENT_RESERVE_OUT] = scsi_run_persistent_out,
 	[SCSI_EXTENDED_COPY] = scsi_run_extended_copy,
 	[SCSI_RECEIVE_COPY_RESULTS] = scsi_run_copy_results,
+	[SCSI_SANITIZE] = scsi_run_sanitize,
 	[SCSI_REPORT_LUNS] = scsi_run_report_luns,
 	[SCSI_REPORT_TARGET_PORT_GROUPS] = scsi_run_port_groups,
 	[SCSI_REPORT_OPCODES] = scsi_run_opcodes,
@@ -357,11 +358,14 @@ run(struct scsi_task *task)
 		return scsi_finish(task, SCSI_RESERVATION_CONFLICT);
 	if (task->refused)
 		return scsi_refuse(task);
+	if (scsi_sanitize_forbids(task))
+		return scsi_refuse(task);
 	if (task->no_buffer)
 		return scsi_finish(task, SCSI_BUSY);
 	if (command->writes && scsi_unit_readonly(task->nexus))
 		return scsi_check_condition(task, SCSI_DATA_PROTECT, SCSI_ASC_WRITE_PROTECTED);
-	if (task->unit->stopped && (command->lba_bytes || command->action == SCSI_UNMAP))
+	if (task->unit->stopped && (command->lba_bytes || command->action == SCSI_UNMAP ||
+				       command->action == SCSI_SANITIZE))
 		return scsi_check_condition(task, SCSI_NOT_READY, SCSI_ASC_STOPPED);
 	if (wrong_data_out(task))
 		return scsi_check_condition(
@@ -405,6 +409,8 @@ scsi_unit_pump(struct scsi_unit *unit)
 		if (task->state == SCSI_TASK_DORMANT && may_run(task))
 			enable(task);
 	}
+	if (unit->sanitize)
+		scsi_sanitize_pump(unit->sanitize);
 }
 
 void

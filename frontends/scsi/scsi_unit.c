@@ -117,7 +117,8 @@ unit_get(struct scsi_port *port, const struct volume *volume)
 static bool
 unit_is_new(const struct scsi_unit *unit)
 {
-	return unit->reservation.generation == 0 && reservation_is_empty(&unit->reservation.state);
+	return unit->reservation.generation == 0 &&
+	       reservation_is_empty(&unit->reservation.state) && !unit->sanitize_failed;
 }
 
 static void
@@ -125,6 +126,13 @@ unit_free(struct scsi_unit *unit)
 {
 	list_remove(&unit->link);
 	free(unit);
+}
+
+void
+scsi_unit_unused(struct scsi_unit *unit)
+{
+	if (list_empty(&unit->nexuses) && unit_is_new(unit) && !unit->sanitize)
+		unit_free(unit);
 }
 
 bool
@@ -180,10 +188,10 @@ scsi_nexus_end(struct scsi_nexus *nexus)
 	if (unit->reserved_by == nexus)
 		unit->reserved_by = NULL;
 	list_remove(&nexus->link);
-	volume_close(nexus->volume);
+	if (!unit->sanitize || !scsi_sanitize_takes(unit->sanitize, nexus->volume))
+		volume_close(nexus->volume);
 	free(nexus);
-	if (list_empty(&unit->nexuses) && unit_is_new(unit))
-		unit_free(unit);
+	scsi_unit_unused(unit);
 }
 
 void
@@ -199,12 +207,32 @@ scsi_port_init(struct scsi_port *port, struct reactor *reactor, struct buffer_po
 }
 
 void
+scsi_port_stop(struct scsi_port *port)
+{
+	list_for_each(link, &port->units) {
+		struct scsi_unit *unit = container_of(link, struct scsi_unit, link);
+
+		if (unit->sanitize)
+			scsi_sanitize_stop(unit->sanitize);
+	}
+}
+
+bool
+scsi_port_busy(const struct scsi_port *port)
+{
+	list_for_each(link, &port->units)
+		if (container_of(link, struct scsi_unit, link)->sanitize)
+			return true;
+	return false;
+}
+
+void
 scsi_port_fini(struct scsi_port *port)
 {
 	while (!list_empty(&port->units)) {
 		struct scsi_unit *unit = list_first(&port->units, struct scsi_unit, link);
 
-		CHECK(list_empty(&unit->nexuses));
+		CHECK(list_empty(&unit->nexuses) && !unit->sanitize);
 		unit_free(unit);
 	}
 }

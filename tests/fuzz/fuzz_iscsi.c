@@ -339,6 +339,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	iscsi_session_end(&i->session);
 	pool_sync_run(&world.reactor, is_idle, i);
 	iscsi_session_fini(&i->session);
+	while (scsi_port_busy(&world.port)) /* SANITIZE goes on */
+		turn();
 	CHECK(buffer_pool_used_bytes(world.buffers) == 0);
 	pool_sync_settle(&world.reactor); /* handles close */
 	free(bytes);

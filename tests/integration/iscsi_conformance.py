@@ -32,7 +32,7 @@ def list_tests():
 
 def run_one(test, uris):
     with_suite = test in NEEDS_ITS_SUITE
-    command = ["iscsi-test-cu", "--dataloss", "-v", "-t", test.rpartition(".")[0] if with_suite else test, *uris]
+    command = ["iscsi-test-cu", "--dataloss", "--allow-sanitize", "-v", "-t", test.rpartition(".")[0] if with_suite else test, *uris]
     try:
         run = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
