@@ -12,9 +12,19 @@
 
 #include "core/base/diag.h"
 #include "core/base/mutant.h"
+#include "core/device_watch.h"
 
 /* More than so many at a time are left to those who read the blocks next. */
 #define HEALS_MAX 64u
+
+/* A device that is slow to answer is asked last. */
+static uint64_t
+busyness(const struct pool *pool, const struct slab *place)
+{
+	const struct device *device = pool_device(pool, place->device);
+
+	return device->in_flight + (device_watch_is_slow(device) ? 1ull << 32 : 0);
+}
 
 void
 places_hold(struct pool *pool, struct slab *leader, struct places *places)
@@ -24,8 +34,7 @@ places_hold(struct pool *pool, struct slab *leader, struct places *places)
 		struct slab *place = places->slabs[i];
 
 		place->readers += !MUTANT(READER_NOT_COUNTED);
-		if (i > 0 && pool_device(pool, place->device)->in_flight <
-				 pool_device(pool, places->slabs[0]->device)->in_flight) {
+		if (i > 0 && busyness(pool, place) < busyness(pool, places->slabs[0])) {
 			places->slabs[i] = places->slabs[0];
 			places->slabs[0] = place;
 		}
@@ -81,6 +90,7 @@ place_heal(struct pool *pool, struct slab *place, uint32_t slot, const void *blo
 	struct heal *heal;
 
 	if (pool->heals >= HEALS_MAX || !space_place_counts(&pool->space, place) ||
+	    device_watch_is_slow(pool_device(pool, place->device)) ||
 	    (pool->state != POOL_ONLINE && pool->state != POOL_STARTING))
 		return;
 	heal = xcalloc(1, sizeof(*heal));
@@ -114,14 +124,6 @@ fetch_end(struct block_fetch *fetch, int error)
 	places_let_go(pool, &places);
 }
 
-static void
-fetch_begin(struct task *task)
-{
-	struct block_fetch *fetch = container_of(task, struct block_fetch, task);
-
-	fetch_end(fetch, -EIO);
-}
-
 static void fetch_done(struct device_io *io);
 
 static void
@@ -138,8 +140,70 @@ fetch_submit(struct block_fetch *fetch)
 	io->len_bytes = BLOCK_BYTES;
 	io->iov = &fetch->iov;
 	io->iov_count = 1;
+	io->may_give_up = false;
+	for (unsigned i = 0; i < fetch->places.count; i++)
+		io->may_give_up |= i != fetch->at && !(fetch->bad >> i & 1);
 	io->done = fetch_done;
 	device_submit(pool_device(pool, place->device), io);
+}
+
+/* What of @places is known to be bad. */
+static unsigned
+bad_of(const struct block_fetch *fetch, const struct places *places, uint32_t slot)
+{
+	unsigned bad = 0;
+
+	for (unsigned i = 0; i < places->count; i++)
+		for (unsigned k = 0; k < fetch->places.count; k++)
+			if (places->slabs[i] == fetch->places.slabs[k] && slot == fetch->slot)
+				bad |= (fetch->bad >> k & 1) << i;
+	return bad;
+}
+
+/* A device may have come back since the places were looked up, and have what the others fail to
+ * give.  False: there is no place but those that were tried. */
+static bool
+find_again(struct block_fetch *fetch)
+{
+	struct pool *pool = fetch->pool;
+	struct places places = { .count = 0 }, before = fetch->places;
+	uint32_t slot;
+	struct slab *leader = space_place(&pool->space, fetch->addr, &slot);
+	unsigned bad;
+
+	if (fetch->again || !leader || pool->space.copies == 1 || MUTANT(PLACES_NOT_FOUND_AGAIN))
+		return false;
+	fetch->again = true;
+	places_hold(pool, leader, &places);
+	bad = bad_of(fetch, &places, slot);
+	fetch->places = places;
+	fetch->slot = slot;
+	fetch->bad = bad;
+	places_let_go(pool, &before);
+	for (fetch->at = 0; fetch->at < places.count; fetch->at++)
+		if (!(bad >> fetch->at & 1))
+			return true;
+	return false;
+}
+
+static void
+fetch_next(struct block_fetch *fetch)
+{
+	for (unsigned i = 0; i < fetch->places.count; i++) {
+		if (fetch->bad >> i & 1)
+			continue;
+		fetch->at = i;
+		return fetch_submit(fetch);
+	}
+	if (find_again(fetch))
+		return fetch_submit(fetch);
+	fetch_end(fetch, -EIO);
+}
+
+static void
+fetch_begin(struct task *task)
+{
+	fetch_next(container_of(task, struct block_fetch, task));
 }
 
 static void
@@ -157,18 +221,14 @@ fetch_done(struct device_io *io)
 		return fetch_end(fetch, 0);
 	}
 	fetch->bad |= 1u << fetch->at;
-	pool->devices[place->device].errors++;
 	pool->checksum_errors += !io->error;
-	diag_error("pool %s: %s at byte %llu of %s: %s", pool->name, fetch->what,
-	    (unsigned long long)io->offset_bytes, io->device->name,
-	    io->error ? strerror(-io->error) : "wrong checksum");
-	for (unsigned i = 0; i < fetch->places.count; i++) {
-		if (fetch->bad >> i & 1)
-			continue;
-		fetch->at = i;
-		return fetch_submit(fetch);
+	if (io->error != -ETIMEDOUT || !io->may_give_up) {
+		pool->devices[place->device].errors++;
+		diag_error("pool %s: %s at byte %llu of %s: %s", pool->name, fetch->what,
+		    (unsigned long long)io->offset_bytes, io->device->name,
+		    io->error ? strerror(-io->error) : "wrong checksum");
 	}
-	fetch_end(fetch, -EIO);
+	fetch_next(fetch);
 }
 
 void
@@ -181,6 +241,7 @@ block_fetch_start(struct block_fetch *fetch, struct pool *pool, struct map_entry
 	fetch->addr = (struct baddr){ entry.addr };
 	fetch->crc = entry.crc;
 	fetch->bad = bad;
+	fetch->again = false;
 	fetch->slot = slot;
 	fetch->places.count = 0;
 	memset(&fetch->io, 0, sizeof(fetch->io));

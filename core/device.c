@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "core/device.h"
+#include "core/device_watch.h"
 
 void
 device_submit(struct device *device, struct device_io *io)
@@ -11,6 +11,10 @@ device_submit(struct device *device, struct device_io *io)
 	      io->offset_bytes <= device->size_bytes - io->len_bytes);
 	io->device = device;
 	io->error = 0;
+	if (device->watch)
+		return device_watch_submit(device->watch, io);
+	io->shadow = NULL;
+	list_init(&io->link);
 	device->in_flight++;
 	device->ops->submit(device, io);
 }
@@ -21,5 +25,16 @@ device_complete(struct device_io *io, int error)
 	CHECK(io->device->in_flight > 0 && error <= 0);
 	io->device->in_flight--;
 	io->error = error;
+	list_remove(&io->link); /* of a device that is watched */
 	io->done(io);
+}
+
+void
+device_close(struct device *device)
+{
+	if (!device)
+		return;
+	device_watch_free(device->watch);
+	device->watch = NULL;
+	device->ops->close(device);
 }

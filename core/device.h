@@ -40,10 +40,17 @@ struct device_io {
 	const struct iovec *iov; /* READ, WRITE; stays unchanged until done */
 	uint32_t iov_count;      /* at most DEVICE_IOV_MAX */
 	void (*done)(struct device_io *io);
+	/* READ: if it takes long it may end with -ETIMEDOUT: there is another place to read from.
+	 */
+	bool may_give_up;
 	/* result */
 	int error; /* 0 or a negative errno value */
 	/* the backend's own, while in flight */
 	struct device *device;
+	/* of core/device_watch.h */
+	struct list link;
+	uint64_t since_ns;
+	struct shadow *shadow;
 	union {
 		struct {
 			void (*ring_done)(void *); /* the shape of a struct uring_op */
@@ -64,6 +71,8 @@ struct device_ops {
 	void (*close)(struct device *device);
 };
 
+struct device_watch;
+
 struct device {
 	const struct device_ops *ops;
 	struct reactor *reactor;
@@ -80,6 +89,7 @@ struct device {
 	/* Opening made it, and no pool has it yet: closing it removes it. */
 	bool made;
 	uint32_t in_flight;
+	struct device_watch *watch; /* NULL: it is not watched */
 };
 
 /* Checks the contract's preconditions (CHECK) and hands @io to the backend. */
@@ -88,11 +98,7 @@ void device_submit(struct device *device, struct device_io *io);
 /* For backends: counts down and calls done(). From the reactor's loop only. */
 void device_complete(struct device_io *io, int error);
 
-static inline void
-device_close(struct device *device)
-{
-	if (device)
-		device->ops->close(device);
-}
+/* Of NULL nothing.  Nothing is in flight. */
+void device_close(struct device *device);
 
 #endif

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 
 #include "core/base/mutant.h"
+#include "core/device_stall.h"
 
 #define AHEAD_BLOCKS 64u
 #define AHEAD_VECTORS 4u /* of AHEAD_BLOCKS each, all the same zeroes */
@@ -170,6 +171,7 @@ housekeeping_unprepared_slabs(const struct pool *pool)
 void
 housekeeping_start(struct pool *pool)
 {
+	device_stall_watch(pool);
 	for (uint32_t i = 0; i < pool->device_count; i++)
 		if (keeps_space(pool, i))
 			pool_device(pool, i)->gives_back = false;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "core/base/diag.h"
+#include "core/device_watch.h"
 
 struct device *
 pool_device(const struct pool *pool, uint32_t index)
@@ -64,6 +65,7 @@ pool_new(const struct pool_config *config)
 	pool->clock_s = config->clock_s;
 	pool->state = POOL_STARTING;
 	pool->node_cache_bytes = config->node_cache_bytes;
+	pool->stall_timeout_ns = config->stall_timeout_ns;
 	heartbeat_init(pool, config->owner);
 	list_init(&pool->link);
 	list_init(&pool->space_waiters);
@@ -171,12 +173,25 @@ free_list_of(struct list *list, size_t link_offset)
 		free((char *)node - link_offset);
 }
 
+/* What never answers, of one that was left out, cannot be closed either. */
+static void
+close_device(struct pool_device *device)
+{
+	if (!device->device)
+		return;
+	device_watch_end(device->device);
+	if (device->device->watch && device->device->in_flight > 0)
+		diag_warning("%s stays open: it does not answer", device->device->name);
+	else
+		device_close(device->device);
+}
+
 void
 pool_free(struct pool *pool)
 {
 	heartbeat_fini(pool);
 	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++) {
-		device_close(pool->devices[i].device);
+		close_device(&pool->devices[i]);
 		free(pool->devices[i].name);
 	}
 	if (pool->engine) {

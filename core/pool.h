@@ -21,6 +21,9 @@ struct pool_config {
 	/* An import goes without devices that are missing, though they may know better; and though
 	 * the pool may be in service elsewhere. */
 	bool force;
+	/* A device that does not answer for so long is left out, if there are copies; 0: never
+	 * (core/device_stall.h). */
+	uint64_t stall_timeout_ns;
 	/* Who has the pool in service from now on; NULL: nobody is told (core/heartbeat.h).  It
 	 * outlives the pool. */
 	const struct heartbeat_owner *owner;

@@ -63,6 +63,7 @@ struct block_fetch {
 	uint32_t slot;
 	unsigned at;
 	unsigned bad; /* a bitmap of places */
+	bool again;   /* they were looked up once more */
 	struct device_io io;
 	struct iovec iov;
 	struct task task;
@@ -502,6 +503,7 @@ struct pool_device {
 	bool told;                 /* it was removed, and a device set says so */
 	char *name;                /* of one that was closed; NULL: not known, or `device` has it */
 	bool offline;              /* it is out because that was asked for */
+	bool stall_told;           /* it does not answer, is waited for, and the log says so */
 	bool told_in_use;          /* it is joining, and device sets say that it is in use */
 	bool set_has_out;          /* the last device set has it OUT, or REMOVED, ... */
 	uint64_t set_since;        /* ... or not, since the one of this number; 0: always */
@@ -590,6 +592,8 @@ struct volume_request {
 	struct log_flush flush;
 	struct map_fault fault;
 	uint32_t runs_left;
+	bool look_again; /* READ: what was looked up lies nowhere any more, ... */
+	bool looked_again;
 	uint32_t chunk_blocks;
 	struct map_entry entries[REQUEST_CHUNK_BLOCKS];
 };
@@ -623,6 +627,7 @@ struct pool {
 	struct unique unique;
 	struct relocation relocation;
 	struct scrub scrub;
+	uint64_t stall_timeout_ns;
 	struct housekeeping housekeeping;
 	bool engine; /* the parts above are set up */
 	bool was_readonly;

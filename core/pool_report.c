@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/device_stall.h"
 #include "core/pool_admin.h"
 
 static bool
@@ -211,6 +212,7 @@ pool_report(struct pool *pool, struct admin_pool_report *report)
 		out->path = out->missing ? NULL : xstrdup(pool_device_name(pool, i));
 		out->left_out = pool->space.devices[i].out;
 		out->offline = out->left_out && device->offline;
+		out->stalled = device_is_stalled(pool, i);
 		out->returning = pool->space.devices[i].joining;
 		out->uuid = device->label.device_uuid;
 		out->size_bytes = device->label.size_bytes;

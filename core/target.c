@@ -400,6 +400,7 @@ configure(const struct opening *o, struct pool_config *config)
 	config->reactor = o->reactor;
 	config->node_cache_bytes = o->target->config.node_cache_bytes;
 	config->clock_s = clock_s;
+	config->stall_timeout_ns = o->target->config.stall_timeout_s * 1000000000ull;
 	config->force = o->request->force;
 	config->owner = &o->target->owner;
 }

@@ -124,6 +124,7 @@ struct admin_device_report {
 	uint64_t slabs_free;
 	bool missing;    /* then path is the last known one, or empty */
 	bool left_out;   /* it failed, and what it holds is old */
+	bool stalled;    /* it has not answered for long, and is waited for */
 	bool offline;    /* as that, but it was asked for */
 	bool returning;  /* it comes back, and does not count yet */
 	uint64_t errors; /* I/O and checksum errors since import */
@@ -292,6 +293,7 @@ struct target_backend {
 
 struct target_config {
 	uint64_t node_cache_bytes; /* per pool */
+	uint32_t stall_timeout_s;  /* see struct pool_config */
 	struct target_backend *backend;
 	struct reactor **reactors; /* pools are spread over them; [0] is the home of the target */
 	size_t reactor_count;

@@ -67,13 +67,28 @@ run_end(struct read_run *run)
 
 static void verify(struct read_run *run);
 
+/*
+ * A block that no device gives.  If it was overwritten meanwhile its slab may be free: where that
+ * is held on a device that is left out now, there is nothing to read it from, and the new block
+ * serves.
+ */
+static void
+not_there(struct volume_request *request)
+{
+	if (request->io->op == VOLUME_READ && !request->looked_again &&
+	    !MUTANT(PLACES_NOT_FOUND_AGAIN))
+		request->look_again = true;
+	else
+		request_fail(request, -EIO);
+}
+
 static void
 fetched(struct block_fetch *fetch)
 {
 	struct read_run *run = container_of(fetch, struct read_run, fetch);
 
 	if (fetch->error)
-		request_fail(run->request, -EIO);
+		not_there(run->request);
 	verify(run);
 }
 
@@ -82,7 +97,7 @@ verify(struct read_run *run)
 {
 	struct volume_request *request = run->request;
 
-	while (run->next < run->count && !request->error) {
+	while (run->next < run->count && !request->error && !request->look_again) {
 		uint32_t i = run->next++;
 		uint8_t *block = (uint8_t *)run->iov.iov_base + (size_t)i * BLOCK_BYTES;
 		const struct map_entry *entry = &request->entries[run->first + i];
@@ -93,10 +108,10 @@ verify(struct read_run *run)
 			MUTANT(READ_CRC_UNCHECKED)))
 			continue;
 		request->pool->checksum_errors += !failed;
-		if (!failed || i == 0)
+		if (!failed || (i == 0 && run->read.io.error != -ETIMEDOUT))
 			report(request, run, i,
 			    failed ? strerror(-run->read.io.error) : "wrong checksum");
-		if (run->places.count == 1) {
+		if (request->pool->space.copies == 1) {
 			request_fail(request, -EIO);
 			break;
 		}
@@ -171,6 +186,7 @@ submit_run(struct volume_request *request, uint32_t first, uint32_t count, uint8
 	run->read.io.len_bytes = run->iov.iov_len;
 	run->read.io.iov = &run->iov;
 	run->read.io.iov_count = 1;
+	run->read.io.may_give_up = run->places.count > 1;
 	run->read.io.done = run_done;
 	request->runs_left++;
 	read_pace_submit(
@@ -220,6 +236,12 @@ volume_read_step(struct volume_request *request)
 				return;
 			continue;
 		case REQUEST_READ:
+			if (request->look_again && !request->error) {
+				request->looked_again = true;
+				request->look_again = false;
+				request->phase = REQUEST_LOOKUP;
+				continue;
+			}
 			request->done_blocks += request->chunk_blocks;
 			request->phase = request->error || request->done_blocks == request->count
 					     ? REQUEST_DONE

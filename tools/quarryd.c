@@ -365,6 +365,7 @@ servers_create(struct daemon *daemon)
 	const struct daemon_config *config = &daemon->config;
 	struct target_config target_config = {
 		.node_cache_bytes = config->node_cache_bytes,
+		.stall_timeout_s = config->stall_timeout_s ? config->stall_timeout_s : 30,
 		.backend = daemon->backend,
 		.reactors = daemon->core_list,
 		.reactor_count = daemon->reactor_count,

@@ -232,6 +232,12 @@ set_remote_timeout(struct daemon_config *config, const char *value, struct error
 }
 
 static int
+set_stall_timeout(struct daemon_config *config, const char *value, struct error *error)
+{
+	return take_number(&config->stall_timeout_s, TIMEOUT_S_MAX, value, "seconds", error);
+}
+
+static int
 set_cache(struct daemon_config *config, const char *value, struct error *error)
 {
 	config->cache_kernel = strcmp(value, "kernel") == 0;
@@ -296,6 +302,9 @@ static const struct setting {
 	{ "remote-timeout", false, "SECONDS",
 	    "how long requests wait for a device nbd:// that is away (default: 30)",
 	    set_remote_timeout },
+	{ "stall-timeout", false, "SECONDS",
+	    "until a device that does not answer is left out, of a pool with copies (default: 30)",
+	    set_stall_timeout },
 	{ "tls", false, "off|on|require", "whether nbd:// offers or demands TLS (default: off)",
 	    set_tls },
 	{ "tls-certificates", false, "FOLDER",

@@ -44,6 +44,7 @@ struct daemon_config {
 	uint32_t handshake_timeout_s;
 	uint32_t idle_timeout_s;
 	uint32_t remote_timeout_s;
+	uint32_t stall_timeout_s;
 	uint64_t node_cache_bytes;
 	uint64_t buffer_memory_bytes;
 	uint32_t reactors;

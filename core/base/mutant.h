@@ -118,6 +118,8 @@
 	X(FORGOTTEN_IN_USE, "device remove: the device is forgotten while it holds something")    \
 	X(FORGOTTEN_AT_ONCE, "device remove: before a checkpoint does without it is durable")     \
 	X(RAISED_NOT_WRITTEN, "space: pages of slabs that were never used are taken as they are") \
+	X(PLACES_NOT_FOUND_AGAIN,                                                                 \
+	    "read: no copy that came back since it began, and no new block, is tried")            \
 	X(MARK_TOLD_LATE, "space: page 0 tells the mark of the table before")                     \
 	X(NEWEST_SET_BELIEVED,                                                                    \
 	    "import: the newest device set counts, also if a crash cut it short")                 \

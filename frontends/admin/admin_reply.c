@@ -105,6 +105,7 @@ device_json(const struct admin_device_report *device)
 	    text_json(device->missing     ? "missing"
 		      : device->offline   ? "offline"
 		      : device->left_out  ? "left out"
+		      : device->stalled   ? "not answering"
 		      : device->returning ? "returning"
 		      : device->leaving   ? "removing"
 					  : "online"));

@@ -322,6 +322,8 @@ choose_devices(struct sim *sim, struct device **devices, uint32_t *missing)
 	return kept;
 }
 
+#define STALL_TIMEOUT_NS (50ull * 1000 * 1000)
+
 /* True: the pool is online; false: a crash came, or there is no pool (of an unfinished create). */
 static bool
 open_pool(struct sim *sim, bool create)
@@ -330,6 +332,8 @@ open_pool(struct sim *sim, bool create)
 		.reactor = sim->reactor,
 		.node_cache_bytes = sim->weather.node_cache_bytes,
 		.clock_s = no_clock,
+		/* Of some seeds; virtual time passes when nothing else happens. */
+		.stall_timeout_ns = mix64(sim->seed ^ 0x57a11) % 2 ? STALL_TIMEOUT_NS : 0,
 	};
 
 	opening = xcalloc(1, sizeof(*opening));
