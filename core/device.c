@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "core/device_gate.h"
 #include "core/device_watch.h"
 
 void
@@ -11,6 +12,8 @@ device_submit(struct device *device, struct device_io *io)
 	      io->offset_bytes <= device->size_bytes - io->len_bytes);
 	io->device = device;
 	io->error = 0;
+	if (device->gate && device_gate_holds(device->gate, io))
+		return;
 	if (device->watch)
 		return device_watch_submit(device->watch, io);
 	io->shadow = NULL;

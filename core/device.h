@@ -43,11 +43,12 @@ struct device_io {
 	/* READ: if it takes long it may end with -ETIMEDOUT: there is another place to read from.
 	 */
 	bool may_give_up;
+	bool passes_gate; /* see core/device_gate.h */
 	/* result */
 	int error; /* 0 or a negative errno value */
 	/* the backend's own, while in flight */
 	struct device *device;
-	/* of core/device_watch.h */
+	/* of core/device_watch.h and device_gate.h */
 	struct list link;
 	uint64_t since_ns;
 	struct shadow *shadow;
@@ -71,6 +72,7 @@ struct device_ops {
 	void (*close)(struct device *device);
 };
 
+struct device_gate;
 struct device_watch;
 
 struct device {
@@ -90,6 +92,7 @@ struct device {
 	bool made;
 	uint32_t in_flight;
 	struct device_watch *watch; /* NULL: it is not watched */
+	struct device_gate *gate;   /* NULL: there is none */
 };
 
 /* Checks the contract's preconditions (CHECK) and hands @io to the backend. */

@@ -75,6 +75,7 @@ start(struct heartbeat_io *one, enum device_op op, struct device *device)
 	one->io.iov = &one->iov;
 	one->io.iov_count = 1;
 	one->io.done = io_done;
+	one->io.passes_gate = true;
 	device_submit(device, &one->io);
 }
 
@@ -217,6 +218,69 @@ interval_ns(const struct pulse *pulse)
 	return pulse->owner->interval_ms * 1000000ull;
 }
 
+/* --- the lease: who was not seen to beat for 2.5 intervals may be replaced --- */
+
+#define LEASE_INTERVALS 2u
+
+static bool
+is_over(const struct pulse *pulse)
+{
+	return device_gate_now_ns(&pulse->gate) >= pulse->gate.until_ns;
+}
+
+static void
+renew(struct pulse *pulse, uint64_t from_ns)
+{
+	device_gate_open(&pulse->gate,
+	    max_u64(pulse->gate.until_ns, from_ns + LEASE_INTERVALS * interval_ns(pulse)));
+}
+
+static void
+refuse(struct task *task)
+{
+	struct pool *pool = container_of(task, struct pool, pulse.refuse);
+
+	device_gate_fail(&pool->pulse.gate, -EIO);
+}
+
+/* Something is to be written, and perhaps the pool is another's by now: looks at once. */
+static void
+lease_over(struct device_gate *gate)
+{
+	struct pool *pool = container_of(gate, struct pool, pulse.gate);
+	struct pulse *pulse = &pool->pulse;
+
+	if (pulse->lost || pulse->given_up)
+		reactor_defer(pool->reactor, &pulse->refuse);
+	else if (pulse->under_way == 0)
+		reactor_timer_start(pool->reactor, &pulse->timer, 0);
+}
+
+void
+heartbeat_guard(struct pool *pool)
+{
+	for (uint32_t i = 0; pool->pulse.started && i < pool->device_count; i++)
+		if (pool->devices[i].device)
+			pool->devices[i].device->gate = &pool->pulse.gate;
+}
+
+/* --- beats --- */
+
+/* All have ended, and none was written: nobody knows whose the pool is. */
+static void
+give_up_lease(struct pool *pool)
+{
+	struct pulse *pulse = &pool->pulse;
+
+	if (list_empty(&pulse->gate.held) || !is_over(pulse))
+		return;
+	if (!pulse->lost)
+		pool_fail(pool, "no heartbeat could be written for so long that another machine "
+				"may have taken the pool over");
+	pulse->given_up = true;
+	reactor_defer(pool->reactor, &pulse->refuse);
+}
+
 static void
 beat_ended(struct beat *beat)
 {
@@ -224,7 +288,12 @@ beat_ended(struct beat *beat)
 	struct pulse *pulse = &pool->pulse;
 
 	beat->under_way = false;
-	if (--pulse->under_way > 0 || !pulse->stop)
+	if (--pulse->under_way > 0)
+		return;
+	if (pulse->released && !pulse->lost)
+		pulse->gate.until_ns = UINT64_MAX; /* what is written from now on wipes it */
+	give_up_lease(pool);
+	if (!pulse->stop)
 		return;
 	reactor_defer(pool->reactor, pulse->stop);
 	pulse->stop = NULL;
@@ -233,7 +302,11 @@ beat_ended(struct beat *beat)
 static void
 beat_written(struct heartbeat_io *one)
 {
-	beat_ended(container_of(one, struct beat, one));
+	struct beat *beat = container_of(one, struct beat, one);
+
+	if (!one->error)
+		renew(&beat->pool->pulse, beat->read_at_ns);
+	beat_ended(beat);
 }
 
 static void beat_seen(struct heartbeat_io *one);
@@ -244,6 +317,7 @@ beat_read(struct beat *beat)
 	struct pool *pool = beat->pool;
 
 	beat->read_ns = pool->reactor->now_ns;
+	beat->read_at_ns = device_gate_now_ns(&pool->pulse.gate);
 	beat->one.done = beat_seen;
 	heartbeat_read(&beat->one, pool->devices[beat->index].device);
 }
@@ -268,10 +342,10 @@ beat_seen(struct heartbeat_io *one)
 
 	if (is_other(pool, &one->seen) && !pulse->lost) {
 		pulse->lost = true;
-		pool_fail(pool, "it was imported by %.63s (process %u), by force", one->seen.host,
-		    one->seen.pid);
+		pool_fail(pool, "it was imported by %.63s (process %u), %s", one->seen.host,
+		    one->seen.pid, is_over(pulse) ? "while this process stood still" : "by force");
 	}
-	if (pulse->lost || pulse->stop || !is_in_service(pool, beat->index))
+	if (pulse->lost || (pulse->stop && !pulse->released) || !is_in_service(pool, beat->index))
 		beat_ended(beat);
 	else if (pool->reactor->now_ns - beat->read_ns >= interval_ns(pulse))
 		beat_read(beat);
@@ -303,6 +377,9 @@ tick(struct timer *timer)
 	for (uint32_t i = 0; i < pool->device_count && !pulse->lost; i++)
 		if (is_in_service(pool, i) && !pulse->beats[i].under_way)
 			beat_read(begin_beat(pool, i));
+	/* On no device can one be written: others see none, and nothing can be told from it. */
+	if (pulse->under_way == 0 && !pulse->lost)
+		device_gate_open(&pulse->gate, UINT64_MAX);
 }
 
 void
@@ -311,6 +388,10 @@ heartbeat_init(struct pool *pool, const struct heartbeat_owner *owner)
 	struct pulse *pulse = &pool->pulse;
 
 	timer_init(&pulse->timer, tick);
+	task_init(&pulse->refuse, refuse);
+	device_gate_init(&pulse->gate);
+	pulse->gate.reactor = pool->reactor;
+	pulse->gate.closed = lease_over;
 	pulse->owner = owner;
 	if (owner)
 		pulse->session = uuid_new();
@@ -319,7 +400,8 @@ heartbeat_init(struct pool *pool, const struct heartbeat_owner *owner)
 void
 heartbeat_fini(struct pool *pool)
 {
-	CHECK(pool->pulse.under_way == 0);
+	CHECK(pool->pulse.under_way == 0 && list_empty(&pool->pulse.gate.held));
+	reactor_cancel(pool->reactor, &pool->pulse.refuse);
 	reactor_timer_cancel(pool->reactor, &pool->pulse.timer);
 	for (uint32_t i = 0; i < POOL_DEVICES_MAX; i++)
 		heartbeat_io_fini(&pool->pulse.beats[i].one);
@@ -331,6 +413,9 @@ heartbeat_start(struct pool *pool)
 	if (!pool->pulse.owner || pool->pulse.started)
 		return;
 	pool->pulse.started = true;
+	renew(&pool->pulse, pool->pulse.confirmed_ns ? pool->pulse.confirmed_ns
+						     : device_gate_now_ns(&pool->pulse.gate));
+	heartbeat_guard(pool);
 	tick(&pool->pulse.timer);
 }
 
@@ -351,7 +436,7 @@ heartbeat_stop(struct pool *pool, struct task *stopped)
 		return false; /* the block is another's */
 	for (uint32_t i = 0; i < pool->device_count; i++)
 		if (is_in_service(pool, i))
-			beat_write(begin_beat(pool, i));
+			beat_read(begin_beat(pool, i));
 	if (pulse->under_way == 0)
 		return false;
 	pulse->stop = stopped;

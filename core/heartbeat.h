@@ -18,8 +18,15 @@
  *     force, the pool fails and writes nothing more.  What was read longer ago than a beat is read
  *     again.  Each device beats by itself, so that one which stalls holds up no other.
  *
- * A machine that stands still for longer than an import waits, and then goes on, writes until its
- * next beat: who uses --force, or has machines that are paused, must see to it that it cannot.
+ *  4. The right to write is a lease: it ends two intervals after a beat was begun that was written,
+ *     which is before an import that saw that beat last takes over.  From then on writes are held
+ *     (device_gate.h), the blocks are read, and either a new beat lets the writes go on, or the
+ *     pool fails and they were never made.  So a process that was stopped, or a machine that was
+ *     suspended, and goes on when the pool is another's, writes nothing.
+ *
+ * What that cannot exclude: what the kernel, or a connection, has been given already; a virtual
+ * machine whose clocks stand still while it is paused, until its next beat; --force, which does not
+ * wait.  There the operator must see to it that the other one cannot write.
  */
 #ifndef QUARRY_CORE_HEARTBEAT_H
 #define QUARRY_CORE_HEARTBEAT_H

@@ -172,6 +172,7 @@ void
 housekeeping_start(struct pool *pool)
 {
 	device_stall_watch(pool);
+	heartbeat_guard(pool);
 	for (uint32_t i = 0; i < pool->device_count; i++)
 		if (keeps_space(pool, i))
 			pool_device(pool, i)->gives_back = false;

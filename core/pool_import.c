@@ -555,6 +555,7 @@ confirm(struct timer *timer)
 	struct device *devices[POOL_DEVICES_MAX];
 	uint32_t count = heartbeat_devices(m, devices);
 
+	m->pool->pulse.confirmed_ns = device_gate_now_ns(&m->pool->pulse.gate);
 	m->heartbeats.done = heartbeat_confirmed;
 	heartbeat_round_read(&m->heartbeats, devices, count);
 }

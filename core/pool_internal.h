@@ -8,6 +8,7 @@
 #define QUARRY_CORE_POOL_INTERNAL_H
 
 #include "core/device.h"
+#include "core/device_gate.h"
 #include "core/heartbeat.h"
 #include "core/pool.h"
 #include "core/read_pace.h"
@@ -481,11 +482,16 @@ struct pulse {
 	uint32_t under_way; /* of beats */
 	struct task *stop;  /* who waits for those to end */
 	struct timer timer;
+	struct device_gate gate; /* open as long as no other machine can believe that we are gone */
+	uint64_t confirmed_ns;   /* by the gate's clock: the pool was ours then, at an import */
+	bool given_up;           /* no beat could be written: the gate stays closed */
+	struct task refuse;      /* ends what is held there */
 	struct beat {
 		struct heartbeat_io one;
 		struct pool *pool;
-		uint64_t read_ns; /* when the reading of it was begun */
-		uint32_t index;   /* of the device */
+		uint64_t read_ns;    /* when the reading of it was begun */
+		uint64_t read_at_ns; /* ... by the gate's clock */
+		uint32_t index;      /* of the device */
 		bool under_way;
 		bool mute; /* it could not be written at the import */
 	} beats[POOL_DEVICES_MAX];
@@ -764,6 +770,8 @@ void heartbeat_fini(struct pool *pool);
 void heartbeat_of(const struct pool *pool, struct heartbeat *heartbeat);
 /* The pool is in service: beats from now on. */
 void heartbeat_start(struct pool *pool);
+/* Devices that joined since: what is written there waits, too, when the lease is over. */
+void heartbeat_guard(struct pool *pool);
 /* It is not any more: takes the block back.  True: @stopped runs when that is done, or may be asked
  * for once more. */
 bool heartbeat_stop(struct pool *pool, struct task *stopped);

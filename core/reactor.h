@@ -45,6 +45,8 @@ struct reactor {
 	uint32_t timer_count;
 	uint32_t timer_capacity;
 	_Atomic(struct task *) posted; /* newest first */
+	/* A clock that goes on when the machine is suspended; NULL: now_ns is as good. */
+	uint64_t (*clock_ns)(void);
 	/* Ends the wait of a reactor that sleeps; called from any thread; NULL in a simulation. */
 	void (*wake)(struct reactor *reactor);
 };

@@ -53,6 +53,15 @@ clock_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
+static uint64_t
+clock_boot_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_BOOTTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
 /* --- waking --- */
 
 static void
@@ -137,6 +146,7 @@ reactor_uring_init(struct reactor_uring *r, uint32_t index)
 	memset(r, 0, sizeof(*r));
 	reactor_init(&r->reactor);
 	r->reactor.wake = uring_wake;
+	r->reactor.clock_ns = clock_boot_ns;
 	r->reactor.now_ns = clock_now_ns();
 	r->index = index;
 	r->wake_op.done = wake_done;

@@ -82,6 +82,37 @@ test_by_force_the_other_one_stops_writing() {
     end_second
 }
 
+# Stopped for longer than its lease, with a writer at work: another daemon takes the pool over, and when the first one
+# goes on it finds that out before it writes.
+test_who_stood_still_writes_nothing() {
+    start_far
+    start_daemon
+    quarry pool create tank "$FAR_URI"
+    quarry volume create tank/v 16M
+    qemu-io -f raw -c 'write -P 7 0 4M' -c flush "$(uri v)" >/dev/null
+    fio --name=w --ioengine=nbd --uri="$(uri v)" --rw=randwrite --bs=4k --iodepth=4 --offset=8M --size=8M --time_based \
+        --runtime=600 --rate_iops=200 --output=fio.out >/dev/null 2>&1 &
+    local writer=$!
+    sleep 1
+    kill -STOP "$DAEMON"
+    start_second
+    second pool import "$FAR_URI" # without force
+    qemu-io -f raw -c 'write -P 9 0 8M' -c flush "nbd+unix:///tank/v?socket=$T/second-nbd.sock" >/dev/null
+    kill -CONT "$DAEMON"
+    wait_for 20 is_failed
+    kill -KILL "$writer"
+    wait "$writer" 2>/dev/null || true
+    quarry pool status tank >status.out
+    grep -q "imported by $(hostname) (process $SECOND), while this process stood still" status.out || fail "$(cat status.out)"
+    refuses qemu-io -f raw -c 'write -P 8 0 1M' -c flush "$(uri v)"
+    second pool export tank
+    "$BUILD/quarry" check --data "$T/disk0.img" || fail "somebody wrote to the pool"
+    second pool import "$FAR_URI"
+    qemu-io -r -f raw -c 'read -P 9 0 8M' "nbd+unix:///tank/v?socket=$T/second-nbd.sock" >io.out
+    refuses grep -i -E 'failed|error' io.out
+    end_second
+}
+
 is_failed() {
     [ "$(quarry pool list tank --json | json "d['pools'][0]['state']")" = failed ]
 }
