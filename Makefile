@@ -171,7 +171,15 @@ bench bench-full:
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench.py $(if $(filter bench-full,$@),--full) $(BENCHFLAGS)
 
-.PHONY: bench-aged bench-aged-latency bench-scale
+.PHONY: bench-aged bench-aged-latency bench-scale bench-iscsi
+bench-iscsi: $(BUILD)/quarryd $(BUILD)/quarry
+	@tools/install-debs.sh $(DEPS_BENCH) libiscsi-dev
+	@$(MAKE) --no-print-directory $(BUILD)/iscsi-load
+	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/iscsi.py $(BENCHFLAGS)
+
+$(BUILD)/iscsi-load: tests/bench/iscsi_load.c
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $< -liscsi
+
 bench-scale: $(BUILD)/quarryd
 	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/scale.py $(BENCHFLAGS)
 
