@@ -105,6 +105,7 @@ const struct scsi_command scsi_commands[] = {
 	RESERVE_OUT("PERSISTENT RESERVE OUT: PREEMPT", 0x04),
 	RESERVE_OUT("PERSISTENT RESERVE OUT: PREEMPT AND ABORT", 0x05),
 	RESERVE_OUT("PERSISTENT RESERVE OUT: REGISTER AND IGNORE EXISTING KEY", 0x06),
+	RESERVE_OUT("PERSISTENT RESERVE OUT: REGISTER AND MOVE", 0x07),
 	{ .name = "EXTENDED COPY(LID1)", .opcode = 0x83, .service_action = 0x00, .cdb_bytes = 16,
 	  .count_at = 10, .count_bytes = 4, .action = SCSI_EXTENDED_COPY,
 	  .data = SCSI_DATA_OUT_BYTES,

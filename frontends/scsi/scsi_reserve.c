@@ -186,7 +186,7 @@ put_full_status(const struct reservation *reservation,
 	size_t name_bytes;
 
 	put_be64(at, registrant->key);
-	at[12] = holds ? 1 : 0;
+	at[12] = 0x02 | holds; /* ALL_TG_PT: whatever other targets have the volume as a unit */
 	at[13] = holds ? reservation->type : 0;
 	put_be16(at + 18, SCSI_RELATIVE_PORT);
 	at[24] = 0x45; /* iSCSI, with the initiator session's ISID */
@@ -224,7 +224,7 @@ answer_capabilities(struct scsi_task *task)
 	uint8_t answer[8] = { 0 };
 
 	put_be16(answer, sizeof(answer));
-	answer[2] = scsi_reservation_can_be_kept(task->unit) ? 0x01 : 0; /* PTPL_C */
+	answer[2] = 0x0c | scsi_reservation_can_be_kept(task->unit); /* SIP_C, ATP_C; PTPL_C */
 	answer[3] = 0x80 | task->unit->reservation.kept; /* the mask of types is valid; PTPL_A */
 	answer[4] = 0xea;
 	answer[5] = 0x01;

@@ -30,9 +30,15 @@ enum {
 	OUT_PREEMPT = 4,
 	OUT_PREEMPT_AND_ABORT = 5,
 	OUT_REGISTER_AND_IGNORE = 6,
+	OUT_REGISTER_AND_MOVE = 7,
 	OUT_LIST_BYTES = 24,
 	OUT_APTPL = 0x01,
+	OUT_ALL_TG_PT = 0x04, /* every registration holds at all targets of the volume */
+	OUT_SPEC_I_PT = 0x08,
+	OUT_UNREG = 0x02,         /* REGISTER AND MOVE */
+	TRANSPORT_ID_PORT = 0x45, /* an iSCSI name with an ISID */
 };
+#define ISID_DIGITS (2 * SCSI_PORT_ID_BYTES)
 
 struct scsi_change {
 	struct scsi_task *task;
@@ -103,11 +109,10 @@ unregister(struct scsi_change *change, struct reservation_registrant *registrant
 		reservation_end(change, registrant);
 }
 
+/* NULL: there is no room. */
 static struct reservation_registrant *
-register_new(struct scsi_change *change)
+register_new(struct scsi_change *change, const struct scsi_initiator *initiator)
 {
-	const struct scsi_initiator *initiator = &change->task->nexus->initiator;
-
 	for (size_t i = 0; i < RESERVATION_REGISTRANTS_MAX; i++) {
 		struct reservation_registrant *registrant = &change->next.state.registrants[i];
 
@@ -124,6 +129,54 @@ static_assert(
     RESERVATION_NAME_BYTES == SCSI_NAME_BYTES_MAX && RESERVATION_ID_BYTES == SCSI_PORT_ID_BYTES,
     "every initiator can be registered");
 
+/* --- initiator ports that are not the sender's --- */
+
+static int
+hex_digit(char c)
+{
+	static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+	const char *at = c ? strchr(digits, c) : NULL;
+
+	return at ? (int)(at - digits) % 16 : -1;
+}
+
+/* NAME,i,0xISID.  A name alone (all ports of a device) is none: registrants are ports. */
+static bool
+parse_port(const char *text, struct scsi_initiator *port)
+{
+	const char *separator = strstr(text, ",i,0x");
+	const char *digits = separator ? separator + strlen(",i,0x") : NULL;
+	size_t name_bytes = separator ? (size_t)(separator - text) : 0;
+
+	if (name_bytes == 0 || name_bytes >= sizeof(port->name) || strlen(digits) != ISID_DIGITS)
+		return false;
+	*port = (struct scsi_initiator){ 0 };
+	memcpy(port->name, text, name_bytes);
+	for (unsigned i = 0; i < ISID_DIGITS; i++) {
+		int digit = hex_digit(digits[i]);
+
+		if (digit < 0)
+			return false;
+		port->id[i / 2] = (uint8_t)(port->id[i / 2] << 4 | digit);
+	}
+	return true;
+}
+
+/* The TransportID at @at; its length, 0: it is none of ours. */
+static size_t
+take_transport_id(const uint8_t *at, size_t left_bytes, struct scsi_initiator *port)
+{
+	size_t len_bytes = left_bytes >= 4 ? 4 + (size_t)read_be(at + 2, 2) : 0;
+
+	if (len_bytes < 24 || len_bytes % 4 || len_bytes > left_bytes ||
+	    at[0] != TRANSPORT_ID_PORT || at[1] || !memchr(at + 4, '\0', len_bytes - 4) ||
+	    !parse_port((const char *)at + 4, port))
+		return 0;
+	return len_bytes;
+}
+
+/* --- the changes --- */
+
 /* These finish the task and return false, or make a change that is to be applied. */
 
 static bool
@@ -134,10 +187,50 @@ conflict(struct scsi_task *task)
 }
 
 static bool
-out_register(struct scsi_change *change, uint64_t key, uint64_t new_key, bool ignores, bool keeps)
+refuse_list(struct scsi_task *task, uint16_t byte)
+{
+	scsi_refuse_parameter(task, byte, 8);
+	return false;
+}
+
+static bool
+no_room(struct scsi_task *task)
+{
+	scsi_check_condition(
+	    task, SCSI_ILLEGAL_REQUEST, SCSI_ASC_INSUFFICIENT_REGISTRATION_RESOURCES);
+	return false;
+}
+
+/* SPEC_I_PT: those ports that are listed, too; all of them, or nobody. */
+static bool
+register_listed(struct scsi_change *change, uint64_t key)
+{
+	struct scsi_task *task = change->task;
+	const uint8_t *list = scsi_payload(&task->data_out);
+	size_t end = task->data_out.len_bytes, bytes;
+
+	for (size_t at = OUT_LIST_BYTES + 4; at < end; at += bytes) {
+		struct scsi_initiator port;
+		struct reservation_registrant *registrant;
+
+		bytes = take_transport_id(list + at, end - at, &port);
+		if (bytes == 0 || scsi_registrant_of(&change->next.state, &port))
+			return refuse_list(task, (uint16_t)min_u64(at, UINT16_MAX));
+		registrant = register_new(change, &port);
+		if (!registrant)
+			return no_room(task);
+		registrant->key = key;
+	}
+	return true;
+}
+
+static bool
+out_register(struct scsi_change *change, uint64_t key, uint64_t new_key, bool ignores)
 {
 	struct scsi_task *task = change->task;
 	struct reservation_registrant *registrant = registrant_of(change);
+	uint8_t flags = scsi_payload(&task->data_out)[20];
+	bool keeps = flags & OUT_APTPL;
 
 	if (!ignores && key != (registrant ? registrant->key : 0))
 		return conflict(task);
@@ -145,18 +238,56 @@ out_register(struct scsi_change *change, uint64_t key, uint64_t new_key, bool ig
 		scsi_refuse_parameter(task, 20, 0);
 		return false;
 	}
+	if (flags & OUT_SPEC_I_PT && (registrant || !new_key))
+		return refuse_list(task, registrant ? 20 : 8);
 	if (new_key && !registrant)
-		registrant = register_new(change);
-	if (new_key && !registrant) {
-		scsi_check_condition(
-		    task, SCSI_ILLEGAL_REQUEST, SCSI_ASC_INSUFFICIENT_REGISTRATION_RESOURCES);
-		return false;
-	}
+		registrant = register_new(change, &task->nexus->initiator);
+	if (new_key && !registrant)
+		return no_room(task);
 	if (new_key)
 		registrant->key = new_key;
 	else if (registrant)
 		unregister(change, registrant);
+	if (flags & OUT_SPEC_I_PT && !register_listed(change, new_key))
+		return false;
 	change->next.kept = keeps;
+	change->next.generation++;
+	return true;
+}
+
+/* The reservation goes to another port, which is registered if it was not. */
+static bool
+out_move(struct scsi_change *change, struct reservation_registrant *ours, uint64_t key)
+{
+	struct scsi_task *task = change->task;
+	const uint8_t *list = scsi_payload(&task->data_out);
+	size_t list_bytes = task->data_out.len_bytes;
+	struct reservation *state = &change->next.state;
+	struct reservation_registrant *registrant;
+	struct scsi_initiator port;
+
+	if (!state->type || reservation_all_hold(state->type) || !holds(change, ours))
+		return conflict(task);
+	if (!key)
+		return refuse_list(task, 8);
+	if (list[17] & OUT_APTPL && !scsi_reservation_can_be_kept(task->unit))
+		return refuse_list(task, 17);
+	if (read_be(list + 18, 2) != SCSI_RELATIVE_PORT)
+		return refuse_list(task, 18);
+	if (take_transport_id(list + OUT_LIST_BYTES, list_bytes - OUT_LIST_BYTES, &port) !=
+		list_bytes - OUT_LIST_BYTES ||
+	    scsi_registrant_is(ours, &port))
+		return refuse_list(task, OUT_LIST_BYTES);
+	registrant = scsi_registrant_of(state, &port);
+	if (!registrant)
+		registrant = register_new(change, &port);
+	if (!registrant)
+		return no_room(task);
+	registrant->key = key;
+	reserve(change, state->type, registrant);
+	if (list[17] & OUT_UNREG)
+		unregister(change, ours);
+	change->next.kept = list[17] & OUT_APTPL;
 	change->next.generation++;
 	return true;
 }
@@ -255,8 +386,7 @@ make_change(struct scsi_change *change)
 	if (task->unit->reserved_by)
 		return conflict(task);
 	if (action == OUT_REGISTER || action == OUT_REGISTER_AND_IGNORE)
-		return out_register(change, key, service_key, action == OUT_REGISTER_AND_IGNORE,
-		    list[20] & OUT_APTPL);
+		return out_register(change, key, service_key, action == OUT_REGISTER_AND_IGNORE);
 	if (!registrant || registrant->key != key)
 		return conflict(task);
 	switch (action) {
@@ -266,6 +396,8 @@ make_change(struct scsi_change *change)
 		return out_release(change, registrant, type);
 	case OUT_CLEAR:
 		return out_clear(change, registrant);
+	case OUT_REGISTER_AND_MOVE:
+		return out_move(change, registrant, service_key);
 	default:
 		return out_preempt(
 		    change, registrant, service_key, type, action == OUT_PREEMPT_AND_ABORT);
@@ -424,24 +556,60 @@ begin(struct scsi_task *task)
 	answer(task, aborts);
 }
 
+/* How long the list has to be, as it says itself; 0: it cannot be. */
+static size_t
+list_bytes_of(const struct scsi_task *task, unsigned action)
+{
+	const uint8_t *list = scsi_payload(&task->data_out);
+	size_t bytes = task->data_out.len_bytes;
+
+	if (bytes < OUT_LIST_BYTES)
+		return 0;
+	if (action == OUT_REGISTER_AND_MOVE)
+		return OUT_LIST_BYTES + (size_t)read_be(list + 20, 4);
+	if (action == OUT_REGISTER && list[20] & OUT_SPEC_I_PT)
+		return bytes < OUT_LIST_BYTES + 4
+			   ? 0
+			   : OUT_LIST_BYTES + 4 + (size_t)read_be(list + 24, 4);
+	return OUT_LIST_BYTES;
+}
+
+/* The flags that the action has, in the byte where it has them. */
+static uint8_t
+known_flags(unsigned action)
+{
+	switch (action) {
+	case OUT_REGISTER:
+		return OUT_APTPL | OUT_ALL_TG_PT | OUT_SPEC_I_PT;
+	case OUT_REGISTER_AND_IGNORE:
+		return OUT_APTPL | OUT_ALL_TG_PT;
+	case OUT_REGISTER_AND_MOVE:
+		return OUT_APTPL | OUT_UNREG;
+	default:
+		return OUT_APTPL; /* counts where it is registered */
+	}
+}
+
 void
 scsi_run_persistent_out(struct scsi_task *task)
 {
 	unsigned action = task->parsed.command->service_action;
 	const uint8_t *list = scsi_payload(&task->data_out);
+	uint16_t flags_at = action == OUT_REGISTER_AND_MOVE ? 17 : 20;
 	bool has_type = action == OUT_RESERVE || action == OUT_RELEASE || action == OUT_PREEMPT ||
 			action == OUT_PREEMPT_AND_ABORT;
 
 	if (task->unit->reserved_by)
 		return (void)conflict(task);
-	if (task->data_out.len_bytes != OUT_LIST_BYTES)
+	if (list_bytes_of(task, action) == 0 ||
+	    list_bytes_of(task, action) != task->data_out.len_bytes)
 		return scsi_check_condition(
 		    task, SCSI_ILLEGAL_REQUEST, SCSI_ASC_PARAMETER_LIST_LENGTH);
 	if (has_type &&
 	    (task->parsed.bytes[2] >> 4 || !reservation_type_known(task->parsed.bytes[2] & 0x0f)))
 		return scsi_refuse_cdb(task, 2, 8);
-	if (list[20] & ~OUT_APTPL) /* SPEC_I_PT, ALL_TG_PT; APTPL counts where it is registered */
-		return scsi_refuse_parameter(task, 20, 8);
+	if (list[flags_at] & ~known_flags(action))
+		return scsi_refuse_parameter(task, flags_at, 8);
 	task->awaits_turn = task->unit->reserving;
 	if (!task->awaits_turn)
 		begin(task);

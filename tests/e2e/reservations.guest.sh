@@ -121,6 +121,30 @@ key_holds "$a" 0xb
 ! writes "$a"
 writes "$b"
 
+step "registered by another, moved, sanitized"
+pr --out --clear --param-rk=0xb "$b" >/dev/null
+register "$a" 0xa
+register "$b" 0xb
+pr --in --read-full-status "$a" >/tmp/full
+other=$(grep -o 'iqn.2004-10.org.example:b,i,0x[0-9a-f]*' /tmp/full)
+pr --out --reserve --param-rk=0xa --prout-type=3 "$a" >/dev/null
+pr --out --register-move --param-rk=0xa --param-sark=0xb --param-unreg --relative-target-port=1 \
+    --transport-id="$other" "$a" >/dev/null
+key_holds "$b" 0xb
+[ "$(pr --in --read-keys "$a" | grep -c '^ *0x')" = 1 ]
+! writes "$a"
+pr --out --clear --param-rk=0xb "$b" >/dev/null
+mine=$(grep -o 'iqn.2004-10.org.example:a,i,0x[0-9a-f]*' /tmp/full)
+pr --out --register --param-sark=0xb --param-alltgpt --transport-id="$mine" "$b" >/dev/null
+[ "$(pr --in --read-keys "$a" | grep -c '^ *0x')" = 2 ]
+sg_sanitize --block --quick --wait "$a"
+sg_turs "$a"
+[ "$(sg_dd if="$a" bs=512 skip=8 count=64 iflag=sgio 2>/dev/null | tr -d '\0' | wc -c)" = 0 ]
+sg_sanitize --overwrite --pattern=/tmp/new --ipl=512 --quick --early "$a" # IMMED
+wait_until sg_turs "$a"
+sg_dd if="$a" of=/tmp/same bs=512 skip=1000 count=1 iflag=sgio >/tmp/dd 2>&1
+cmp /tmp/same /tmp/new
+
 step "kept over a kill"
 register "$a" 0xa
 pr --out --clear --param-rk=0xb "$b" >/dev/null

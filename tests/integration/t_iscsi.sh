@@ -338,7 +338,7 @@ test_reservations_are_kept() {
     start_iscsi
     make_volume
     client '
-assert s.good([0x5e, 2, 0, 0, 0, 0, 0, 0, 8], in_bytes=8)[2:4] == b"\x01\x80"
+assert s.good([0x5e, 2, 0, 0, 0, 0, 0, 0, 8], in_bytes=8)[2:4] == b"\x0d\x80"
 assert s.reserve_out(0, 0, 0, 10, 1) == 0
 assert t.reserve_out(0, 0, 0, 11, 1) == 0
 assert s.reserve_out(1, 3, 10) == 0
@@ -347,7 +347,7 @@ assert t.write(0, bytes(512)) == 0x18
     kill9_daemon
     start_iscsi --import "$T/disk"
     client '
-assert s.good([0x5e, 2, 0, 0, 0, 0, 0, 0, 8], in_bytes=8)[2:4] == b"\x01\x81"
+assert s.good([0x5e, 2, 0, 0, 0, 0, 0, 0, 8], in_bytes=8)[2:4] == b"\x0d\x81"
 assert s.keys() == [10, 11]
 assert s.reservation() == (10, 3)
 assert t.write(0, bytes(512)) == 0x18

@@ -124,7 +124,7 @@ test_what_is_kept(void **state)
 	const uint8_t *answer;
 
 	(void)state;
-	assert_int_equal(in(a, 2)[2], 0x01); /* PTPL_C */
+	assert_int_equal(in(a, 2)[2], 0x0d); /* SIP_C, ATP_C, PTPL_C */
 	assert_int_equal(in(a, 2)[3], 0x80);
 	out(a, REGISTER, 0, 0, KEY_A, APTPL);
 	out(b, REGISTER, 0, 0, KEY_B, APTPL);
@@ -328,6 +328,143 @@ test_preempting_each_other(void **state)
 	hang_up(b);
 }
 
+/* A TransportID; its length. */
+static size_t
+put_port(uint8_t *at, const char *text)
+{
+	size_t bytes = max_u64(round_up(strlen(text) + 1, 4), 20);
+
+	at[0] = 0x45;
+	put_be16(at + 2, bytes);
+	strcpy((char *)at + 4, text);
+	return 4 + bytes;
+}
+
+/* With these bytes behind the fixed ones; what comes of it: 0 or the additional sense code. */
+static unsigned
+out_list(struct initiator *i, enum action action, uint64_t key, uint64_t new_key,
+    const uint8_t fixed[8], const uint8_t *more, size_t more_bytes)
+{
+	uint8_t cdb[16] = { 0x5f, (uint8_t)action };
+	uint8_t list[16 * KIB] = { 0 };
+	size_t bytes = 24 + more_bytes;
+	struct pdu pdu;
+
+	put_be64(list, key);
+	put_be64(list + 8, new_key);
+	memcpy(list + 16, fixed, 8);
+	memcpy(list + 24, more, more_bytes);
+	put_be32(cdb + 5, bytes);
+	say_command(i, 0xa0, 0, TAG, cdb, (uint32_t)bytes, list, bytes);
+	pdu = hear_one(i, ISCSI_RESPONSE);
+	return pdu.bhs[3] == SCSI_CHECK_CONDITION ? pdu.data[14] << 8 | pdu.data[15] : pdu.bhs[3];
+}
+
+static unsigned
+register_with(struct initiator *i, const uint8_t *ids, size_t ids_bytes)
+{
+	static const uint8_t fixed[8] = { [4] = 0x08 };
+	uint8_t more[16 * KIB - 24];
+
+	put_be32(more, ids_bytes);
+	memcpy(more + 4, ids, ids_bytes);
+	return out_list(i, REGISTER, 0, KEY_A, fixed, more, 4 + ids_bytes);
+}
+
+static void
+test_registering_others(void **state)
+{
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A))), *b = enter(KEYS(OTHER));
+	static const char *const wrong[] = { "iqn.other", "iqn.other,i,0x8000000000",
+		"iqn.other,i,0x80000000000g", ",i,0x800000000000", "iqn.other,i,0x80000000000000" };
+	uint8_t ids[16 * KIB - 28];
+	size_t bytes, one;
+	char text[64];
+
+	(void)state;
+	for (size_t k = 0; k < ARRAY_SIZE(wrong); k++) {
+		memset(ids, 0, sizeof(ids));
+		bytes = put_port(ids, "iqn.third,i,0x800000000000");
+		bytes += put_port(ids + bytes, wrong[k]);
+		assert_int_equal(register_with(a, ids, bytes), 0x2600);
+	}
+	memset(ids, 0, sizeof(ids));
+	one = put_port(ids, "iqn.third,i,0x800000000000");
+	bytes = one + put_port(ids + one, "iqn.third,i,0x800000000000"); /* twice */
+	assert_int_equal(register_with(a, ids, bytes), 0x2600);
+	assert_int_equal(register_with(a, ids, bytes - 4), 0x2600); /* the second is cut off */
+	ids[0] = 0x05;
+	assert_int_equal(register_with(a, ids, one), 0x2600);
+	ids[0] = 0x45;
+	memset(ids + 4, 'x', one - 4); /* no end */
+	assert_int_equal(register_with(a, ids, one), 0x2600);
+	memset(ids, 0, sizeof(ids));
+	bytes = 0;
+	for (unsigned k = 0; k < RESERVATION_REGISTRANTS_MAX; k++) { /* one too many */
+		sprintf(text, "iqn.n%u,i,0x800000000000", k);
+		bytes += put_port(ids + bytes, text);
+	}
+	assert_int_equal(register_with(a, ids, bytes), 0x5504);
+	assert_keys(a, 0, 0, 0); /* all, or nobody */
+	memset(ids, 0, sizeof(ids));
+	bytes = put_port(ids, "iqn.other,i,0x800000000000");
+	assert_int_equal(register_with(a, ids, bytes), 0);
+	assert_keys(a, 2, KEY_A, KEY_A);
+	out(b, RESERVE, 1, KEY_A, 0, 0);
+	assert_int_equal(write_of(a), SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(register_with(b, ids, bytes), SCSI_RESERVATION_CONFLICT); /* key 0 */
+	out(a, REGISTER_AND_IGNORE, 0, 0, KEY_B, 0x04);                            /* ALL_TG_PT */
+	hang_up(a);
+	hang_up(b);
+}
+
+static unsigned
+move(struct initiator *i, uint64_t key, uint64_t new_key, unsigned flags, unsigned port,
+    const char *to)
+{
+	uint8_t fixed[8] = { [1] = (uint8_t)flags, [3] = (uint8_t)port };
+	uint8_t id[512] = { 0 };
+	size_t bytes = put_port(id, to);
+
+	put_be32(fixed + 4, bytes);
+	return out_list(i, (enum action)7, key, new_key, fixed, id, bytes);
+}
+
+static void
+test_moving_a_reservation(void **state)
+{
+	static const char them[] = "iqn.other,i,0x800000000000";
+	struct initiator *a = enter(KEYS(NORMAL(DEFAULT_A))), *b = enter(KEYS(OTHER));
+
+	(void)state;
+	assert_int_equal(move(a, 0, KEY_B, 0, 1, them), SCSI_RESERVATION_CONFLICT);
+	out(a, REGISTER, 0, 0, KEY_A, 0);
+	assert_int_equal(move(a, KEY_A, KEY_B, 0, 1, them), SCSI_RESERVATION_CONFLICT);
+	out(a, RESERVE, 7, KEY_A, 0, 0);
+	assert_int_equal(move(a, KEY_A, KEY_B, 0, 1, them), SCSI_RESERVATION_CONFLICT);
+	out(a, RELEASE, 7, KEY_A, 0, 0);
+	out(a, RESERVE, 1, KEY_A, 0, 0);
+	assert_int_equal(move(a, KEY_B, KEY_B, 0, 1, them), SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(move(a, KEY_A, 0, 0, 1, them), 0x2600);
+	assert_int_equal(move(a, KEY_A, KEY_B, 0, 2, them), 0x2600); /* no such port */
+	assert_int_equal(move(a, KEY_A, KEY_B, 4, 1, them), 0x2600);
+	assert_int_equal(move(a, KEY_A, KEY_B, 0, 1, "iqn.other"), 0x2600);
+	assert_int_equal(move(a, KEY_A, KEY_B, 0, 1, "iqn.host,i,0x800000000000"), 0x2600);
+	assert_int_equal(write_of(a), SCSI_GOOD);
+	assert_int_equal(move(a, KEY_A, KEY_B, 0, 1, them), 0);
+	assert_keys(a, 2, KEY_A, KEY_B);
+	assert_int_equal(write_of(a), SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(write_of(b), SCSI_GOOD);
+	/* And back, with another key; the sender leaves; durably. */
+	assert_int_equal(move(b, KEY_B, 0xc, 3, 1, "iqn.host,i,0x800000000000"), 0);
+	assert_keys(a, 1, 0xc, 0);
+	assert_non_null(target.images[0].note);
+	assert_int_equal(write_of(a), SCSI_GOOD);
+	assert_int_equal(write_of(b), SCSI_RESERVATION_CONFLICT);
+	hang_up(a);
+	hang_up(b);
+}
+
 /* A pool from before notes, and snapshots, which have none. */
 static void
 test_where_nothing_can_be_kept(void **state)
@@ -338,14 +475,11 @@ test_where_nothing_can_be_kept(void **state)
 	(void)state;
 	target.images[0].keeps_notes = false;
 	a = enter(KEYS(NORMAL(DEFAULT_A)));
-	assert_int_equal(in(a, 2)[2], 0);
+	assert_int_equal(in(a, 2)[2], 0x0c);
 	say_out(a, REGISTER, 0, 0, KEY_A, APTPL);
 	pdu = hear_one(a, ISCSI_RESPONSE);
 	assert_sense(&pdu, SCSI_ILLEGAL_REQUEST, SCSI_ASC_INVALID_FIELD_IN_PARAMETERS);
 	assert_int_equal(read_be(pdu.data + 2 + 16, 2), 20);
-	say_out(a, REGISTER, 0, 0, KEY_A, 0x08); /* SPEC_I_PT */
-	pdu = hear_one(a, ISCSI_RESPONSE);
-	assert_sense(&pdu, SCSI_ILLEGAL_REQUEST, SCSI_ASC_INVALID_FIELD_IN_PARAMETERS);
 	out(a, REGISTER, 0, 0, KEY_A, 0);
 	hang_up(a);
 }
@@ -425,6 +559,8 @@ main(void)
 		TEST(test_vanishing_while_it_is_kept),
 		TEST(test_preempt_and_abort_waits),
 		TEST(test_preempting_each_other),
+		TEST(test_registering_others),
+		TEST(test_moving_a_reservation),
 		TEST(test_where_nothing_can_be_kept),
 		TEST(test_an_import_reads_anew),
 		TEST(test_an_old_handle),
