@@ -22,11 +22,13 @@ from servers import ROOT, TICKS, free_port, stat_fields, wait_ready, wait_until 
 
 TARGET = "iqn.2026-11.org.example:bench"
 # name, iscsi-load's job, bytes, depth, fio's options
+# Reads before random writes: these scatter the blocks of a log.
 JOBS = [
     ("4k random read, QD32", "read", 4096, 32, {"rw": "randread"}),
+    ("64k random read, QD16", "read", 65536, 16, {"rw": "randread"}),
     ("4k random write, QD32", "write", 4096, 32, {"rw": "randwrite"}),
     ("4k write + sync, QD1", "sync", 4096, 1, {"rw": "randwrite", "fdatasync": 1}),
-    ("64k random read, QD16", "read", 65536, 16, {"rw": "randread"}),
+    ("64k random read, QD16, after random writes", "read", 65536, 16, {"rw": "randread"}),
 ]
 
 
@@ -172,8 +174,8 @@ def main():
     try:
         for kind in kinds:
             running.append(kind(bench))
-        for number in range(args.rounds):
-            for job in JOBS:
+        for job in JOBS:
+            for number in range(args.rounds):
                 order = running[number % len(running):] + running[:number % len(running)]
                 for server in order:
                     results.setdefault((job[0], server.name), []).append(server.measure(job, args.seconds))

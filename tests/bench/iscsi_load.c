@@ -5,7 +5,8 @@
  *   read      random READ(16)
  *   write     random WRITE(16)
  *   sync      random WRITE(16), each followed by SYNCHRONIZE CACHE(10); a pair counts once
- *   fill      sequential WRITE(16) from the beginning to the end of the unit, SECONDS does not count
+ *   fill      sequential WRITE(16) from the beginning to the end of the unit, SECONDS does not
+ * count
  *
  * One connection, one thread.  Prints what was done and how long it took: "COUNT SECONDS".
  */
@@ -108,11 +109,12 @@ begin(void)
 		place = random_number() % load.requests_in_lun;
 	lba = place * (bytes / load.lba_bytes);
 	if (load.job == JOB_READ)
-		task = iscsi_read16_task(load.iscsi, load.lun, lba, bytes, (int)load.lba_bytes, 0, 0, 0,
-		    0, 0, was_done, NULL);
+		task = iscsi_read16_task(load.iscsi, load.lun, lba, bytes, (int)load.lba_bytes, 0,
+		    0, 0, 0, 0, was_done, NULL);
 	else
-		task = iscsi_write16_task(load.iscsi, load.lun, lba, data, bytes, (int)load.lba_bytes, 0,
-		    0, 0, 0, 0, load.job == JOB_SYNC ? was_written : was_done, NULL);
+		task =
+		    iscsi_write16_task(load.iscsi, load.lun, lba, data, bytes, (int)load.lba_bytes,
+			0, 0, 0, 0, 0, load.job == JOB_SYNC ? was_written : was_done, NULL);
 	if (!task)
 		errx(1, "%s", iscsi_get_error(load.iscsi));
 	load.in_flight++;
