@@ -89,6 +89,7 @@ help:
 	@echo 'make tidy            clang-tidy (minutes)'
 	@echo 'make bench           compare with other servers on this machine (under 10 minutes)'
 	@echo 'make bench-aged      what overwriting a pool costs that is 50 to 90 % full (a minute or two)'
+	@echo 'make bench-iscsi     iSCSI beside tgt, with a libiscsi client (4 minutes)'
 	@echo 'make bench-full      the same with more jobs, peers and rounds, and plots (hours); BENCHFLAGS=--help'
 	@echo 'make bench-aged-latency  latency and throughput of a pool on a file that is 80 and 95 % full (minutes)'
 	@echo 'make install         to $$(DESTDIR)$$(prefix), by default $(prefix); also make uninstall'
