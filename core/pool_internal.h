@@ -356,8 +356,9 @@ struct relocation {
 	uint64_t *known;   /* those of these slots */
 	bool again;        /* some of its blocks are to be read from another copy */
 	uint8_t *from;     /* a victim as it lies */
-	uint8_t *to;       /* the new slab */
-	unsigned place;    /* of the victim's, that is read */
+	uint8_t *to;       /* the new slab, or what goes into holes */
+	uint32_t to_blocks;
+	unsigned place; /* of the victim's, that is read */
 	struct relocation_io *ios;
 	unsigned ios_left;
 	int error; /* of a read */

@@ -133,6 +133,7 @@ free_buffers(struct relocation *r)
 	r->known = NULL;
 	r->from = NULL;
 	r->to = NULL;
+	r->to_blocks = 0;
 }
 
 void
@@ -466,8 +467,6 @@ begin_victims(struct pool *pool)
 	r->moves = xcalloc(most + slab_blocks, sizeof(*r->moves));
 	r->crcs = xcalloc(slab_blocks, sizeof(*r->crcs));
 	r->known = xcalloc(BITMAP_WORDS(slab_blocks), sizeof(*r->known));
-	r->from = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
-	r->to = xalloc_pages(most * BLOCK_BYTES);
 	r->ios = xcalloc(RELOCATION_IOS, sizeof(*r->ios));
 }
 
@@ -978,6 +977,23 @@ end_placing(struct pool *pool)
 	return true;
 }
 
+/* Of megabytes, and so not before something is to be moved. */
+static void
+begin_buffers(struct pool *pool)
+{
+	struct relocation *r = &pool->relocation;
+	uint32_t slab_blocks = pool->space.slab_blocks;
+	uint32_t to_blocks = r->plug.active ? r->move_count : slab_blocks;
+
+	if (!r->from)
+		r->from = xalloc_pages((size_t)slab_blocks * BLOCK_BYTES);
+	if (to_blocks <= r->to_blocks)
+		return;
+	free(r->to);
+	r->to = xalloc_pages((size_t)to_blocks * BLOCK_BYTES);
+	r->to_blocks = to_blocks;
+}
+
 /* True: a pass begins; false: it waits for a checkpoint, or rests. */
 static bool
 begin_pass(struct pool *pool)
@@ -993,6 +1009,7 @@ begin_pass(struct pool *pool)
 	if (chosen && room && !r->plug.active)
 		r->slab = space_take(&pool->space, r->victims[0].slab->device);
 	if (chosen && (r->slab || r->plug.active)) {
+		begin_buffers(pool);
 		for (uint32_t i = 0; i < r->victim_count; i++)
 			places_hold(pool, r->victims[i].slab, &r->victims[i].places);
 		r->victim = 0;

@@ -21,15 +21,20 @@ payload_fill(const struct sim_io *s, uint8_t *to, uint64_t from, uint64_t len)
 		if (s->zeroes && mix64(s->number * 1000003 + lba) % s->zeroes == 0) {
 			memset(to, 0, n);
 		} else {
-			uint64_t at = from;
+			uint64_t at = from, end = from + n;
 
-			while (at < from + n) {
+			while (at < end) {
 				uint64_t word = s->number << 32 | ((at / 8) & 0xffffffff);
 				uint64_t skip = at % 8;
-				uint64_t bytes = min_u64(8 - skip, from + n - at);
+				uint64_t bytes = min_u64(8 - skip, end - at);
 
 				memcpy(to + (at - from), (char *)&word + skip, bytes);
 				at += bytes;
+				/* Whole words: much of the simulator's time goes by here. */
+				for (; at % 8 == 0 && at + 8 <= end; at += 8) {
+					word = s->number << 32 | ((at / 8) & 0xffffffff);
+					memcpy(to + (at - from), &word, 8);
+				}
 			}
 		}
 		to += n;
