@@ -203,7 +203,7 @@ SIM_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/sim/*.c))
 SEEDS ?= 2000
 
 $(BUILD)/quarry-sim: $(SIM_OBJS) $(BUILD)/libquarry.a
-	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start,--wrap=space_pack,--wrap=space_plug,--wrap=space_leave_out,--wrap=space_rejoin,--wrap=pool_fail,--wrap=log_reserve,--wrap=check_failed -o $@ $^ $(LDLIBS)
+	$(CC) $(LDFLAGS_ALL) -Wl,--wrap=uuid_new,--wrap=batch_apply,--wrap=log_start,--wrap=space_take,--wrap=space_seal_slab,--wrap=space_pack,--wrap=space_plug,--wrap=space_leave_out,--wrap=space_rejoin,--wrap=pool_fail,--wrap=log_reserve,--wrap=check_failed -o $@ $^ $(LDLIBS)
 
 .PHONY: sim soak mutants coverage
 sim: $(BUILD)/quarry-sim
@@ -219,8 +219,8 @@ coverage:
 	@BUILD=build-coverage SEEDS=$(filter-out 2000,$(SEEDS)) tests/coverage.sh
 
 mutants:
-	@$(MAKE) --no-print-directory MUTANTS=1 build-mutants/quarry-sim
-	build-mutants/quarry-sim --mutants $(if $(MUTANT),--mutant $(MUTANT)) --seeds $(or $(filter-out 2000,$(SEEDS)),10000)
+	@$(MAKE) --no-print-directory MUTANTS=1 test-programs
+	@BUILD=build-mutants MUTANT=$(MUTANT) SEEDS=$(filter-out 2000,$(SEEDS)) tests/mutants.sh
 
 # --- fuzzing: `make fuzz SECONDS=60 TARGET=nbd`, without TARGET all of them ---
 

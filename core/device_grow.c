@@ -175,10 +175,6 @@ device_grow_step(struct device_grow *grow)
 			return read_head(grow);
 		case DEVICE_GROW_TAIL:
 			grow->phase = DEVICE_GROW_HEAD;
-			if (MUTANT(GROWN_HEAD_FIRST)) {
-				label_encode(&grow->label, grow->blocks);
-				continue;
-			}
 			return write_tail(grow);
 		case DEVICE_GROW_HEAD:
 			grow->phase = DEVICE_GROW_CHECKPOINT;

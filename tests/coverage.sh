@@ -13,6 +13,7 @@ for test in "$BUILD"/tests/test_*; do
     "$test" >"$BUILD/unit.log" 2>&1 || { tail "$BUILD/unit.log"; exit 1; }
 done
 "$BUILD/quarry-sim" --seeds "${SEEDS:-1000}"
+"$BUILD/quarry-sim" --seeds "${SEEDS:-1000}" --copies 2
 lcov --quiet --capture --directory "$BUILD" --output-file "$BUILD/all.info" >/dev/null
 lcov --quiet --extract "$BUILD/all.info" '*/core/*' '*/metadata/*' --output-file "$BUILD/coverage.info"
 lcov --list "$BUILD/coverage.info" >"$BUILD/coverage.txt" 2>/dev/null

@@ -124,7 +124,6 @@
 	X(NEWEST_SET_BELIEVED,                                                                    \
 	    "import: the newest device set counts, also if a crash cut it short")                 \
 	X(GROWN_UNDER_CHECKPOINT, "device grow: checkpoints begin while the head is copied")      \
-	X(GROWN_HEAD_FIRST, "device grow: the label at the head before the end is there")         \
 	X(DURABLE_MARK_EARLY, "log: headers say that what was applied is durable")
 
 #ifdef QUARRY_MUTANTS

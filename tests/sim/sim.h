@@ -284,7 +284,10 @@ struct faults {
 	uint64_t flushes_failed;
 	uint64_t resume_event;     /* when what is held goes on */
 	bool misdirect_relocation; /* its next read */
-	bool damaged;              /* contents are not what was acknowledged */
+	uint64_t squall_event;     /* none before that */
+	struct places read[64];    /* free slabs that are being read */
+	unsigned read_count;
+	bool damaged; /* contents are not what was acknowledged */
 	bool damage_unknown;
 	struct damage damages[64];
 	unsigned damage_count;
@@ -390,6 +393,7 @@ void sim_run(struct sim *sim);
 void faults_draw(struct sim *sim);
 void faults_draw_copies(struct sim *sim); /* of a pool that keeps copies */
 bool faults_last(const struct sim *sim);  /* this seed may damage contents for good */
+void faults_end_reads(struct sim *sim);   /* those of free slabs */
 struct device *faults_wrap(struct sim *sim, struct device *inner);
 void faults_strike(struct sim *sim);
 /* As a device joins: it, or another one, fails a write soon, if such faults occur; not drawn. */

@@ -322,7 +322,104 @@ faults_held(const struct sim *sim)
 	for (uint32_t d = 0; d < sim->weather.device_count; d++)
 		if (sim->devices[d] && fault_stalled_count(sim->devices[d]) > 0)
 			return true;
-	return false;
+	return sim->faults.read_count > 0;
+}
+
+/* --- squalls: some seeds have weather that comes at the worst moment --- */
+
+enum squall {
+	SQUALL_FLIP,    /* a bit of what relocation reads is wrong, as long as the pool is open */
+	SQUALL_BAD,     /* who waits for room waits for a slab that cannot be read */
+	SQUALL_READERS, /* slow reads of all that is free by now */
+	SQUALL_COUNT,
+};
+
+/* A live block of a victim that is still to be read. */
+static bool
+place_relocation_reads(
+    const struct sim *sim, uint64_t n, struct device **device, uint64_t *offset_bytes)
+{
+	const struct relocation *r = &sim->pool->relocation;
+	const struct relocation_move *move;
+	struct slab *slab;
+
+	if (r->phase != RELOCATION_READ || r->move_count == 0)
+		return false;
+	move = &r->moves[n % r->move_count];
+	if (move->victim <= r->victim)
+		return false;
+	slab = r->victims[move->victim].places.slabs[0];
+	*device = pool_device(sim->pool, slab->device);
+	*offset_bytes = space_offset_bytes(&sim->pool->space, slab, move->slot);
+	return true;
+}
+
+/* As if they were read since before they became free. */
+static void
+read_all_free(struct sim *sim)
+{
+	struct faults *f = &sim->faults;
+
+	for (uint32_t i = 0; i < sim->pool->device_count; i++) {
+		if (!sim->pool->space.devices[i].present)
+			continue;
+		list_for_each(node, &sim->pool->space.devices[i].free) {
+			if (f->read_count < ARRAY_SIZE(f->read))
+				places_hold(sim->pool, container_of(node, struct slab, link),
+				    &f->read[f->read_count++]);
+		}
+	}
+}
+
+void
+faults_end_reads(struct sim *sim)
+{
+	struct faults *f = &sim->faults;
+
+	for (unsigned i = 0; i < f->read_count && sim->pool; i++)
+		places_let_go(sim->pool, &f->read[i]);
+	f->read_count = 0;
+}
+
+static void
+squall(struct sim *sim)
+{
+	uint64_t n = mix64(sim->seed ^ 0x5c0a8a), now = mix64(n ^ sim->events), place;
+	struct faults *f = &sim->faults;
+	struct device *device;
+	uint32_t d = (uint32_t)(now % sim->weather.device_count);
+
+	if (n % 4 != 0 || !sim->weather.faults || faults_last(sim) || !sim->online ||
+	    sim->events < f->squall_event)
+		return;
+	switch ((enum squall)(n / 4 % SQUALL_COUNT)) {
+	case SQUALL_FLIP:
+		if (!place_relocation_reads(sim, now, &device, &place))
+			return;
+		fault_add_flip(device, place + now % BLOCK_BYTES, (unsigned)(now >> 40) % 8);
+		sim_trace(sim, "weather: relocation reads a wrong bit (%s)", device->name);
+		f->struck = true;
+		f->scrub_excused = true;
+		break;
+	case SQUALL_BAD:
+		if (list_empty(&sim->pool->relocation.waiters) || !sim->devices[d] ||
+		    !place_of_victim(sim, d, &place))
+			return;
+		sim_trace(sim, "weather: a bad place (%s)", sim->devices[d]->name);
+		fault_add_bad(sim->devices[d], place, BLOCK_BYTES);
+		break;
+	case SQUALL_READERS:
+		if (sim->pool->space.free_count > 12 || f->read_count > 0)
+			return;
+		read_all_free(sim);
+		sim_trace(sim, "weather: all that is free is being read");
+		f->resume_event = sim->events + 200 + now / 64 % 4000;
+		break;
+	case SQUALL_COUNT:
+		CHECK(false);
+	}
+	sim->stats.faults++;
+	f->squall_event = sim->events + 50 + (now >> 32) % 1000;
 }
 
 void
@@ -330,6 +427,7 @@ faults_tick(struct sim *sim)
 {
 	bool idle;
 
+	squall(sim);
 	if (sim->faults.misdirect_relocation && relocation_reads(sim)) {
 		add(sim, relocation_reads(sim), DEVICE_READ, FAULT_MISDIRECT, 0);
 		sim->faults.misdirect_relocation = false;
@@ -344,6 +442,7 @@ faults_tick(struct sim *sim)
 	for (uint32_t d = 0; d < sim->weather.device_count; d++)
 		if (sim->devices[d])
 			fault_resume(sim->devices[d]);
+	faults_end_reads(sim);
 }
 
 void
@@ -351,6 +450,7 @@ faults_calm(struct sim *sim)
 {
 	sim->faults.misdirect_relocation = false;
 	sim->progress_ns = sim->now_ns;
+	faults_end_reads(sim);
 	for (uint32_t d = 0; d < sim->weather.device_count; d++) {
 		if (!sim->devices[d])
 			continue;

@@ -350,11 +350,25 @@ __wrap_log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, siz
 	return rc;
 }
 
+/* The replay is over: it knew where all that the last cut still had lies, dead by now or not. */
+static void
+check_directories(const struct pool *pool)
+{
+	for (uint32_t d = 0; d < pool->space.device_count; d++)
+		for (uint32_t i = 0; i < pool->space.devices[d].slab_count; i++)
+			if (pool->space.devices[d].slabs[i].state == SLAB_PACKED &&
+			    pool->space.devices[d].slabs[i].piece_count == 0)
+				sim_fail(the_sim, "the directory of a packed slab was not read");
+}
+
 int
 __wrap_log_start(struct pool *pool)
 {
 	struct history *h = &the_sim->history;
-	int rc = __real_log_start(pool);
+	int rc;
+
+	check_directories(pool);
+	rc = __real_log_start(pool);
 
 	the_sim->pool = pool;
 	if (!h->recovering)

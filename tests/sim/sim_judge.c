@@ -264,6 +264,11 @@ judge_reserves(struct sim *sim)
 	/* What an operation under way holds may be counted twice. */
 	uint64_t sum = pool->space.live_blocks + pool_reserved_blocks(pool) - pool->reserve_held;
 
+	if (!sim->faults.struck && !sim->faults.damaged && !room_shrank(sim) &&
+	    pool->space.live_blocks > pool->live_blocks_max + pool->live_blocks_max / 32 + 64)
+		sim_fail(sim, "%llu blocks are live, and %llu fit",
+		    (unsigned long long)pool->space.live_blocks,
+		    (unsigned long long)pool->live_blocks_max);
 	list_for_each(node, &pool->catalog.reserved) {
 		if (container_of(node, struct volume_record, reserved_link)->head->parent)
 			return;

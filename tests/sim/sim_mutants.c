@@ -36,24 +36,27 @@ mutants_run(const struct seeds *seeds, const char *only)
 	for (unsigned i = 1; i < ARRAY_SIZE(mutants); i++) {
 		struct seeds mine = *seeds;
 		struct sim_cut copies = seeds->cut ? *seeds->cut : (struct sim_cut){ 0 };
+		bool may_have_more = !copies.copies;
 
 		if (only && strcmp(only, mutants[i].name) != 0)
 			continue;
 		run++;
 		mutant_chosen = (enum mutant)i;
 		seeds_run(&mine);
-		if (!mine.failed && !copies.copies) {
-			/* Some show in pools with copies only. */
-			copies.copies = 2;
+		/* Some show in pools with copies only. */
+		while (!mine.failed && may_have_more && copies.copies < COPIES_MAX) {
+			copies.copies = copies.copies ? copies.copies + 1 : 2;
 			mine = *seeds;
 			mine.cut = &copies;
 			seeds_run(&mine);
 		}
 		printf("%-24s %-74s ", mutants[i].name, mutants[i].what);
 		if (mine.failed)
-			printf("caught at seed %llu%s\n",
-			    (unsigned long long)(mine.first_failed - mine.start + 1),
-			    mine.cut == &copies ? " with --copies 2" : "");
+			printf("caught at seed %llu", (unsigned long long)mine.first_failed);
+		if (mine.failed && mine.cut == &copies)
+			printf(" with --copies %u\n", copies.copies);
+		else if (mine.failed)
+			printf("\n");
 		else
 			printf("MISSED by %llu seeds\n", (unsigned long long)mine.done);
 		fflush(stdout);

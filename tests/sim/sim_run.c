@@ -18,6 +18,8 @@
 
 struct sim *the_sim;
 
+static void check_taken(struct sim *sim);
+
 /* --- events --- */
 
 static void
@@ -81,6 +83,7 @@ crash(struct sim *sim)
 	sim->online = false;
 	sim->stopping = false;
 	sim->pool = NULL;
+	sim->faults.read_count = 0;
 	work_forget(sim);
 }
 
@@ -99,6 +102,7 @@ sim_step(struct sim *sim)
 	}
 	faults_tick(sim);
 	reactor_run_turn(sim->reactor, sim->now_ns);
+	check_taken(sim);
 	devices_step(sim);
 	deadline_ns = reactor_next_deadline_ns(sim->reactor);
 	if (deadline_ns != UINT64_MAX && list_empty(&sim->reactor->ready) &&
@@ -466,6 +470,7 @@ stop(struct sim *sim)
 	list_for_each(node, &sim->admins) {
 		container_of(node, struct sim_admin, link)->must_succeed = false;
 	}
+	faults_end_reads(sim);
 	pool_stop(sim->pool, &closing->stop);
 	sim_run_until(sim, is_stopped);
 	if (sim->crashed)
@@ -700,6 +705,59 @@ __wrap_space_rejoin(struct space *space, uint32_t index, const struct space *was
 	the_sim->was_out = true;
 	faults_strike_joining(the_sim, index);
 	return taken;
+}
+
+/* --- the last batch of a slab is applied before it is sealed --- */
+
+void __real_space_seal_slab(struct space *space, struct slab *slab, uint32_t age);
+void __wrap_space_seal_slab(struct space *space, struct slab *slab, uint32_t age);
+
+void
+__wrap_space_seal_slab(struct space *space, struct slab *slab, uint32_t age)
+{
+	const struct pool *pool = the_sim->pool;
+
+	/* A checkpoint might free it, if nothing else on it is live. */
+	if (pool && space == &pool->space && pool->state == POOL_ONLINE) {
+		list_for_each(node, &pool->log.batches) {
+			if (container_of(node, struct batch, link)->slab == slab)
+				sim_fail(the_sim, "a slab is sealed under a batch in flight");
+		}
+	}
+	__real_space_seal_slab(space, slab, age);
+}
+
+/* --- relocation leaves room for a checkpoint --- */
+
+struct slab *__real_space_take(struct space *space, uint32_t after_device);
+struct slab *__wrap_space_take(struct space *space, uint32_t after_device);
+
+static struct slab *taken_last; /* when there was no room for a checkpoint left beside it */
+
+struct slab *
+__wrap_space_take(struct space *space, uint32_t after_device)
+{
+	struct slab *slab = __real_space_take(space, after_device);
+	const struct pool *pool = the_sim->pool;
+
+	taken_last = NULL;
+	if (slab && pool && space == &pool->space) {
+		uint64_t slabs = space->free_count + (pool->log.next_slab != NULL);
+		uint64_t blocks = slabs * space->slab_blocks + space->slab_blocks - pool->log.slot;
+
+		if (blocks < checkpoint_blocks_max(pool))
+			taken_last = slab;
+	}
+	return slab;
+}
+
+/* The log may take the last one, for the checkpoint. */
+static void
+check_taken(struct sim *sim)
+{
+	if (taken_last && sim->pool && sim->pool->relocation.slab == taken_last)
+		sim_fail(sim, "relocation took a slab that the next checkpoint may need");
+	taken_last = NULL;
 }
 
 /* --- relocation is counted --- */

@@ -153,6 +153,30 @@ test_slab_is_free_when_the_checkpoint_that_saw_it_empty_is_durable(void **state)
 	assert_int_equal(release(), 0);
 }
 
+/* A replay from the cut may read it where it was. */
+static void
+test_table_alone_leaves_a_slab_whose_node_died_since_the_cut(void **state)
+{
+	struct slab *node = open_slab(7), *data = open_slab(8);
+
+	space_mark_live(&space, baddr_make(7, 1));
+	space_mark_live(&space, baddr_make(8, 1));
+	space_seal_slab(&space, node, 5);
+	space_seal_slab(&space, data, 5);
+	space_collect_empty(&space); /* the cut */
+	assert_int_equal(release(), 0);
+	space_mark_node_dead(&space, baddr_make(7, 1));
+	space_mark_dead(&space, baddr_make(8, 1));
+	assert_int_equal(space.empty_count, 2);
+	assert_int_equal(space_count_needless(&space), 1);
+	space_collect_needless(&space);
+	assert_int_equal(release(), 1);
+	assert_ptr_equal(released_slab, data);
+	space_collect_empty(&space);
+	assert_int_equal(release(), 1);
+	assert_ptr_equal(released_slab, node);
+}
+
 static void
 test_last_dead_block_empties_a_sealed_slab(void **state)
 {
@@ -1057,6 +1081,7 @@ main(void)
 		TEST(test_marking_twice_is_marking_once),
 		TEST(test_dead_addresses_that_lie_nowhere_are_ignored),
 		TEST(test_slab_is_free_when_the_checkpoint_that_saw_it_empty_is_durable),
+		TEST(test_table_alone_leaves_a_slab_whose_node_died_since_the_cut),
 		TEST(test_last_dead_block_empties_a_sealed_slab),
 		TEST(test_slab_that_comes_back_to_life_is_not_released),
 		TEST(test_opening_forgets_another_segment_but_keeps_the_same),
