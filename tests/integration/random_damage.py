@@ -8,8 +8,13 @@ at random, again and again from its present state, and asks of each variant:
     counts (format.py knows which, independent of it);
   - quarry check --repair neither; it succeeds if only what can be derived was damaged;
   - where it says that all is well, the pool is imported with the old content, and is clean afterwards.
+
+With ORACLE=no in the environment, for pools of which format.py does not know all: no variant is harmless
+for sure and none is told for sure; the rest holds.  COPIES: any damage to one device has left a copy of
+everything, so whatever the pool is imported with, its content is the old one.
 """
 
+import os
 import random
 import subprocess
 import sys
@@ -23,6 +28,30 @@ QUARRY, SOCKET, NBD_URI, VARIANTS, SEED = sys.argv[1:6]
 PATHS = sys.argv[6:]
 VOLUMES = ("v", "v@s", "c")
 TIMEOUT_S = 60
+MOST = 8 << 20  # to read at a time
+ORACLE = os.environ.get("ORACLE") != "no"
+COPIES = int(os.environ.get("COPIES", "1"))
+
+
+class Blocks:
+    """A pool of which nothing is known but which blocks are in use, perhaps."""
+
+    def __init__(self, paths):
+        self.data = []
+        self.reachable = []
+        self.packed_slabs = 0
+        for device, path in enumerate(paths):
+            with open(path, "rb") as file:
+                data = bytearray(file.read())
+            self.data.append(data)
+            for at in range(0, len(data), BLOCK):
+                block = data[at : at + BLOCK]
+                if any(block):
+                    head = at < 16 * BLOCK or at > len(data) - (2 << 20)
+                    first = bytes(block[:4])
+                    self.packed_slabs += first == b"QPAK"
+                    kind = "head" if head else first.decode("latin1") if first[:1] == b"Q" else "data"
+                    self.reachable.append((device, at, BLOCK, kind))
 
 
 def run(*args):
@@ -43,7 +72,8 @@ def contents():
     for volume in VOLUMES:
         handle = nbd.NBD()
         handle.connect_uri(NBD_URI.replace("NAME", volume))
-        found.append(handle.pread(handle.get_size(), 0))
+        size = handle.get_size()
+        found.append(b"".join(handle.pread(min(MOST, size - at), at) for at in range(0, size, MOST)))
         handle.shutdown()
     return found
 
@@ -108,26 +138,34 @@ def changed(pool, files):
 def try_variant(rng, pool, wanted, figures):
     files = [bytearray(data) for data in pool.data]
     what = damage(rng, pool, files)
+    same = files == pool.data
     kinds, shorter = changed(pool, files)
     write(files)
     try:
         found = check()
-        if kinds or shorter:
+        if not ORACLE and not same:
+            figures["told" if found.returncode else "harmless"] += 1
+        elif kinds or shorter:
             assert found.returncode != 0, f"damaged ({kinds}), but \"clean\""
             figures["told"] += 1
         else:
             assert found.returncode == 0, f"nothing that counts was damaged, but: {found.stdout}"
             figures["harmless"] += 1
         repaired = check("--repair")
-        if kinds <= set(KEPT_TWICE) and not shorter:
+        if ORACLE and kinds <= set(KEPT_TWICE) and not shorter:
             assert repaired.returncode == 0, f"{kinds} were not repaired: {repaired.stdout}{repaired.stderr}"
         if repaired.returncode == 0:
-            figures["repaired"] += bool(kinds)
+            figures["repaired"] += found.returncode != 0
             done = run("pool", "import", *PATHS)
             assert done.returncode == 0, f"not imported: {done.stderr}"
             assert contents() == wanted, "the content is not as it was"
             run("pool", "export", "tank", "--force")
             assert check().returncode == 0, "not clean after an import"
+        elif COPIES > 1:
+            if run("pool", "import", *PATHS).returncode == 0:
+                figures["served"] += 1
+                assert contents() == wanted, "the content is not as it was"
+                run("pool", "export", "tank", "--force")
     except (AssertionError, subprocess.TimeoutExpired) as error:
         sys.exit(f"# {what}: {error}")
 
@@ -137,14 +175,14 @@ def main():
     run("pool", "import", *PATHS)
     wanted = contents()
     run("pool", "export", "tank", "--force")
-    pool = Pool(PATHS)
+    pool = Pool(PATHS) if ORACLE else Blocks(PATHS)
     assert len(pool.reachable) > 500, len(pool.reachable)
-    figures = {"told": 0, "harmless": 0, "repaired": 0}
+    figures = {"told": 0, "harmless": 0, "repaired": 0, "served": 0}
     for i in range(int(VARIANTS)):
         try_variant(random.Random(f"{SEED} {i}"), pool, wanted, figures)
     print(
         f"# {pool.packed_slabs} packed slabs; {VARIANTS} variants in {time.monotonic() - started:.0f} s: {figures['told']} told of "
-        f"(of these {figures['repaired']} repaired whole), {figures['harmless']} harmless"
+        f"(of these {figures['repaired']} repaired whole, {figures['served']} served from copies), {figures['harmless']} harmless"
     )
 
 

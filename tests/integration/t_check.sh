@@ -91,20 +91,21 @@ test_a_pool_that_got_a_device_is_clean() {
     is_clean
 }
 
-# Small random overwrites until relocation has packed slabs.
+# fill_packed [MIB]: small random overwrites until relocation has packed slabs; of a volume of 40 MiB.
 fill_packed() {
     start_with_pool 32M
-    quarry volume create tank/v 40M
+    quarry volume create tank/v "${1:-40}M"
     quarry volume create tank/c 1M
     $PYTHON - "$(uri v)" <<'PYTHON'
 import random, sys, nbd
 h = nbd.NBD()
 h.connect_uri(sys.argv[1])
 rng = random.Random(3)
-for i in range(40):
+size = h.get_size() >> 20
+for i in range(size):
     h.pwrite(bytes([i + 1]) * (1 << 20), i << 20)
 for i in range(12000):
-    h.pwrite(bytes([i % 255 + 1]) * 4096, rng.randrange(40 << 8) * 4096)
+    h.pwrite(bytes([i % 255 + 1]) * 4096, rng.randrange(size << 8) * 4096)
 h.flush()
 PYTHON
     quarry snapshot create tank/v@s
@@ -354,6 +355,41 @@ PYTHON
     echo "# SEED=$seed"
     $PYTHON "$HERE/random_damage.py" "$BUILD/quarry" "$SOCK" "$(uri NAME)" \
         "${VARIANTS:-$((SLOW == 1 ? 100 : 25))}" "$seed" "${POOL_FILES[@]}"
+}
+
+# try_random_damage NAME=VALUE…: for random_damage.py
+try_random_damage() {
+    local seed=${SEED:-$RANDOM}
+    echo "# SEED=$seed"
+    env ORACLE=no "$@" $PYTHON "$HERE/random_damage.py" "$BUILD/quarry" "$SOCK" "$(uri NAME)" \
+        "${VARIANTS:-$((SLOW == 1 ? 30 : 10))}" "$seed" "${POOL_FILES[@]}"
+}
+
+# Packed slabs, some of which were plugged, as a full pool does: with scattered pieces.
+test_random_damage_of_packed_slabs_gives_nothing_wrong() {
+    fill_packed 52
+    quarry pool export tank
+    quarry dump "${POOL_FILES[@]}" --what packed --json >out.json
+    [ "$(json "sum('places' in q for p in d['packed'] for q in p.get('pieces', []))" <out.json)" -gt 5 ] ||
+        fail "nothing was plugged"
+    try_random_damage
+}
+
+# With copies, a device of which was out and came back, so that device sets are many and copies uneven.
+test_random_damage_of_copies_gives_nothing_wrong() {
+    start_daemon
+    make_devices --copies 2 16M 16M 16M
+    quarry volume create tank/v 6M
+    qemu-io -f raw -c 'write -P 17 0 4M' "$(uri v)" >/dev/null
+    quarry snapshot create tank/v@s
+    quarry clone tank/v@s tank/c
+    quarry device offline tank "${POOL_FILES[1]}"
+    qemu-io -f raw -c 'write -P 18 512k 1M' -c 'discard 256k 128k' "$(uri v)" >/dev/null
+    quarry device online tank "${POOL_FILES[1]}"
+    wait_for 30 pool_is online
+    qemu-io -f raw -c 'write -P 19 0 64k' "$(uri c)" >/dev/null
+    quarry pool export tank
+    try_random_damage COPIES=2
 }
 
 # An entry of one volume is forged to be that of another, unrelated one, with right checksums.
