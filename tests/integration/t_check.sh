@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 300
+# timeout: 420
 #
 # quarry check: nothing to say of a pool that was exported or killed; damage is named with its place
 # and with what it affects.  It writes nothing.
