@@ -354,11 +354,14 @@ __wrap_log_reserve(struct pool *pool, enum log_class class, uint32_t blocks, siz
 static void
 check_directories(const struct pool *pool)
 {
-	for (uint32_t d = 0; d < pool->space.device_count; d++)
-		for (uint32_t i = 0; i < pool->space.devices[d].slab_count; i++)
-			if (pool->space.devices[d].slabs[i].state == SLAB_PACKED &&
-			    pool->space.devices[d].slabs[i].piece_count == 0)
+	for (uint32_t d = 0; d < pool->space.device_count; d++) {
+		const struct space_device *device = &pool->space.devices[d];
+
+		for (uint32_t i = 0; i < device->mark; i++)
+			if (space_slab(device, i)->state == SLAB_PACKED &&
+			    space_slab(device, i)->piece_count == 0)
 				sim_fail(the_sim, "the directory of a packed slab was not read");
+	}
 }
 
 int
