@@ -147,7 +147,7 @@ fetch_submit(struct block_fetch *fetch)
 	device_submit(pool_device(pool, place->device), io);
 }
 
-/* What of @places is known to be bad. */
+/* What of @places is known to be bad; not what was only late. */
 static unsigned
 bad_of(const struct block_fetch *fetch, const struct places *places, uint32_t slot)
 {
@@ -156,12 +156,12 @@ bad_of(const struct block_fetch *fetch, const struct places *places, uint32_t sl
 	for (unsigned i = 0; i < places->count; i++)
 		for (unsigned k = 0; k < fetch->places.count; k++)
 			if (places->slabs[i] == fetch->places.slabs[k] && slot == fetch->slot)
-				bad |= (fetch->bad >> k & 1) << i;
+				bad |= ((fetch->bad & ~fetch->late) >> k & 1) << i;
 	return bad;
 }
 
 /* A device may have come back since the places were looked up, and have what the others fail to
- * give.  False: there is no place but those that were tried. */
+ * give; or one that was only late is the last.  False: there is no place but bad ones. */
 static bool
 find_again(struct block_fetch *fetch)
 {
@@ -171,14 +171,14 @@ find_again(struct block_fetch *fetch)
 	struct slab *leader = space_place(&pool->space, fetch->addr, &slot);
 	unsigned bad;
 
-	if (fetch->again || !leader || pool->space.copies == 1 || MUTANT(PLACES_NOT_FOUND_AGAIN))
+	if (!leader || pool->space.copies == 1 || MUTANT(PLACES_NOT_FOUND_AGAIN))
 		return false;
-	fetch->again = true;
 	places_hold(pool, leader, &places);
 	bad = bad_of(fetch, &places, slot);
 	fetch->places = places;
 	fetch->slot = slot;
 	fetch->bad = bad;
+	fetch->late = 0;
 	places_let_go(pool, &before);
 	for (fetch->at = 0; fetch->at < places.count; fetch->at++)
 		if (!(bad >> fetch->at & 1))
@@ -216,13 +216,14 @@ fetch_done(struct device_io *io)
 
 	if (good || (!io->error && MUTANT(NODE_CRC_UNCHECKED))) {
 		for (unsigned i = 0; i < fetch->places.count; i++)
-			if (fetch->bad >> i & 1)
+			if ((fetch->bad & ~fetch->late) >> i & 1)
 				place_heal(pool, fetch->places.slabs[i], fetch->slot, fetch->block);
 		return fetch_end(fetch, 0);
 	}
 	fetch->bad |= 1u << fetch->at;
+	fetch->late |= (io->error == -ETIME) << fetch->at;
 	pool->checksum_errors += !io->error;
-	if (io->error != -ETIMEDOUT || !io->may_give_up) {
+	if (io->error != -ETIME) {
 		pool->devices[place->device].errors++;
 		diag_error("pool %s: %s at byte %llu of %s: %s", pool->name, fetch->what,
 		    (unsigned long long)io->offset_bytes, io->device->name,
@@ -233,7 +234,7 @@ fetch_done(struct device_io *io)
 
 void
 block_fetch_start(struct block_fetch *fetch, struct pool *pool, struct map_entry entry,
-    const struct places *held, unsigned bad, uint32_t slot)
+    const struct places *held, unsigned bad, unsigned late, uint32_t slot)
 {
 	struct slab *leader;
 
@@ -241,7 +242,7 @@ block_fetch_start(struct block_fetch *fetch, struct pool *pool, struct map_entry
 	fetch->addr = (struct baddr){ entry.addr };
 	fetch->crc = entry.crc;
 	fetch->bad = bad;
-	fetch->again = false;
+	fetch->late = late;
 	fetch->slot = slot;
 	fetch->places.count = 0;
 	memset(&fetch->io, 0, sizeof(fetch->io));

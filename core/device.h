@@ -40,7 +40,7 @@ struct device_io {
 	const struct iovec *iov; /* READ, WRITE; stays unchanged until done */
 	uint32_t iov_count;      /* at most DEVICE_IOV_MAX */
 	void (*done)(struct device_io *io);
-	/* READ: if it takes long it may end with -ETIMEDOUT: there is another place to read from.
+	/* READ: if it takes long it may end with -ETIME: there is another place to read from.
 	 */
 	bool may_give_up;
 	bool passes_gate; /* see core/device_gate.h */

@@ -38,7 +38,7 @@ stalled(struct device_watch *watch, uint64_t waited_ns)
 	}
 	/* Or it failed before, and some of what it was asked is not answered. */
 	if (pool->space.devices[index].out) {
-		device_watch_give_up(watch, -ETIMEDOUT);
+		device_watch_give_up(watch, -ETIME);
 		return;
 	}
 	if (device->stall_told || (pool->loss.active && pool->space.copies > 1))

@@ -209,7 +209,7 @@ give_up_late_reads(struct device_watch *watch)
 		list_remove(&io->link);
 		list_push_back(&late, &io->link);
 	}
-	give_up(watch, &late, -ETIMEDOUT);
+	give_up(watch, &late, -ETIME);
 }
 
 static uint64_t

@@ -24,7 +24,7 @@ struct buffer_pool;
 
 struct device_watch {
 	/* set by the owner */
-	uint64_t patience_ns; /* a READ with may_give_up waits so long, then ends with -ETIMEDOUT */
+	uint64_t patience_ns; /* a READ with may_give_up waits so long, then ends with -ETIME */
 	uint64_t limit_ns;
 	/* The oldest request waits for limit_ns or longer: called again and again.  May give up. */
 	void (*stalled)(struct device_watch *watch, uint64_t waited_ns);

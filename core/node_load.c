@@ -101,5 +101,5 @@ node_load(struct pool *pool, const struct map_fault *fault, struct waiter *waite
 	load->fetch.what = "a map node";
 	load->fetch.block = xalloc_pages(FORMAT_BLOCK_BYTES);
 	load->fetch.done = load_done;
-	block_fetch_start(&load->fetch, pool, load->entry, NULL, 0, 0);
+	block_fetch_start(&load->fetch, pool, load->entry, NULL, 0, 0, 0);
 }

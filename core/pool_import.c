@@ -795,7 +795,7 @@ read_catalog(struct import *m)
 		read->fetch.what = "a block of the catalog";
 		read->fetch.done = catalog_block_done;
 		m->reads_in_flight++;
-		block_fetch_start(&read->fetch, pool, entry, NULL, 0, 0);
+		block_fetch_start(&read->fetch, pool, entry, NULL, 0, 0, 0);
 	}
 	if (m->read_count == 0 && m->phase == IMPORT_CATALOG)
 		m->phase = IMPORT_LINK;

@@ -63,16 +63,16 @@ struct block_fetch {
 	struct places places;
 	uint32_t slot;
 	unsigned at;
-	unsigned bad; /* a bitmap of places */
-	bool again;   /* they were looked up once more */
+	unsigned bad;  /* a bitmap of places */
+	unsigned late; /* ... of those that did not answer in time */
 	struct device_io io;
 	struct iovec iov;
 	struct task task;
 };
 /* @held: NULL; or where it lies, at @slot, when the caller holds that and knows @bad of it to be
- * bad already. */
+ * bad already, or @late as well to be slow. */
 void block_fetch_start(struct block_fetch *fetch, struct pool *pool, struct map_entry entry,
-    const struct places *held, unsigned bad, uint32_t slot);
+    const struct places *held, unsigned bad, unsigned late, uint32_t slot);
 
 /* --- the log (log.c) --- */
 

@@ -166,7 +166,8 @@ heal_block(struct pool *pool, struct baddr addr, uint32_t slot, const char *why)
 	s->fetch.block = s->healed;
 	s->fetch.done = fetched;
 	block_fetch_start(&s->fetch, pool,
-	    (struct map_entry){ .addr = addr.n, .crc = s->crcs[slot] }, &s->places, 1u << at, slot);
+	    (struct map_entry){ .addr = addr.n, .crc = s->crcs[slot] }, &s->places, 1u << at, 0,
+	    slot);
 	return true;
 }
 

@@ -108,7 +108,7 @@ verify(struct read_run *run)
 			MUTANT(READ_CRC_UNCHECKED)))
 			continue;
 		request->pool->checksum_errors += !failed;
-		if (!failed || (i == 0 && run->read.io.error != -ETIMEDOUT))
+		if (!failed || (i == 0 && run->read.io.error != -ETIME))
 			report(request, run, i,
 			    failed ? strerror(-run->read.io.error) : "wrong checksum");
 		if (request->pool->space.copies == 1) {
@@ -118,8 +118,8 @@ verify(struct read_run *run)
 		run->fetch.what = "a block";
 		run->fetch.block = block;
 		run->fetch.done = fetched;
-		return block_fetch_start(
-		    &run->fetch, request->pool, *entry, &run->places, 1, run->slot + i);
+		return block_fetch_start(&run->fetch, request->pool, *entry, &run->places, 1,
+		    run->read.io.error == -ETIME, run->slot + i);
 	}
 	run_end(run);
 }
