@@ -72,6 +72,35 @@ test_an_attached_device_outlives_the_daemon() {
     vm_end 300
 }
 
+# As an administrator has it: `make install`, systemd's unit, a configuration file. systemctl restart, stop and start, and
+# kills after which systemd starts it again, under a libnbd client that comes back and a filesystem on `quarry attach`.
+test_systemd_restarts_it_under_clients() {
+    vm_or_skip
+    local port socket_port client
+    port=$(free_port)
+    socket_port=$(free_port)
+    make -s -C "$ROOT" install BUILD="${BUILD#"$ROOT"/}" DESTDIR="$T/installed" >install.log
+    tar -c -C installed -f installed.tar .
+    # outside NAME PORT LEAST: writes until the guest has seen enough, then verifies, and tells it.
+    outside() {
+        rm -f enough told
+        $PYTHON "$HERE/numbered_writer.py" "nbd://127.0.0.1:$2/tank/$1" &
+        client=$!
+        when_asked "verify $1"
+        : >enough
+        wait $client
+        echo "# $(cat told) writes and reconnections of the client of tank/$1"
+        [ "$(cut -d ' ' -f 2 told)" -ge "$3" ]
+        nbdcopy "$HERE/numbered_writer.py" "nbd://127.0.0.1:$port/tank/$1.done"
+    }
+    VM_INIT=systemd VM_FILES=$T/installed.tar VM_PORTS="$port:10809 $socket_port:10810" boot systemd
+    when_asked "write v"
+    outside v "$port" 6
+    when_asked "write s"
+    outside s "$socket_port" 3
+    vm_end 300
+}
+
 # Machines whose root filesystems are clones of one image: they boot, each keeps what is its own.
 test_guests_boot_from_clones() {
     vm_or_skip

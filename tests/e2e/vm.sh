@@ -16,11 +16,12 @@ VM_CACHE=${QUARRY_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/quarry-e2e}
 VM_KEY=$(sha256sum <"${BASH_SOURCE[0]}" | cut -c 1-16)
 VM_KERNEL=linux-image-cloud-amd64
 VM_PACKAGES="$VM_KERNEL usr-is-merged base-files bash coreutils findutils grep sed mawk util-linux mount libc-bin
-    kmod busybox-static nbd-client fio e2fsprogs xfsprogs udev open-iscsi multipath-tools sg3-utils
+    kmod systemd busybox-static nbd-client fio e2fsprogs xfsprogs udev open-iscsi multipath-tools sg3-utils
     libnbd0 liburing2 libisal2 libjansson4 libyaml-0-2 libblkid1 libssl3"
 VM_PID=
 VM_FILES= # what the guest finds in /e2e beside its script
 VM_PORTS= # ours that lead to some of its own: "OURS:ITS …"
+VM_INIT=  # "systemd": that is its first process, and the script a service that root has started
 VM_ROOT=  # its disk, as qemu's -drive knows it; "": the image, as if it were new each time
 
 # apt, asked as if nothing were installed: the packages with all that they need.
@@ -75,6 +76,7 @@ vm_make_image() {
     cp "$root/boot/vmlinuz-$version" "$out/kernel"
     rm -rf "${root:?}"/boot "$root"/usr/share/{doc,man,locale,info}
     printf 'root:x:0:0:root:/root:/bin/bash\n' >"$root/etc/passwd"
+    echo 00000000000000000000000000000001 >"$root/etc/machine-id" # else systemd enables all that there is
     ln -sf mawk "$root/usr/bin/awk"
     ln -sf /proc/mounts "$root/etc/mtab"
     mkdir -p "$root"/{dev,proc,sys,run,tmp,mnt}
@@ -113,9 +115,9 @@ vm_start() {
     # shellcheck disable=SC2086
     [ -z "$VM_FILES" ] || cp $VM_FILES guest/e2e/
     for port in $VM_PORTS; do forwards+=",hostfwd=tcp:127.0.0.1:${port%:*}-:${port#*:}"; done
-    for setting in "$@"; do echo "export ${setting%%=*}='${setting#*=}'"; done >guest/e2e/env
+    for setting in "INIT=$VM_INIT" "$@"; do echo "export ${setting%%=*}='${setting#*=}'"; done >guest/e2e/env
     cat >guest/e2e/start <<'START'
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOST=10.0.2.2 HOME=/
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOST=10.0.2.2 HOME=/
 B=/bin/busybox
 $B mount -t sysfs sys /sys
 $B mount -t tmpfs tmp /tmp
@@ -127,10 +129,20 @@ $B ip link set lo up
 $B ip addr add 10.0.2.15/24 dev eth0
 $B ip link set eth0 up
 . /e2e/env
+cat >/e2e/run <<'RUN'
 bash /e2e/script >/dev/ttyS1 2>&1
 echo "status $?" >/dev/ttyS1
-$B sync
-$B poweroff -f
+/bin/busybox sync
+/bin/busybox poweroff -f
+RUN
+[ "$INIT" = systemd ] || . /e2e/run
+mkdir -p /run/systemd/system
+{
+    echo "[Service]"
+    echo "ExecStart=/bin/bash /e2e/run"
+    echo "PassEnvironment=PATH HOST HOME $($B sed -n 's/^export \([A-Z_0-9]*\)=.*/\1/p' /e2e/env | $B tr '\n' ' ')"
+} >/run/systemd/system/e2e.service
+exec /lib/systemd/systemd --unit=e2e.service
 START
     (cd guest && find . | cpio -o -H newc --quiet) >guest.cpio
     cat "$image/initrd.cpio" guest.cpio >initrd

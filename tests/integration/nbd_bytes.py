@@ -37,7 +37,7 @@ class Client:
         self.s.sendall(data)
 
     def take(self, n):
-        data = b""
+        data = bytearray()
         while len(data) < n:
             try:
                 more = self.s.recv(n - len(data))
@@ -46,7 +46,7 @@ class Client:
             if not more:
                 raise Closed()
             data += more
-        return data
+        return bytes(data)
 
     def option(self, option, data=b"", length=None):
         """Sends an option; its replies as a list of (type, data), the last one final."""

@@ -170,34 +170,7 @@ PYTHON
 test_a_client_that_retries_outlives_the_daemon() {
     start_with_pool
     quarry volume create tank/a 64M
-    $PYTHON - "$(uri a)" <<'PYTHON' &
-import nbd, os, struct, sys, time
-def connect():
-    while True:
-        h = nbd.NBD()
-        try:
-            h.connect_uri(sys.argv[1])
-            return h
-        except nbd.Error:
-            time.sleep(0.02)  # the daemon is away
-h = connect()
-acknowledged, reconnects = {}, 0
-turn = 0
-while not os.path.exists("enough"):
-    turn += 1
-    block, data = turn * 7919 % 16384, struct.pack(">Q", turn) * 512
-    while True:
-        try:
-            h.pwrite(data, block * 4096)
-            break
-        except nbd.Error:
-            reconnects += 1
-            h = connect()
-    acknowledged[block] = data
-for block, data in acknowledged.items():
-    assert h.pread(4096, block * 4096) == data, block
-open("told", "w").write(f"{turn} {reconnects}")
-PYTHON
+    $PYTHON "$HERE/numbered_writer.py" "$(uri a)" &
     local client=$! i
     for i in 1 2 3 4; do
         sleep 0.5 # of writing

@@ -146,14 +146,40 @@ PYTHON
         "$(dirty qemu:allocation-depth "$(uri v)")" "depth, without monday"
 }
 
+# peer NAME COMMAND…: another server, whose socket is peers/NAME.
+peer() {
+    "${@:2}" </dev/null >>peers.log 2>&1 &
+    wait_for 30 test -S "peers/$1"
+}
+
+# Our column, and those of the others, if they are here in the versions of which the table tells.
 test_the_conformance_table_tells_the_truth() {
-    echo "alice:$(openssl rand -hex 32)" >keys.psk
+    local columns=() version
+    mkdir psk peers
+    echo "alice:$(openssl rand -hex 32)" >psk/keys.psk
     start_with_pool
     quarry volume create tank/v 64M
     quarry snapshot create tank/v@s
     stop_daemon
-    restart_with_pool --listen "nbds+unix:///?socket=$T/tls.sock" --tls-psk-file "$T/keys.psk"
-    $PYTHON "$HERE/nbd_conformance.py" check "$ROOT/docs/NBD.md" "$NBD_SOCK:tank/v,$NBD_SOCK:tank/v@s,$T/tls.sock:tank/v"
+    restart_with_pool --listen "nbds+unix:///?socket=$T/tls.sock" --tls-psk-file "$T/psk/keys.psk"
+    columns=("Quarry=$NBD_SOCK:tank/v,$NBD_SOCK:tank/v@s,$T/tls.sock:tank/v")
+    version=$(nbdkit --version | grep -o -E '[0-9]+\.[0-9]+' | head -n 1)
+    if grep -q "^| asked | .*| nbdkit $version |" "$ROOT/docs/NBD.md"; then
+        peer nbdkit nbdkit -f -U peers/nbdkit memory 64M
+        peer nbdkit-ro nbdkit -f -r -U peers/nbdkit-ro memory 64M
+        peer nbdkit-tls nbdkit -f --tls=require --tls-psk=psk/keys.psk -U peers/nbdkit-tls memory 64M
+        columns+=("nbdkit $version=peers/nbdkit:,peers/nbdkit-ro:,peers/nbdkit-tls:")
+    fi
+    version=$(qemu-nbd --version | grep -o -E '[0-9]+\.[0-9]+' | head -n 1)
+    if grep -q "^| asked | .*| qemu-nbd $version |" "$ROOT/docs/NBD.md"; then
+        truncate -s 64M peers/disk peers/disk-tls
+        peer qemu qemu-nbd -t -e 8 -f raw -A --discard=unmap -x v -k "$T/peers/qemu" peers/disk
+        peer qemu-ro qemu-nbd -t -e 8 -f raw -r -x v -k "$T/peers/qemu-ro" peers/disk
+        peer qemu-tls qemu-nbd -t -e 8 -f raw -x v --object "tls-creds-psk,id=t,endpoint=server,dir=$T/psk" --tls-creds t \
+            -k "$T/peers/qemu-tls" peers/disk-tls
+        columns+=("qemu-nbd $version=peers/qemu:v,peers/qemu-ro:v,peers/qemu-tls:v")
+    fi
+    $PYTHON "$HERE/nbd_conformance.py" check "$ROOT/docs/NBD.md" "${columns[@]}"
 }
 
 # As the disk below the pool's files is said to be by the kernel, or by the server of a remote device.
