@@ -229,6 +229,37 @@ late.start("tank/v")
 assert late.size == 128 * MIB
 error, chunks = late.ask(n.READ, n.DF, 100 * MIB, 512)
 assert error == 0 and chunks[0][1][8:] == b"x" * 512
+resize("96M", "--force")  # and what lies behind is gone, for both
+for client in c, late:
+    assert client.ask(n.READ, 0, 100 * MIB, 512)[0] == 22
+    assert client.ask(n.WRITE, 0, 100 * MIB, 512, b"x" * 512)[0] == 28
+resize("128M")
+error, chunks = c.ask(n.READ, n.DF, 100 * MIB, 512)
+assert error == 0 and chunks[0][1][8:] == bytes(512)
+PYTHON
+}
+
+# A minimum of 4096 is told and kept to by who asks; qemu then reads, patches and writes by itself. The size is a multiple.
+test_block_size_4096() {
+    start_with_pool
+    quarry volume create tank/v 10000001
+    quarry volume set tank/v block-size=4096
+    nbdinfo --json "$(uri v)" >info.json
+    expect "[4096, 4096, 33554432, 0]" "$(json "[*(d['exports'][0]['block_size_' + x] for x in
+        ('minimum', 'preferred', 'maximum')), d['exports'][0]['export-size'] % 4096]" <info.json)" "block sizes"
+    qemu-io -f raw -c 'write -P 3 0 64k' -c 'write -P 4 512 512' "$(uri v)" >/dev/null
+    qemu-io -f raw -c 'read -P 3 0 512' -c 'read -P 4 512 512' -c 'read -P 3 1k 63k' "$(uri v)" >read.out
+    refuses grep -i -E 'pattern verification failed|error' read.out
+    $PYTHON - "$NBD_SOCK" <<'PYTHON'
+import struct, sys
+import nbd_bytes as n
+c = n.Client(sys.argv[1])
+assert (n.REP_INFO, struct.pack(">HIII", 3, 4096, 4096, 32 << 20)) in c.go("tank/v", [3])
+# who did not ask may not be held to it
+c = n.Client(sys.argv[1])
+c.start("tank/v")
+assert c.ask(n.WRITE, 0, 5000, 1, b"z")[0] == 0
+assert c.ask(n.READ, n.DF, 4999, 3)[1][0][1][8:] == b"\x03z\x03"
 PYTHON
 }
 

@@ -65,6 +65,26 @@ test_keys_with_libnbd() {
     refuses nbdinfo "$uri$T/pki/wrong.psk"
 }
 
+# off, on and require, at each address by itself, whatever holds for the others; with certificates and with keys.
+test_each_address_has_its_own_setting() {
+    make_certificates
+    local setting how uri listeners=() seen=()
+    for setting in off on require; do listeners+=(--listen "nbd+unix:///?socket=$T/$setting.sock&tls=$setting"); done
+    start_tls --tls require --tls-certificates "$T/pki/server" --tls-psk-file "$T/pki/keys.psk" "${listeners[@]}"
+    for setting in off on require nbd; do # the last one has the setting of all
+        for how in plain key certificate; do
+            case $how in
+            plain) uri="nbd+unix:///tank/v?socket=$T/$setting.sock" ;;
+            key) uri="nbds+unix://alice@/tank/v?socket=$T/$setting.sock&tls-psk-file=$T/pki/keys.psk" ;;
+            *) uri="nbds+unix:///tank/v?socket=$T/$setting.sock&tls-certificates=$T/pki/alice&tls-verify-peer=false" ;;
+            esac
+            nbdinfo --size "$uri" >size 2>refusal && seen+=("$setting:$how") || grep -q -i tls refusal
+        done
+    done
+    expect "off:plain on:plain on:key on:certificate require:key require:certificate nbd:key nbd:certificate" "${seen[*]}" "served"
+    fails_with 2 "nbds means that TLS is required" "$BUILD/quarryd" --socket "$T/x" --listen "nbds+unix:///?socket=$T/y.sock&tls=off"
+}
+
 # Who a client is, a certificate's name or the user of a key, decides what it sees and may change.
 test_exports_by_name() {
     make_certificates
@@ -169,6 +189,38 @@ for version, good in ((ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, 
     c.request(n.DISC)
     assert c.closed()
 PYTHON
+}
+
+# A client that says it would have spoken a later version was talked out of it by somebody in between; weak ciphers are
+# not there to be talked into; a key that is wrong proves nothing, in either version.
+test_downgrades_are_refused() {
+    make_certificates
+    start_tls --tls-certificates "$T/pki/server" --tls-psk-file "$T/pki/keys.psk"
+    $PYTHON - "$T" <<'PYTHON'
+import sys
+import nbd_bytes as n
+from tls_client import Tls
+folder = sys.argv[1]
+key = open(folder + "/pki/keys.psk").read().strip().split(":")[1]
+wrong = key[:-1] + ("1" if key[-1] == "0" else "0")
+psk = lambda key, *options: [*options, "-psk_identity", "alice", "-psk", key]
+for good, options in ((True, ["-tls1_2"]), (True, ["-tls1_3", "-fallback_scsv"]), (False, ["-tls1_2", "-fallback_scsv"]),
+                      (False, ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]), (False, ["-tls1_2", "-cipher", "AES128-SHA:@SECLEVEL=0"]),
+                      (False, ["-tls1_2", "-cipher", "aNULL:eNULL:@SECLEVEL=0"]),
+                      (True, psk(key, "-tls1_2", "-cipher", "PSK")), (False, psk(wrong, "-tls1_2", "-cipher", "PSK")),
+                      (True, psk(key, "-tls1_3")), (False, psk(wrong, "-tls1_3"))):
+    c = n.Client(folder + "/tls.sock")
+    assert c.final(n.STARTTLS) == n.ACK
+    c.s.settimeout(None)
+    c.s = Tls(c.s, folder + "/pki/ca.pem", *options)
+    try:
+        c.start("tank/v")
+        served = c.ask(n.FLUSH)[0] == 0
+    except (n.Closed, OSError):
+        served = False
+    assert served == good, options
+PYTHON
+    grep -q 'inappropriate fallback' quarryd.log
 }
 
 # Within a connection: new keys, which TLS 1.3 has (GnuTLS takes them now and then), are followed; a renegotiation,
