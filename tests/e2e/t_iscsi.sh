@@ -44,6 +44,15 @@ test_open_iscsi_with_chap_digests_and_xfs() {
     vm_end 300
 }
 
+test_blocks_of_4096_without_unsolicited_data() {
+    vm_or_skip
+    start_iscsi
+    make_pool 2G
+    quarry volume create tank/v 128M --block-size 4096
+    boot_iscsi large_blocks
+    vm_end 300
+}
+
 PROXY=
 
 # A second portal, by way of a proxy that can be cut off.
