@@ -530,13 +530,14 @@ end(struct pool *pool, int error)
 	if (error)
 		list_splice_back(&waiters, &c->again_waiters);
 	/* Before another one begins: some of them wait for none to run. */
+	/* First: who waits may need what relocation can do now. */
+	relocation_checkpoint_ended(pool);
 	waiters_wake(&waiters, error);
 	if (!error && c->again)
 		checkpoint_start(pool, NULL);
 	else if (!error)
 		checkpoint_consider(pool);
 	pool_fill_changed(pool);
-	relocation_checkpoint_ended(pool);
 }
 
 void

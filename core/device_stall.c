@@ -36,9 +36,11 @@ stalled(struct device_watch *watch, uint64_t waited_ns)
 		device->errors++;
 		device_take_out(pool, index);
 	}
-	/* Or it failed before, and some of what it was asked is not answered. */
+	/* Or it failed before, and some of what it was asked is not answered.  One that was removed
+	 * from a pool without copies is waited for. */
 	if (pool->space.devices[index].out) {
-		device_watch_give_up(watch, -ETIME);
+		if (pool->space.copies > 1)
+			device_watch_give_up(watch, -ETIME);
 		return;
 	}
 	if (device->stall_told || (pool->loss.active && pool->space.copies > 1))

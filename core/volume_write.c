@@ -346,7 +346,8 @@ static bool
 wait_for_space(struct volume_request *request)
 {
 	struct pool *pool = request->pool;
-	bool counted = pool->nodes.dirty_count > 0;
+	/* Nodes count twice until a checkpoint has written them; the one under way will do. */
+	bool counted = pool->nodes.dirty_count > 0 || pool->checkpoint.phase != CHECKPOINT_IDLE;
 
 	if (!log_has_room(pool, LOG_CLIENT) && relocation_wait(pool, &request->wait))
 		return true;
