@@ -90,7 +90,6 @@ place_heal(struct pool *pool, struct slab *place, uint32_t slot, const void *blo
 	struct heal *heal;
 
 	if (pool->heals >= HEALS_MAX || !space_place_counts(&pool->space, place) ||
-	    device_watch_is_slow(pool_device(pool, place->device)) ||
 	    (pool->state != POOL_ONLINE && pool->state != POOL_STARTING))
 		return;
 	heal = xcalloc(1, sizeof(*heal));
