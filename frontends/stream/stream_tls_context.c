@@ -32,11 +32,12 @@ parse_psk(const char *line, struct stream_tls_psk *psk)
 {
 	const char *colon = strchr(line, ':');
 	size_t name_bytes = colon ? (size_t)(colon - line) : 0;
-	const char *hex = colon + 1;
+	const char *hex;
 	size_t digits;
 
 	if (name_bytes == 0 || name_bytes >= sizeof(psk->name))
 		return false;
+	hex = colon + 1;
 	digits = strlen(hex);
 	if (digits % 2 || digits / 2 < PSK_KEY_BYTES_MIN || digits / 2 > sizeof(psk->key))
 		return false;

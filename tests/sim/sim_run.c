@@ -19,6 +19,7 @@
 struct sim *the_sim;
 
 static void check_taken(struct sim *sim);
+static void check_durable(struct sim *sim);
 
 /* --- events --- */
 
@@ -103,6 +104,7 @@ sim_step(struct sim *sim)
 	faults_tick(sim);
 	reactor_run_turn(sim->reactor, sim->now_ns);
 	check_taken(sim);
+	check_durable(sim);
 	devices_step(sim);
 	deadline_ns = reactor_next_deadline_ns(sim->reactor);
 	if (deadline_ns != UINT64_MAX && list_empty(&sim->reactor->ready) &&
@@ -725,6 +727,27 @@ __wrap_space_seal_slab(struct space *space, struct slab *slab, uint32_t age)
 		}
 	}
 	__real_space_seal_slab(space, slab, age);
+}
+
+/* --- what a flush covers is durable when it ends --- */
+
+/* A flush that was begun in this turn and is under way has made nothing durable. */
+static void
+check_durable(struct sim *sim)
+{
+	static const struct pool *pool;
+	static uint64_t round, durable;
+	static uint32_t flushes_left;
+	const struct log *log = sim->pool ? &sim->pool->log : NULL;
+
+	if (log && pool == sim->pool && flushes_left == 0 && log->flushes_left > 0 &&
+	    log->flush_round == round + 1 && log->durable_sequence > durable)
+		sim_fail(sim, "batch %llu counts as durable before it was flushed",
+		    (unsigned long long)log->durable_sequence);
+	pool = sim->pool;
+	round = log ? log->flush_round : 0;
+	durable = log ? log->durable_sequence : 0;
+	flushes_left = log ? log->flushes_left : 0;
 }
 
 /* --- relocation leaves room for a checkpoint --- */
