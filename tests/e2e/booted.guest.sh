@@ -14,5 +14,5 @@ else
     [ "$(cat /etc/who)" = "$KNOWN" ]
     md5sum -c /etc/data.md5
 fi
-! dmesg | grep -E 'I/O error|EXT4-fs error'
+kernel_never_said 'I/O error|EXT4-fs error'
 step "done"

@@ -40,5 +40,9 @@ fio_verify() {
         { cat /tmp/fio.log; return 1; }
 }
 
-kernel_is_content() { ! dmesg | grep -E 'I/O error|BUG|Oops|EXT4-fs error|XFS.*(error|orrupt)|hung task'; }
+# not COMMAND…: it fails.  (With a mere ! before it, its success would not end the script.)
+not() { if "$@"; then echo "should have failed: $*"; return 1; fi; }
+
+kernel_never_said() { ! dmesg | grep -E "$1"; }
+kernel_is_content() { kernel_never_said 'I/O error|BUG|Oops|EXT4-fs error|XFS.*(error|orrupt)|hung task'; }
 modprobe nbd

@@ -92,5 +92,5 @@ for ((i = last; i > last - 40 && i >= 0; i--)); do
 done
 umount /mnt
 # Paths have failed; the map has not, and neither has the filesystem.
-! dmesg | grep -E 'dm-[0-9]+.*I/O error|I/O error.*dm-[0-9]|BUG|Oops|XFS.*(error|orrupt)|hung task'
+kernel_never_said 'dm-[0-9]+.*I/O error|I/O error.*dm-[0-9]|BUG|Oops|XFS.*(error|orrupt)|hung task'
 step "done"

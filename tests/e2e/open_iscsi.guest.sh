@@ -15,7 +15,7 @@ discover() { # [USER SECRET]
 step "discovery"
 discover >/tmp/found || true
 grep -q "$OPEN_IQN" /tmp/found
-! grep -q "$IQN" /tmp/found
+not grep -q "$IQN" /tmp/found
 discover host "the secret of host" >/tmp/found
 grep -q "$IQN" /tmp/found
 cat /tmp/found
@@ -39,7 +39,7 @@ done
 step "mutual CHAP, digests"
 set_record "$IQN" "$PORT" node.session.auth.username_in store
 set_record "$IQN" "$PORT" node.session.auth.password_in "another secret"
-! login "$IQN" "$PORT"
+not login "$IQN" "$PORT"
 set_record "$IQN" "$PORT" node.session.auth.password_in "the secret of store"
 set_record "$IQN" "$PORT" "node.conn[0].iscsi.HeaderDigest" CRC32C
 set_record "$IQN" "$PORT" "node.conn[0].iscsi.DataDigest" CRC32C

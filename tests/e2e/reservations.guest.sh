@@ -83,7 +83,7 @@ key_holds "$b" 0xa
 writes "$a"
 writes "$b" # write exclusive, registrants only: it is one
 pr --out --preempt-abort --param-rk=0xa --param-sark=0xb --prout-type=5 "$a" >/dev/null
-! writes "$b"
+not writes "$b"
 pr --in --read-full-status "$a" | grep -q "iqn.2004-10.org.example:a,i,0x"
 pr --in --report-capabilities "$a" | grep -q "PTPL_C): 1"
 rc=0; pr --out --reserve --param-rk=0xb --prout-type=5 "$b" >/tmp/said 2>&1 || rc=$?
@@ -118,7 +118,7 @@ pr --out --reserve --param-rk=0xa --prout-type=5 "$a" >/dev/null
 pr --out --preempt-abort --param-rk=0xb --param-sark=0xa --prout-type=5 "$b" >/dev/null
 key_holds "$a" 0xb
 [ "$(pr --in --read-keys "$a" | grep -c '^ *0x')" = 1 ]
-! writes "$a"
+not writes "$a"
 writes "$b"
 
 step "registered by another, moved, sanitized"
@@ -132,7 +132,7 @@ pr --out --register-move --param-rk=0xa --param-sark=0xb --param-unreg --relativ
     --transport-id="$other" "$a" >/dev/null
 key_holds "$b" 0xb
 [ "$(pr --in --read-keys "$a" | grep -c '^ *0x')" = 1 ]
-! writes "$a"
+not writes "$a"
 pr --out --clear --param-rk=0xb "$b" >/dev/null
 mine=$(grep -o 'iqn.2004-10.org.example:a,i,0x[0-9a-f]*' /tmp/full)
 pr --out --register --param-sark=0xb --param-alltgpt --transport-id="$mine" "$b" >/dev/null
@@ -155,10 +155,10 @@ again() { [ "$(dmesg | grep -c 'detected conn error')" -ge 2 ]; }
 wait_until again
 wait_until sg_turs "$b"
 key_holds "$b" 0xb
-! writes "$a"
+not writes "$a"
 writes "$b"
 logout "$IQN" "$PORT" a
 logout "$IQN" "$PORT" b
 # No command was left to its timeout (30 s).
-! dmesg | grep -E 'BUG|Oops|hung task|cmd_age=[1-9][0-9]+s'
+kernel_never_said 'BUG|Oops|hung task|cmd_age=[1-9][0-9]+s'
 step "done"

@@ -100,21 +100,21 @@ rounds s restart kill restart
 systemctl stop quarryd.socket
 systemctl stop quarryd
 [ "$(systemctl show -P Result quarryd)" = success ]
-quarry check --data /var/lib/quarry/disk >/tmp/check
+quarry check --data /var/lib/quarry/disk >/tmp/check 2>&1 || { cat /tmp/check; false; }
 
 step "a disk that comes late, a configuration that is wrong"
 state() { [ "$(systemctl show -P ActiveState quarryd)" = "$1" ]; }
 tried() { [ "$(systemctl show -P NRestarts quarryd)" -ge "$1" ]; }
 mv /var/lib/quarry/disk /var/lib/quarry/away
-! systemctl start quarryd
+not systemctl start quarryd
 wait_until tried 7
 mv /var/lib/quarry/away /var/lib/quarry/disk
 wait_until state active
 quarry volume list -H -o name | grep -q -x tank/v
 systemctl stop quarryd
 config 'nonsense: 1'
-! systemctl start quarryd
+not systemctl start quarryd
 state failed # nothing will be different the next time
-! tried 1
+not tried 1
 kernel_is_content
 step "done"

@@ -160,9 +160,7 @@ vm_said() {
     grep -q -E "$1" vm.out
 }
 
-vm_ended() {
-    ! kill -0 "$VM_PID" 2>/dev/null
-}
+vm_ended() { ! kill -0 "$VM_PID" 2>/dev/null; }
 
 vm_end() {
     local deadline=$((SECONDS + $1)) status

@@ -152,6 +152,14 @@ refuses() {
     fi
 }
 
+# not COMMAND…: it fails, and what it says goes where it would.  (With a mere ! before it, its success would not end the
+# test.)
+not() {
+    if "$@"; then
+        fail "\"$*\" should have failed"
+    fi
+}
+
 # json EXPRESSION <JSON: a Python expression over the document, d.
 json() {
     $PYTHON -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"

@@ -26,7 +26,7 @@ test_discovery_and_identity() {
     grep -q "Type:DIRECT_ACCESS (Size:199M)" found
     iscsi-inq "$ISCSI/$TARGET/0" | grep -q "^Vendor:QUARRY"
     iscsi-inq "$ISCSI/iqn.2026-11.io.quarry:tank.:56:4d:5f2/0" | grep -q "^Product:VOLUME"
-    ! iscsi-inq "$ISCSI/iqn.2026-11.io.quarry:tank.none/0" 2>err
+    not iscsi-inq "$ISCSI/iqn.2026-11.io.quarry:tank.none/0" 2>err
     grep -q -i "target not found" err
 }
 
@@ -37,7 +37,7 @@ test_data_over_iscsi_and_nbd() {
     qemu-io -f raw -r -c "read -P 0xab 512 70000" -c "read -P 1 1M 20M" "nbd+unix:///tank/vm1?socket=$NBD_SOCK" >>out
     qemu-io -f raw -c "write -P 7 3M 1M" "nbd+unix:///tank/vm1?socket=$NBD_SOCK" >>out
     qemu-io -f raw -c "read -P 7 3M 1M" -c "discard 4M 1M" -c "read -P 0 4M 1M" "$ISCSI/$TARGET/0" >>out
-    ! grep -i "fail\|verification" out
+    not grep -i "fail\|verification" out
     [ "$(grep -c "bytes at offset" out)" = 8 ]
 }
 
@@ -76,7 +76,7 @@ test_block_size_goes_with_the_volume() {
     local client=$!
     exec 7>go
     wait_for 10 is_used large 1
-    ! quarry volume set tank/large block-size=512 2>err
+    not quarry volume set tank/large block-size=512 2>err
     grep -q "in use" err
     quarry volume set tank/large block-size=4096
     exec 7>&-
@@ -89,7 +89,7 @@ test_block_size_goes_with_the_volume() {
     sees clone 4096
     qemu-io -f raw -r -c "read -P 0x5a 40k 8k" "$ISCSI/iqn.2026-11.io.quarry:tank.large/0" >>out
     qemu-io -f raw -r -c "read -P 0x5a 40k 8k" "$ISCSI/iqn.2026-11.io.quarry:tank.clone/0" >>out
-    ! grep -i "fail\|verification" out
+    not grep -i "fail\|verification" out
     expect "clone 4096
 large 512
 small 4096
@@ -108,7 +108,7 @@ test_written_data_survive_a_kill() {
     kill9_daemon
     start_iscsi --import "$T/disk"
     qemu-io -f raw -r -c "read -P 0x5a 0 8M" "$ISCSI/$TARGET/0" >out
-    ! grep -i "fail\|verification" out
+    not grep -i "fail\|verification" out
 }
 
 # --- exports ---
@@ -144,33 +144,33 @@ tank/c 7 iqn.other" "$(quarry export list -H -o name,lun,allow | sort -t '	' -k2
     expect "" "$(targets iqn.third)" "targets of a third"
     opens "$HOST" "$STORE/0"
     opens "$HOST" "$STORE/1"
-    ! opens "$HOST" "$STORE/7"
+    not opens "$HOST" "$STORE/7"
     opens iqn.other "$STORE/7"
-    ! opens iqn.other "$STORE/0"
-    ! opens iqn.third "$STORE/0"
+    not opens iqn.other "$STORE/0"
+    not opens iqn.third "$STORE/0"
     grep -q "Target authorization error\|denied\|forbidden\|0x0202\|(514)" err
     # Neither by its default name, nor by a snapshot's.
-    ! opens "$HOST" "$TARGET/0"
-    ! opens "$HOST" "$TARGET:40s/0"
+    not opens "$HOST" "$TARGET/0"
+    not opens "$HOST" "$TARGET:40s/0"
     # It lies in the pool, and goes with it.
     kill9_daemon
     start_iscsi --import "$T/disk" --iscsi-default-targets off
     opens "$HOST" "$STORE/1"
-    ! opens iqn.third "$STORE/1"
+    not opens iqn.third "$STORE/1"
     quarry pool export tank
     expect "" "$(targets "$HOST")" "targets of an exported pool"
     quarry pool import "$T/disk"
     opens iqn.other "$STORE/7"
     quarry export remove tank/b --iscsi
-    ! opens "$HOST" "$STORE/1"
-    ! opens "$HOST" iqn.2026-11.io.quarry:tank.b/0 # the configuration says no
-    ! quarry export remove tank/b --iscsi 2>err
+    not opens "$HOST" "$STORE/1"
+    not opens "$HOST" iqn.2026-11.io.quarry:tank.b/0 # the configuration says no
+    not quarry export remove tank/b --iscsi 2>err
     grep -q "no such export" err
-    ! quarry export add tank/b --iscsi --target "$STORE" --lun 0 2>err
+    not quarry export add tank/b --iscsi --target "$STORE" --lun 0 2>err
     grep -q "no LUN 0" err
-    ! quarry export add tank/b --iscsi --target disk 2>err
+    not quarry export add tank/b --iscsi --target disk 2>err
     grep -q "no iSCSI name" err
-    ! quarry export add tank/b 2>err
+    not quarry export add tank/b 2>err
     grep -q "\-\-iscsi" err
 }
 
@@ -186,31 +186,31 @@ test_chap_with_secrets_in_the_pool() {
     expect "iqn.2026-11.io.quarry:tank.b" "$(targets)" "without a proof"
     expect "$TARGET" "$(targets "$HOST" "host%the secret of host" | grep vm1)" "with one"
     opens "$HOST" "$TARGET/0" "host%the secret of host"
-    ! opens "$HOST" "$TARGET/0"
-    ! opens "$HOST" "$TARGET/0" "host%the secret of hose"
-    ! opens "$HOST" "$TARGET/0" "hose%the secret of host"
+    not opens "$HOST" "$TARGET/0"
+    not opens "$HOST" "$TARGET/0" "host%the secret of hose"
+    not opens "$HOST" "$TARGET/0" "hose%the secret of host"
     opens "$HOST" iqn.2026-11.io.quarry:tank.b/0
     opens "$HOST" "$TARGET/0?target_user=store&target_password=the secret of store" "host%the secret of host"
-    ! opens "$HOST" "$TARGET/0?target_user=store&target_password=another secret" "host%the secret of host"
+    not opens "$HOST" "$TARGET/0?target_user=store&target_password=another secret" "host%the secret of host"
     # Secrets are in no list, log or dump, and not taken from files that all can read.
     quarry export list --json >out
     quarry list --json >>out
-    ! grep "secret of" out "$T/quarryd.log"
+    not grep "secret of" out "$T/quarryd.log"
     chmod 644 secret
-    ! quarry export add tank/b --iscsi --chap host --chap-secret-file secret 2>err
+    not quarry export add tank/b --iscsi --chap host --chap-secret-file secret 2>err
     grep -q "read by everybody" err
-    ! quarry export add tank/b --iscsi --chap host </dev/null 2>err
+    not quarry export add tank/b --iscsi --chap host </dev/null 2>err
     grep -q "terminal" err
     echo short | tee short >/dev/null
     chmod 600 short
-    ! quarry export add tank/b --iscsi --chap host --chap-secret-file short 2>err
+    not quarry export add tank/b --iscsi --chap host --chap-secret-file short 2>err
     grep -q "12 bytes" err
     chmod 600 secret
-    ! quarry export add tank/b --iscsi --chap host --chap-secret-file secret --chap-mutual m --chap-mutual-secret-file secret 2>err
+    not quarry export add tank/b --iscsi --chap host --chap-secret-file secret --chap-mutual m --chap-mutual-secret-file secret 2>err
     grep -q "must differ" err
     quarry pool export tank
     "$BUILD/quarry" dump disk >out
-    ! grep "secret of" out
+    not grep "secret of" out
 }
 
 # All refusals take as long as each other: what is compared is the shortest with the longest.
@@ -267,7 +267,7 @@ test_removed_export_ends_its_sessions() {
     quarry export remove tank/vm1 --iscsi --yes
     wait_for 10 grep -q "its exports were changed" "$T/quarryd.log"
     wait_for 10 has_clients 0
-    ! opens "$HOST" "$TARGET/0"
+    not opens "$HOST" "$TARGET/0"
     kill $client
     exec 7>&-
 }
@@ -420,7 +420,7 @@ many.shutdown()
 END
     iscsi-inq "$ISCSI/$TARGET/0" | grep -q "^Vendor:QUARRY"
     qemu-io -f raw -c "write -P 3 0 1M" -c "read -P 3 0 1M" "$ISCSI/$TARGET/0" >out
-    ! grep -i "fail\|verification" out
+    not grep -i "fail\|verification" out
 }
 
 run_tests

@@ -47,6 +47,13 @@ shell_scripts() {
     shellcheck --severity=warning --external-sources --source-path=SCRIPTDIR "${files[@]}"
 }
 
+# `! command` by itself: set -e does not see its success.  Tests write not, refuses or fails_with.
+negations() {
+    local files
+    mapfile -t files < <(sources '*.sh' .ci/run)
+    ! grep -n -E '^ *! ' "${files[@]}" | grep -v ' || '
+}
+
 python_scripts() {
     local files
     mapfile -t files < <(sources '*.py')
@@ -72,5 +79,6 @@ lint "the layers lint finds what is wrong" /usr/bin/python3 tests/lint/layers.py
 lint "every source names its licence" licence_lines
 lint_with clang-format "formatting" formatting
 lint_with shellcheck "shell scripts" shell_scripts
+lint "no check that cannot fail" negations
 lint "python scripts parse" python_scripts
 exit $failed
