@@ -90,6 +90,7 @@ help:
 	@echo 'make bench           compare with other servers on this machine (under 10 minutes)'
 	@echo 'make bench-aged      what overwriting a pool costs that is 50 to 90 % full (a minute or two)'
 	@echo 'make bench-iscsi     iSCSI beside tgt, with a libiscsi client (4 minutes)'
+	@echo 'make bench-mapped    what a TiB costs of which every block is mapped (minutes, 14 GiB of memory)'
 	@echo 'make bench-full      the same with more jobs, peers and rounds, and plots (hours); BENCHFLAGS=--help'
 	@echo 'make bench-aged-latency  latency and throughput of a pool on a file that is 80 and 95 % full (minutes)'
 	@echo 'make install         to $$(DESTDIR)$$(prefix), by default $(prefix); also make uninstall'
@@ -172,7 +173,7 @@ bench bench-full:
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench.py $(if $(filter bench-full,$@),--full) $(BENCHFLAGS)
 
-.PHONY: bench-aged bench-aged-latency bench-scale bench-iscsi
+.PHONY: bench-aged bench-mapped bench-aged-latency bench-scale bench-iscsi
 bench-iscsi: $(BUILD)/quarryd $(BUILD)/quarry
 	@tools/install-debs.sh $(DEPS_BENCH) libiscsi-dev
 	@$(MAKE) --no-print-directory $(BUILD)/iscsi-load
@@ -190,8 +191,13 @@ bench-aged-latency: $(BUILD)/quarryd $(BUILD)/quarry
 bench-aged: $(BUILD)/quarry-aged
 	$<
 
-$(BUILD)/quarry-aged: $(BUILD)/obj/tests/bench/aged.o $(BUILD)/libquarry.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LDLIBS)
+bench-mapped: $(BUILD)/quarry-mapped
+	$< $(BENCHFLAGS)
+
+$(BUILD)/quarry-aged: $(BUILD)/obj/tests/bench/aged.o
+$(BUILD)/quarry-mapped: $(BUILD)/obj/tests/bench/mapped.o $(BUILD)/obj/tests/bench/forgetful.o
+$(BUILD)/quarry-aged $(BUILD)/quarry-mapped: $(BUILD)/obj/tests/bench/engine.o $(BUILD)/libquarry.a
+	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(BUILD)/libquarry.a $(LDLIBS)
 
 run: deps
 	@$(MAKE) --no-print-directory all
