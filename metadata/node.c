@@ -8,9 +8,12 @@
 
 #define CHUNK_NODES 512u /* 2 MiB of entries: a huge page */
 
+/* An eviction passes over so many nodes at most that were used since it last met them. */
+#define CHANCES 16u
+
 struct node_chunk {
-	void *pages;
 	struct node nodes[CHUNK_NODES];
+	void *pages;
 };
 
 static struct node *
@@ -35,7 +38,7 @@ nodes_init(struct nodes *nodes, struct space *space, uint64_t budget_bytes)
 	nodes->bucket_mask = buckets - 1;
 	nodes->buckets = xcalloc(buckets, sizeof(uint32_t));
 	list_init(&nodes->unused);
-	list_init(&nodes->lru);
+	list_init(&nodes->clean);
 	list_init(&nodes->pins);
 	for (unsigned level = 0; level < MAP_LEVELS_MAX; level++) {
 		list_init(&nodes->dirty[level]);
@@ -59,7 +62,7 @@ nodes_fini(struct nodes *nodes)
 static void
 add_chunk(struct nodes *nodes)
 {
-	struct node_chunk *chunk = xcalloc(1, sizeof(*chunk));
+	struct node_chunk *chunk = xalloc_pages(sizeof(*chunk));
 	size_t bytes = (size_t)CHUNK_NODES * FORMAT_BLOCK_BYTES;
 
 	chunk->pages =
@@ -98,7 +101,6 @@ take_unused(struct nodes *nodes, uint8_t level, uint8_t state)
 	node = list_first(&nodes->unused, struct node, link);
 	list_remove(&node->link);
 	node->addr = 0;
-	node->replaces = 0;
 	node->hash_next = 0;
 	node->refs = 0;
 	node->crc = 0;
@@ -171,13 +173,11 @@ hash_find(struct nodes *nodes, uint64_t addr)
 static void
 touch(struct nodes *nodes, struct node *node)
 {
-	if (node->last_used == nodes->clock)
-		return;
-	node->last_used = nodes->clock;
-	if (node->state == NODE_CLEAN && !list_empty(&node->link)) {
-		list_remove(&node->link);
-		list_push_back(&nodes->lru, &node->link);
-	}
+	/* Whoever only reads leaves the line clean. */
+	if (node->last_used != nodes->clock)
+		node->last_used = nodes->clock;
+	if (!node->used)
+		node->used = true;
 }
 
 /* A CLEAN node that nobody holds may be evicted from now on. */
@@ -187,7 +187,8 @@ offer(struct nodes *nodes, struct node *node)
 	if (node->state == NODE_CLEAN && node->refs == 0 && !node->writing &&
 	    list_empty(&node->link)) {
 		node->last_used = nodes->clock;
-		list_push_back(&nodes->lru, &node->link);
+		node->used = false;
+		list_push_back(&nodes->clean, &node->link);
 	}
 }
 
@@ -222,12 +223,17 @@ evictable(const struct nodes *nodes, const struct node *node)
 static void
 evict_one(struct nodes *nodes)
 {
-	if (list_empty(&nodes->lru))
-		return;
-	struct node *node = list_first(&nodes->lru, struct node, link);
+	for (unsigned i = 0; i <= CHANCES && !list_empty(&nodes->clean); i++) {
+		struct node *node = list_first(&nodes->clean, struct node, link);
 
-	if (evictable(nodes, node))
-		drop_clean(nodes, node);
+		if ((!node->used || i == CHANCES) && evictable(nodes, node)) {
+			drop_clean(nodes, node);
+			return;
+		}
+		node->used = false;
+		list_remove(&node->link);
+		list_push_back(&nodes->clean, &node->link);
+	}
 }
 
 void
@@ -473,9 +479,7 @@ node_make_dirty(struct nodes *nodes, struct map_entry *entry, bool exclusive, ui
 	if (exclusive && node->state == NODE_CLEAN && node->refs == 0) {
 		hash_remove(nodes, node);
 		list_remove(&node->link);
-		node->replaces = node->addr;
-		node->addr = 0;
-		node->epoch = epoch;
+		node->epoch = epoch; /* and `replaces` what it was */
 		enter_dirty(nodes, node);
 		point_to(entry, node);
 		return node;

@@ -40,12 +40,15 @@ enum node_state {
 	NODE_DEAD,
 };
 
+/* Whoever looks for a node misses a line of the processor's cache here: it is one. */
 struct node {
 	struct map_entry *entries; /* MAP_FANOUT of them */
-	uint64_t addr;             /* CLEAN: on disk */
-	uint64_t replaces;         /* DIRTY, FROZEN: 0, or an address, perhaps virtual */
+	union {
+		uint64_t addr;     /* CLEAN: on disk */
+		uint64_t replaces; /* DIRTY, FROZEN: 0, or an address, perhaps virtual */
+	};
 	uint64_t last_used;
-	struct list link; /* unused, lru, dirty[level], frozen[level] or none */
+	struct list link; /* unused, clean, dirty[level], frozen[level] or none */
 	uint32_t index;
 	uint32_t hash_next; /* index + 1 */
 	uint32_t epoch;
@@ -53,9 +56,11 @@ struct node {
 	uint32_t refs;
 	uint8_t level; /* 0: a leaf, its entries point to data */
 	uint8_t state;
-	bool condemned;
-	bool writing; /* CLEAN, but its write is in flight: not evicted */
+	bool condemned : 1;
+	bool writing : 1; /* CLEAN, but its write is in flight: not evicted */
+	bool used : 1;    /* since it was put into its place in `clean` */
 };
+static_assert(sizeof(struct node) == 64, "a node is a line of the cache");
 
 struct node_pin {
 	struct list link;
@@ -71,7 +76,9 @@ struct nodes {
 	uint32_t *buckets; /* hash of CLEAN nodes by address */
 	uint32_t bucket_mask;
 	struct list unused;
-	struct list lru; /* CLEAN without references, the oldest first */
+	/* CLEAN without references, to be evicted from the front; but whoever was used meanwhile
+	 * goes to the back once more.  So a use moves nothing. */
+	struct list clean;
 	struct list dirty[MAP_LEVELS_MAX];
 	struct list frozen[MAP_LEVELS_MAX];
 	struct list pins; /* the oldest first */
