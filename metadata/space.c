@@ -65,18 +65,12 @@ count_fresh(const struct space_device *device)
 }
 
 static void
-add_chunk(struct space *space, struct space_device *device)
+add_chunk(struct space_device *device)
 {
-	size_t words = space->slab_blocks / 64;
-	struct slab *slabs =
-	    xcalloc(1, SPACE_CHUNK_SLABS * (sizeof(struct slab) + words * sizeof(uint64_t)));
-	uint64_t *bits = (uint64_t *)(slabs + SPACE_CHUNK_SLABS);
-
-	for (uint32_t i = 0; i < SPACE_CHUNK_SLABS; i++)
-		slabs[i].live_bits = bits + i * words;
 	device->chunks =
 	    xrealloc(device->chunks, (device->chunk_count + 1) * sizeof(*device->chunks));
-	device->chunks[device->chunk_count++] = slabs;
+	device->chunks[device->chunk_count++] =
+	    xalloc_pages(SPACE_CHUNK_SLABS * device->slab_bytes);
 }
 
 static void
@@ -121,7 +115,7 @@ space_raise_mark(struct space *space, uint32_t index, uint32_t mark)
 		uint32_t i = device->mark++;
 
 		if (i / SPACE_CHUNK_SLABS == device->chunk_count)
-			add_chunk(space, device);
+			add_chunk(device);
 		struct slab *slab = space_slab(device, i);
 
 		slab->device = index;
@@ -200,6 +194,7 @@ space_add_device(struct space *space, uint32_t index, const struct uuid *uuid, u
 	device->uuid = *uuid;
 	device->slabs_block = slabs_block;
 	device->slab_count = slab_count;
+	device->slab_bytes = round_up(sizeof(struct slab) + space->slab_blocks / 8, 64);
 	device->slab_room = slab_room(space, slabs_block, slab_count);
 	list_init(&device->free);
 	device->free_count = slab_count;

@@ -63,33 +63,43 @@ struct space_piece {
 	const void *places; /* of a scattered piece: the slots of the slab */
 };
 
+/* Two lines of the processor's cache, and then live_bits: marking a block live or dead touches the
+ * first line, and the one of its bit. */
 struct slab {
-	uint64_t segment;  /* 0: none; PACKED: its number, which is no address's */
+	union {
+		/* 0: none; PACKED: its number, which is no address's */
+		uint64_t segment;
+		struct space_piece own; /* of a segment that the log writes or wrote here */
+	};
 	struct slab *twin; /* the next one of the ring; NULL: there is no copy */
-	uint64_t *live_bits;
-	struct space_piece own;     /* of a segment that the log writes or wrote here */
+	uint32_t index;    /* on its device */
+	uint16_t live;
+	uint8_t device;
+	uint8_t state;
+
 	struct space_piece *pieces; /* what lies here: `own`, or what a directory says; NULL */
 	const uint64_t *scattered;  /* slots where scattered pieces hold; NULL: there are none */
-	uint32_t piece_count;
-	struct list link; /* on `empty`, on its device's `free`, or in none */
-	uint32_t device;
-	uint32_t index; /* on its device */
-	uint32_t live;
-	uint32_t live_first; /* when it was sealed or packed; after an import at most what can be */
-	uint32_t sealed_cut; /* the last cut when it was sealed or packed */
-	uint32_t node_died_cut; /* the last cut when a map node on it died */
-	uint32_t readers;       /* reads in flight: not opened before they end */
+	struct list link;           /* on `empty`, on its device's `free`, or in none */
+	uint64_t filled_segment;    /* the log's next one when it was plugged; 0: it was not */
+	uint32_t sealed_cut;        /* the last cut when it was sealed or packed */
+	uint32_t node_died_cut;     /* the last cut when a map node on it died */
+	uint32_t readers;           /* reads in flight: not opened before they end */
 	uint32_t age;
-	uint8_t state;
-	uint8_t flags;
-	bool releasing; /* waits for a checkpoint to be durable */
-	bool stuck;     /* something on it is unreadable: it is not moved */
-	bool stale;     /* a place that lacks some of what its twins have */
-	bool held;      /* FREE, but off the free list since its device leaves, or joins */
-	bool plugging;  /* its holes and its directory are being written */
+	uint16_t piece_count;
+	uint16_t live_first; /* when it was sealed or packed; after an import at most what can be */
 	uint16_t directory_blocks;
-	uint64_t filled_segment; /* the log's next one when it was plugged; 0: it was not */
+	uint8_t flags;
+	bool releasing : 1; /* waits for a checkpoint to be durable */
+	bool stuck : 1;     /* something on it is unreadable: it is not moved */
+	bool stale : 1;     /* a place that lacks some of what its twins have */
+	bool held : 1;      /* FREE, but off the free list since its device leaves, or joins */
+	bool plugging : 1;  /* its holes and its directory are being written */
+
+	uint64_t live_bits[]; /* one a slot */
 };
+static_assert(offsetof(struct slab, pieces) == 64, "what is marked is in one line of the cache");
+static_assert(offsetof(struct slab, live_bits) == 128, "a slab is two lines, and its bits");
+static_assert(SLAB_BLOCKS_MAX <= UINT16_MAX && POOL_DEVICES_MAX <= UINT8_MAX, "they fit");
 
 struct space_device {
 	bool present;
@@ -106,7 +116,8 @@ struct space_device {
 	bool fresh_held;     /* those from the mark on are held, as `held` of a slab */
 	uint32_t free_count; /* on `free`, and from the mark on if they are not held */
 	uint32_t written_free_count; /* of those: with SLAB_WRITTEN, first in the list */
-	struct slab **chunks;        /* see space_slab() */
+	uint8_t **chunks;            /* see space_slab() */
+	size_t slab_bytes;           /* of a struct slab with its bits */
 	uint32_t chunk_count;
 	struct list free;
 	uint32_t page_count;       /* with records of slabs below the mark; at least one */
@@ -146,13 +157,15 @@ void space_fini(struct space *space);
 void space_add_device(struct space *space, uint32_t index, const struct uuid *uuid,
     uint64_t slabs_block, uint32_t slab_count);
 
-#define SPACE_CHUNK_SLABS 128u
+#define SPACE_CHUNK_SLABS 32u
 
 /* Slab @index of the device, below the mark.  They do not move. */
 static inline struct slab *
 space_slab(const struct space_device *device, uint32_t index)
 {
-	return &device->chunks[index / SPACE_CHUNK_SLABS][index % SPACE_CHUNK_SLABS];
+	uint8_t *chunk = device->chunks[index / SPACE_CHUNK_SLABS];
+
+	return (struct slab *)(chunk + index % SPACE_CHUNK_SLABS * device->slab_bytes);
 }
 
 /* ... of any: the mark is raised above it if need be. */

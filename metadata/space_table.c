@@ -194,7 +194,7 @@ take_record(struct space *space, struct slab *slab, const uint8_t *at, struct er
 		space_set_own(space, slab, record.segment);
 	}
 	memcpy(slab->live_bits, at + sizeof(record), space->slab_blocks / 8);
-	slab->live = (uint32_t)bitmap_count(slab->live_bits, space->slab_blocks);
+	slab->live = (uint16_t)bitmap_count(slab->live_bits, space->slab_blocks);
 	slab->live_first = space->slab_blocks - 1;
 	space->live_blocks += slab->live;
 	space_look_empty(space, slab);
