@@ -339,6 +339,7 @@ write_catalog(struct pool *pool)
 		crc = baddr_block_crc(addr, block);
 		add_block(pool, block, crc);
 		map_write(&pool->catalog, self, from->index, 1, addr, (const uint8_t *)&crc);
+		space_finish_dead(&pool->space);
 		c->block_next++;
 	}
 	if (c->pinned) {

@@ -232,10 +232,9 @@ apply_catalog(struct catalog *catalog, const struct batch_piece *piece,
 	return rc ? -EUCLEAN : 0;
 }
 
-int
-batch_apply(struct catalog *catalog, const struct batch_header *header,
-    const void *(*block)(void *context, uint32_t index), void *context,
-    uint64_t replayed_checkpoint)
+static int
+apply_pieces(struct catalog *catalog, const struct batch_header *header,
+    const void *(*block)(void *context, uint32_t index), void *context)
 {
 	struct batch_reader reader;
 	struct batch_piece piece;
@@ -245,6 +244,8 @@ batch_apply(struct catalog *catalog, const struct batch_header *header,
 	while ((rc = batch_read_next(&reader, &piece)) == 1) {
 		struct image *image;
 
+		if (piece.type != BATCH_WRITE)
+			space_finish_dead(catalog->nodes->space);
 		switch (piece.type) {
 		case BATCH_WRITE:
 		case BATCH_ZERO:
@@ -267,5 +268,16 @@ batch_apply(struct catalog *catalog, const struct batch_header *header,
 			break;
 		}
 	}
+	return rc;
+}
+
+int
+batch_apply(struct catalog *catalog, const struct batch_header *header,
+    const void *(*block)(void *context, uint32_t index), void *context,
+    uint64_t replayed_checkpoint)
+{
+	int rc = apply_pieces(catalog, header, block, context);
+
+	space_finish_dead(catalog->nodes->space);
 	return rc;
 }

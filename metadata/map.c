@@ -130,6 +130,8 @@ map_prepare_write(
 
 		if (map_leaf(nodes, &image->map, lba, &leaf, &span, fault) == MAP_FAULT)
 			return MAP_FAULT;
+		if (leaf) /* its entry will be changed soon */
+			__builtin_prefetch(&leaf->entries[map_index(lba, 0)], 1);
 		span = min_u64(span, count);
 		lba += span;
 		count -= span;
@@ -204,16 +206,24 @@ dirty_path(struct catalog *catalog, struct image *image, uint64_t lba, unsigned 
 	return entry;
 }
 
-/* The block behind @entry is replaced: true: it was the image's own. */
+/* The block behind @entry is replaced: true: it was the image's own, and is marked dead, now or
+ * @soon. */
 static bool
-replace_block(struct catalog *catalog, struct image *image, struct map_entry *entry, uint64_t lba)
+replace_block(
+    struct catalog *catalog, struct image *image, struct map_entry *entry, uint64_t lba, bool soon)
 {
+	struct space *space = catalog->nodes->space;
+	struct baddr addr = { entry->addr };
 	bool own = entry->addr &&
 		   (entry->epoch + MUTANT(EPOCH_OFF_BY_ONE) > image_shared_epoch(image, lba) ||
 		       MUTANT(DEAD_ALWAYS));
 
-	if (own && !MUTANT(DEAD_NOT_SET))
-		space_mark_dead(catalog->nodes->space, (struct baddr){ entry->addr });
+	if (own && !MUTANT(DEAD_NOT_SET)) {
+		if (soon)
+			space_mark_dead_soon(space, addr);
+		else
+			space_mark_dead(space, addr);
+	}
 	return own;
 }
 
@@ -233,7 +243,7 @@ map_write(struct catalog *catalog, struct image *image, uint64_t lba, uint32_t c
 		uint32_t n = (uint32_t)min_u64(count, MAP_FANOUT - map_index(lba, 0));
 
 		for (uint32_t i = 0; i < n; i++, entry++) {
-			if (!replace_block(catalog, image, entry, lba + i))
+			if (!replace_block(catalog, image, entry, lba + i, true))
 				image->own_blocks++;
 			if (entry->addr == 0)
 				image->mapped_blocks++;
@@ -267,7 +277,7 @@ zero_leaf_entries(struct zeroing *z, struct node *leaf, uint64_t first, uint64_t
 
 		if (entry->addr == 0)
 			continue;
-		if (replace_block(z->catalog, z->image, entry, at))
+		if (replace_block(z->catalog, z->image, entry, at, false))
 			lose_own(z->image, 1);
 		memset(entry, 0, sizeof(*entry));
 		z->image->mapped_blocks -= !MUTANT(MAPPED_NOT_COUNTED);
@@ -287,7 +297,8 @@ cut_off(struct zeroing *z, struct map_entry *entry, unsigned level, uint64_t fir
 		CHECK(level == 0 && node);
 		if (own) {
 			for (unsigned i = 0; i < MAP_FANOUT; i++)
-				if (replace_block(catalog, z->image, &node->entries[i], first + i))
+				if (replace_block(
+					catalog, z->image, &node->entries[i], first + i, false))
 					lose_own(z->image, 1);
 		}
 		for (unsigned i = 0; i < MAP_FANOUT; i++)

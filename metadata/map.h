@@ -56,7 +56,8 @@ enum map_result map_prepare_write(struct nodes *nodes, struct image *image, uint
 enum map_result map_prepare_zero(struct nodes *nodes, struct image *image, uint64_t lba,
     uint64_t count, struct map_fault *fault) must_check;
 
-/* Blocks lba.. lie at @addr.. now. @crcs: of the blocks, mixed with their addresses. */
+/* Blocks lba.. lie at @addr.. now. @crcs: of the blocks, mixed with their addresses.  What
+ * it replaces is dead when the caller has called space_finish_dead(), before anything else. */
 void map_write(struct catalog *catalog, struct image *image, uint64_t lba, uint32_t count,
     struct baddr addr, const uint8_t *crcs);
 /* Blocks lba.. become holes. */

@@ -693,6 +693,8 @@ space_invariant(const struct space *space)
 {
 	uint64_t live = 0, free_slabs = 0, empty = 0;
 
+	if (space->dying.asked != space->dying.marked)
+		return false;
 	for (uint32_t d = 0; d < space->device_count; d++) {
 		const struct space_device *device = &space->devices[d];
 		uint32_t device_free = 0;

@@ -129,6 +129,8 @@ struct space_device {
 	uint64_t digest;           /* sum over its pages */
 };
 
+#define SPACE_DYING 16u
+
 struct space {
 	uint32_t slab_blocks;
 	uint32_t device_count;
@@ -146,6 +148,11 @@ struct space {
 	uint64_t span_count; /* the sum of all `span` */
 	uint64_t live_blocks;
 	uint64_t deaths;       /* of blocks, since the pool was opened */
+	struct {
+		struct baddr addrs[SPACE_DYING]; /* a ring */
+		uint32_t asked;                  /* how many ever were; */
+		uint32_t marked;
+	} dying; /* see space_mark_dead_soon() */
 	uint64_t table_digest; /* sum over pages of a hash of (device, page, version) */
 };
 
@@ -232,6 +239,10 @@ void space_seal_slab(struct space *space, struct slab *slab, uint32_t age);
 /* Of what the log just wrote; what relocation has moved already stays as it is. */
 void space_mark_live(struct space *space, struct baddr addr);
 void space_mark_dead(struct space *space, struct baddr addr);
+/* The same for many: what is random is fetched into the processor's cache meanwhile, and the last
+ * ones are marked by space_finish_dead() only, which is called before anybody looks. */
+void space_mark_dead_soon(struct space *space, struct baddr addr);
+void space_finish_dead(struct space *space);
 /* Of a map node: a replay from the last cut may still read it. */
 void space_mark_node_dead(struct space *space, struct baddr addr);
 /* For a repair: slot @slot of @slab becomes live or dead, whatever lies there. */

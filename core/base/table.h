@@ -26,6 +26,13 @@ void table_set(struct table *table, uint64_t key, void *value);
 /* Returns what was there, or NULL. */
 void *table_remove(struct table *table, uint64_t key);
 
+/* Fetches the place of @key into the processor's cache. */
+static inline void
+table_prefetch(const struct table *table, uint64_t key)
+{
+	__builtin_prefetch(&table->slots[mix64(key) & table->mask]);
+}
+
 static inline void *
 table_get(const struct table *table, uint64_t key)
 {

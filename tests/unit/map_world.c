@@ -552,6 +552,7 @@ write_catalog_block(struct world *w, size_t n)
 		append_block(w, crc, logged);
 		disk_put(w, addr, records);
 		map_write(&w->catalog, self, w->cut_index[n], 1, addr, (const uint8_t *)&crc);
+		space_finish_dead(&w->space);
 	}
 	node_pin_end(&w->nodes, &pin);
 }
