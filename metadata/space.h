@@ -147,12 +147,12 @@ struct space {
 	uint64_t free_count;
 	uint64_t span_count; /* the sum of all `span` */
 	uint64_t live_blocks;
-	uint64_t deaths;       /* of blocks, since the pool was opened */
+	uint64_t deaths; /* of blocks, since the pool was opened */
 	struct {
 		struct baddr addrs[SPACE_DYING]; /* a ring */
 		uint32_t asked;                  /* how many ever were; */
 		uint32_t marked;
-	} dying; /* see space_mark_dead_soon() */
+	} dying;               /* see space_mark_dead_soon() */
 	uint64_t table_digest; /* sum over pages of a hash of (device, page, version) */
 };
 

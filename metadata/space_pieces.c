@@ -271,11 +271,12 @@ static void
 prefetch_place(const struct space *space, struct baddr addr)
 {
 	const struct space_piece *piece = table_get(&space->segments, baddr_segment(addr));
-	const struct slab *slab = container_of(piece, const struct slab, own);
 
 	if (!piece)
 		return;
-	__builtin_prefetch(piece, 1);
+	const struct slab *slab = container_of(piece, const struct slab, own);
+
+	__builtin_prefetch(slab, 1);
 	__builtin_prefetch(&slab->live_bits[baddr_slot(addr) / 64], 1);
 }
 

@@ -339,6 +339,43 @@ test_oldest_clean_nodes_are_evicted_first(void **state)
 		    i >= ARRAY_SIZE(entries) - nodes.budget);
 }
 
+/* A node that is used goes to the back once, and so outlives all that were not. */
+static void
+test_used_nodes_outlive_the_others(void **state)
+{
+	struct map_entry entries[100];
+	unsigned used = 3;
+
+	for (unsigned i = 0; i < nodes.budget; i++) {
+		leaf_on_disk(&entries[i]);
+		load(&entries[i]);
+	}
+	assert_non_null(node_find(&nodes, &entries[used]));
+	for (unsigned i = (unsigned)nodes.budget; i < ARRAY_SIZE(entries); i++) {
+		leaf_on_disk(&entries[i]);
+		load(&entries[i]);
+	}
+	assert_int_equal(nodes.in_use, nodes.budget);
+	for (unsigned i = 0; i < ARRAY_SIZE(entries) - nodes.budget + 1; i++)
+		assert_int_equal(node_find(&nodes, &entries[i]) != NULL, i == used);
+}
+
+/* However many are used all the time, the budget is kept, by a bounded walk. */
+static void
+test_budget_is_kept_when_all_nodes_are_used(void **state)
+{
+	struct map_entry entries[100];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(entries); i++) {
+		leaf_on_disk(&entries[i]);
+		load(&entries[i]);
+		for (unsigned k = 0; k <= i; k++)
+			(void)node_find(&nodes, &entries[k]);
+		assert_true(nodes.in_use <= nodes.budget);
+	}
+	assert_non_null(node_find(&nodes, &entries[ARRAY_SIZE(entries) - 1]));
+}
+
 static void
 test_nothing_touched_since_a_pin_is_evicted(void **state)
 {
@@ -404,6 +441,8 @@ main(void)
 		TEST(test_same_node_is_known_by_index_and_by_address),
 		TEST(test_freezing_one_tree_leaves_the_others),
 		TEST(test_oldest_clean_nodes_are_evicted_first),
+		TEST(test_used_nodes_outlive_the_others),
+		TEST(test_budget_is_kept_when_all_nodes_are_used),
 		TEST(test_nothing_touched_since_a_pin_is_evicted),
 		TEST(test_dirty_nodes_and_those_being_written_are_not_evicted),
 	};

@@ -100,6 +100,26 @@ test_marking_twice_is_marking_once(void **state)
 }
 
 static void
+test_what_dies_soon_is_dead_when_that_is_finished(void **state)
+{
+	struct slab *slab = open_slab(7);
+
+	for (unsigned count = 1; count < SLAB_BLOCKS; count++) {
+		for (unsigned slot = 0; slot < count; slot++)
+			space_mark_live(&space, baddr_make(7, slot));
+		for (unsigned slot = 0; slot < count; slot++) {
+			space_mark_dead_soon(&space, baddr_make(7, slot));
+			space_mark_dead_soon(&space, baddr_make(8, slot)); /* lies nowhere */
+			assert_true(slab->live + slot + 1 >= count &&
+				    slab->live + slot + 1 <= count + SPACE_DYING);
+		}
+		space_finish_dead(&space);
+		assert_int_equal(slab->live, 0);
+		assert_true(space_invariant(&space));
+	}
+}
+
+static void
 test_dead_addresses_that_lie_nowhere_are_ignored(void **state)
 {
 	open_slab(7);
@@ -1079,6 +1099,7 @@ main(void)
 		TEST(test_new_device_is_all_free),
 		TEST(test_open_slab_is_found_by_its_segment),
 		TEST(test_marking_twice_is_marking_once),
+		TEST(test_what_dies_soon_is_dead_when_that_is_finished),
 		TEST(test_dead_addresses_that_lie_nowhere_are_ignored),
 		TEST(test_slab_is_free_when_the_checkpoint_that_saw_it_empty_is_durable),
 		TEST(test_table_alone_leaves_a_slab_whose_node_died_since_the_cut),
