@@ -149,12 +149,12 @@ check: deps-test
 	@BUILD=$(BUILD) tests/check.sh
 
 .PHONY: test-programs
-test-programs: $(TEST_BINS) $(BUILD)/quarry-sim
+test-programs: $(TEST_BINS) $(BUILD)/quarry-sim $(BUILD)/quarry-mapped
 
 unit: $(TEST_BINS)
 	@BUILD=$(BUILD) tests/check.sh unit
 
-integration: all
+integration: all $(BUILD)/quarry-mapped
 	@BUILD=$(BUILD) tests/check.sh integration $(TESTS)
 
 e2e: all

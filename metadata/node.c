@@ -6,7 +6,7 @@
 
 #include "core/base/mutant.h"
 
-#define CHUNK_NODES 512u /* 2 MiB of entries: a huge page */
+#define CHUNK_NODES (NODE_CHUNK_BYTES / FORMAT_BLOCK_BYTES)
 
 /* An eviction passes over so many nodes at most that were used since it last met them. */
 #define CHANCES 16u
@@ -50,7 +50,7 @@ void
 nodes_fini(struct nodes *nodes)
 {
 	for (uint32_t i = 0; i < nodes->chunk_count; i++) {
-		munmap(nodes->chunks[i]->pages, (size_t)CHUNK_NODES * FORMAT_BLOCK_BYTES);
+		munmap(nodes->chunks[i]->pages, NODE_CHUNK_BYTES);
 		free(nodes->chunks[i]);
 	}
 	free(nodes->chunks);
@@ -63,7 +63,7 @@ static void
 add_chunk(struct nodes *nodes)
 {
 	struct node_chunk *chunk = xalloc_pages(sizeof(*chunk));
-	size_t bytes = (size_t)CHUNK_NODES * FORMAT_BLOCK_BYTES;
+	size_t bytes = NODE_CHUNK_BYTES;
 
 	chunk->pages =
 	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -67,6 +67,7 @@ struct node_pin {
 	uint64_t stamp;
 };
 
+#define NODE_CHUNK_BYTES (2u << 20) /* of entries: a huge page */
 struct node_chunk;
 
 struct nodes {

@@ -54,6 +54,23 @@ assert used == there - {"verify"}, used ^ (there - {"verify"})
 PYTHON
 }
 
+# A small volume, killed and recovered with a cache that holds its map, and with one that does not.
+test_a_mapped_volume_has_its_figures() {
+    "$BUILD/quarry-mapped" --size 2G --requests 20000 64M 6M >"$T/table"
+    $PYTHON - "$T/table" <<'PYTHON'
+import sys
+rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in open(sys.argv[1]) if line.startswith("| ")]
+figures = {(row[0], row[1]): row[2:] for row in rows if len(row) == 8}
+for cache, least, most in (("64MiB", 0, 0), ("6MiB", 0.1, 1)):
+    assert least <= float(figures[cache, "reads"][0]) <= most, figures
+    writes = [float(cell) for cell in figures[cache, "writes"]]
+    assert 1 < writes[2] < 3 and abs(writes[2] - 1 - sum(writes[3:])) < 0.01, writes
+recoveries = {row[0]: row[1:] for row in rows if len(row) == 9}
+for cache in "64MiB", "6MiB":
+    assert int(recoveries[cache][5]) > 100 and float(recoveries[cache][3].split()[0]) < 20, recoveries
+PYTHON
+}
+
 # While it measures it is told to end: servers and files go, too.
 test_nothing_is_left_when_it_is_stopped() {
     mkfifo "$T/says"
