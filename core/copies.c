@@ -82,6 +82,8 @@ healed(struct device_io *io)
 	free(heal->block);
 	free(heal);
 	log_slab_unread(pool, place);
+	if (pool->heals == 0)
+		scrub_heals_ended(pool);
 }
 
 void

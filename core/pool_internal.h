@@ -414,6 +414,7 @@ struct scrub {
 	uint32_t io_blocks;  /* under way, or just done; 0: none */
 	uint32_t single_end; /* before it blocks are read one by one */
 	bool reading;
+	bool healing;    /* ... and what was read is written where it was wrong */
 	uint8_t *buffer; /* the slab */
 	uint32_t *crcs;
 	uint64_t *known; /* bitmaps of slots: there is a checksum, */
@@ -861,6 +862,8 @@ void scrub_start(struct pool *pool);
 void scrub_pause(struct pool *pool);
 /* The pool is online, or no longer: goes on, or rests. */
 void scrub_kick(struct pool *pool);
+/* No block is being healed any more. */
+void scrub_heals_ended(struct pool *pool);
 bool scrub_idle(const struct pool *pool);
 void scrub_report(const struct pool *pool, struct admin_scrub_report *report);
 

@@ -128,13 +128,27 @@ fetched(struct block_fetch *fetch)
 	struct pool *pool = fetch->pool;
 	struct scrub *s = &pool->scrub;
 
-	s->reading = false;
 	if (fetch->error) {
 		s->found.damaged_blocks++;
 		name_damage(pool, s->heal_slot, s->heal_why);
 	} else {
 		s->found.healed_blocks++;
 	}
+	/* Only so many are healed at a time, the others are left as they are. */
+	s->healing = true;
+	if (pool->heals == 0)
+		scrub_heals_ended(pool);
+}
+
+void
+scrub_heals_ended(struct pool *pool)
+{
+	struct scrub *s = &pool->scrub;
+
+	if (!s->healing)
+		return;
+	s->healing = false;
+	s->reading = false;
 	reactor_defer(pool->reactor, &s->step);
 }
 
