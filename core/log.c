@@ -94,8 +94,10 @@ log_slab_unread(struct pool *pool, const struct slab *slab)
 {
 	if (slab->readers > 0 || slab->state != SLAB_FREE)
 		return;
-	if (!MUTANT(UNREAD_SILENT))
+	if (!MUTANT(UNREAD_SILENT)) {
 		waiters_wake(&pool->log.waiters, 0);
+		relocation_slab_unread(pool);
+	}
 	if (pool->space.leaving_count > 0)
 		device_leaving_consider(pool);
 }

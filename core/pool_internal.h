@@ -830,6 +830,8 @@ void relocation_fini(struct pool *pool);
 /* Something changed: begins if there is need, ends if the pool does. */
 void relocation_kick(struct pool *pool);
 void relocation_checkpoint_ended(struct pool *pool);
+/* A free slab, which nobody could open, is not read any more. */
+void relocation_slab_unread(struct pool *pool);
 /* There is no room in the log: true: @waiter is woken when there may be; false: none will come. */
 bool relocation_wait(struct pool *pool, struct waiter *waiter) must_check;
 /* A table is being made, of a checkpoint's cut or without one: what is dead now may be written over

@@ -1021,6 +1021,11 @@ begin_pass(struct pool *pool)
 		return true;
 	}
 	r->victim_count = 0;
+	if (chosen && room) { /* what is free is still being read */
+		r->looked = 0;
+		r->phase = RELOCATION_IDLE;
+		return false;
+	}
 	if (!chosen && r->plug.dry) {
 		r->fruitless++;
 		r->phase = RELOCATION_CHECKPOINT;
@@ -1167,6 +1172,13 @@ relocation_kick(struct pool *pool)
 	r->exhausted = false;
 	r->phase = RELOCATION_CHOOSE;
 	reactor_defer(pool->reactor, &r->step);
+}
+
+void
+relocation_slab_unread(struct pool *pool)
+{
+	if (pool->relocation.phase == RELOCATION_IDLE)
+		relocation_kick(pool);
 }
 
 void
