@@ -530,9 +530,9 @@ end(struct pool *pool, int error)
 	list_splice_back(&waiters, &c->waiters);
 	if (error)
 		list_splice_back(&waiters, &c->again_waiters);
-	/* Before another one begins: some of them wait for none to run. */
 	/* First: who waits may need what relocation can do now. */
 	relocation_checkpoint_ended(pool);
+	/* Before another one begins: some of them wait for none to run. */
 	waiters_wake(&waiters, error);
 	if (!error && c->again)
 		checkpoint_start(pool, NULL);

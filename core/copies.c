@@ -148,6 +148,16 @@ fetch_submit(struct block_fetch *fetch)
 	device_submit(pool_device(pool, place->device), io);
 }
 
+/* The first place that is not known to be bad; false: there is none. */
+static bool
+choose_place(struct block_fetch *fetch)
+{
+	for (fetch->at = 0; fetch->at < fetch->places.count; fetch->at++)
+		if (!(fetch->bad >> fetch->at & 1))
+			return true;
+	return false;
+}
+
 /* What of @places is known to be bad; not what was only late. */
 static unsigned
 bad_of(const struct block_fetch *fetch, const struct places *places, uint32_t slot)
@@ -181,22 +191,13 @@ find_again(struct block_fetch *fetch)
 	fetch->bad = bad;
 	fetch->late = 0;
 	places_let_go(pool, &before);
-	for (fetch->at = 0; fetch->at < places.count; fetch->at++)
-		if (!(bad >> fetch->at & 1))
-			return true;
-	return false;
+	return choose_place(fetch);
 }
 
 static void
 fetch_next(struct block_fetch *fetch)
 {
-	for (unsigned i = 0; i < fetch->places.count; i++) {
-		if (fetch->bad >> i & 1)
-			continue;
-		fetch->at = i;
-		return fetch_submit(fetch);
-	}
-	if (find_again(fetch))
+	if (choose_place(fetch) || find_again(fetch))
 		return fetch_submit(fetch);
 	fetch_end(fetch, -EIO);
 }
@@ -256,9 +257,8 @@ block_fetch_start(struct block_fetch *fetch, struct pool *pool, struct map_entry
 		if (leader)
 			places_hold(pool, leader, &fetch->places);
 	}
-	for (fetch->at = 0; fetch->at < fetch->places.count; fetch->at++)
-		if (!(bad >> fetch->at & 1))
-			return fetch_submit(fetch);
+	if (choose_place(fetch))
+		return fetch_submit(fetch);
 	if (fetch->places.count == 0)
 		diag_error("pool %s: %s lies at segment %llu, which does not exist", pool->name,
 		    fetch->what, (unsigned long long)baddr_segment(fetch->addr));
