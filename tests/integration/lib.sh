@@ -212,6 +212,27 @@ wait_for() {
     done
 }
 
+# start_writer SIZE [FIO-OPTION…]: writes to a new volume tank/w all the while, in the background, as one who takes no error.
+start_writer() {
+    quarry volume create tank/w "$1"
+    fio --name=w --ioengine=nbd --uri="$(uri w)" --rw=randwrite --bs=4k --iodepth=8 --size="$1" --time_based \
+        --runtime=600 "${@:2}" --verify=crc32c --do_verify=0 --verify_backlog=256 --output=fio.out &
+    WRITER=$!
+    # By then it takes a SIGINT, which the shell had it ignore.
+    wait_for 30 is_written w
+}
+
+is_written() {
+    quarry volume list --json | json "[v['used_bytes'] > 0 for v in d['volumes'] if v['name'] == 'tank/$1']" | grep -q True
+}
+
+end_writer() {
+    kill -0 "$WRITER" 2>/dev/null || fail "the client met an error: $(cat fio.out)"
+    kill -INT "$WRITER"
+    wait "$WRITER" || true
+    refuses grep -i -E 'err= *[1-9]|verify: bad|I/O error' fio.out
+}
+
 skip() {
     echo "# $*" >"$T/skipped"
     exit 0

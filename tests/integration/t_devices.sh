@@ -20,32 +20,11 @@ content_is_right() {
     refuses grep -i -E 'failed|error' io.out
 }
 
-# Writes to tank/w all the while, in the background, as one who takes no error.
-start_writer() {
-    quarry volume create tank/w 64M
-    fio --name=w --ioengine=nbd --uri="$(uri w)" --rw=randwrite --bs=4k --iodepth=8 --size=64M --time_based \
-        --runtime=600 --verify=crc32c --do_verify=0 --verify_backlog=256 --output=fio.out &
-    WRITER=$!
-    # By then it takes a SIGINT, which the shell had it ignore.
-    wait_for 30 is_written w
-}
-
-is_written() {
-    quarry volume list --json | json "[v['used_bytes'] > 0 for v in d['volumes'] if v['name'] == 'tank/$1']" | grep -q True
-}
-
-end_writer() {
-    kill -0 "$WRITER" 2>/dev/null || fail "the client met an error: $(cat fio.out)"
-    kill -INT "$WRITER"
-    wait "$WRITER" || true
-    refuses grep -i -E 'err= *[1-9]|verify: bad|I/O error' fio.out
-}
-
 test_a_device_is_removed_while_it_is_written() {
     start_daemon
     make_devices 512M 384M 384M
     write_content
-    start_writer
+    start_writer 64M
     quarry device remove tank "${POOL_FILES[1]}"
     wait_for 60 device_is "${POOL_FILES[1]}" gone
     end_writer

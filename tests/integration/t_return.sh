@@ -25,26 +25,6 @@ pool_field() {
     quarry pool list tank --json | json "d['pools'][0]['$1']"
 }
 
-# Writes to tank/w all the while, in the background, as one who takes no error.
-start_writer() {
-    quarry volume create tank/w 24M
-    fio --name=w --ioengine=nbd --uri="$(uri w)" --rw=randwrite --bs=4k --iodepth=8 --size=24M --time_based \
-        --runtime=600 --rate_iops=400 --verify=crc32c --do_verify=0 --verify_backlog=256 --output=fio.out &
-    WRITER=$!
-    wait_for 30 is_written w
-}
-
-is_written() {
-    quarry volume list --json | json "[v['used_bytes'] > 0 for v in d['volumes'] if v['name'] == 'tank/$1']" | grep -q True
-}
-
-end_writer() {
-    kill -0 "$WRITER" 2>/dev/null || fail "the client met an error: $(cat fio.out)"
-    kill -INT "$WRITER"
-    wait "$WRITER" || true
-    refuses grep -i -E 'err= *[1-9]|verify: bad|I/O error' fio.out
-}
-
 is_scrubbed() {
     quarry scrub status tank --json | json "d['scrubs'][0]['state']" | grep -q 'done'
 }
@@ -61,7 +41,7 @@ test_a_device_goes_and_comes_back_while_it_is_written() {
     start_daemon
     make_devices --copies 2 512M 512M
     write_content
-    start_writer
+    start_writer 24M --rate_iops=400
     quarry device offline tank "${POOL_FILES[1]}"
     device_is "${POOL_FILES[1]}" offline || fail "$(quarry device list tank)"
     pool_is degraded || fail "the pool is not degraded"

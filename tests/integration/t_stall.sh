@@ -22,25 +22,6 @@ end_far() {
 
 stop_far() { kill -STOP "$FAR"; }
 
-start_writer() {
-    quarry volume create tank/w 24M
-    fio --name=w --ioengine=nbd --uri="$(uri w)" --rw=randwrite --bs=4k --iodepth=8 --size=24M --time_based \
-        --runtime=600 --rate_iops=400 --verify=crc32c --do_verify=0 --verify_backlog=256 --output=fio.out &
-    WRITER=$!
-    wait_for 30 is_written w
-}
-
-is_written() {
-    quarry volume list --json | json "[v['used_bytes'] > 0 for v in d['volumes'] if v['name'] == 'tank/$1']" | grep -q True
-}
-
-end_writer() {
-    kill -0 "$WRITER" 2>/dev/null || fail "the client met an error: $(cat fio.out)"
-    kill -INT "$WRITER"
-    wait "$WRITER" || true
-    refuses grep -i -E 'err= *[1-9]|verify: bad|I/O error' fio.out
-}
-
 comes_back() { quarry device online tank "$(far_uri)" 2>>online.log; }
 
 # Clients wait once, for as long as the limit; a read not even for that.
@@ -52,7 +33,7 @@ test_a_device_that_stops_answering_is_left_out_and_comes_back() {
     quarry pool create tank --copies 2 "$T/near.img" "$(far_uri)"
     quarry volume create tank/v 64M
     qemu-io -f raw -c 'write -P 17 0 64M' -c flush "$(uri v)" >/dev/null
-    start_writer
+    start_writer 24M --rate_iops=400
     stop_far
     qemu-io -r -f raw -c 'read -P 17 0 64M' "$(uri v)" >io.out
     refuses grep -i -E 'failed|error' io.out
@@ -86,7 +67,7 @@ test_the_only_copy_is_waited_for() {
     truncate -s 512M far.img
     far
     quarry pool create tank "$(far_uri)"
-    start_writer
+    start_writer 24M --rate_iops=400
     stop_far
     wait_for 30 device_is "$(far_uri)" 'not answering'
     grep -q 'keeps one copy of everything: it is waited for' quarryd.log || fail "the log does not say so"
