@@ -9,17 +9,7 @@ wait_until sized 0
 mkfs.ext4 -q -F /dev/nbd0
 mount /dev/nbd0 /mnt
 
-# Files, and what they should be; each is on the disk when it is counted.
-(
-    for ((i = 0; ; i++)); do
-        [ ! -e /tmp/stop ] || break
-        seq "$i" $((i + 20000)) >/mnt/file$((i % 40))
-        sync /mnt/file$((i % 40)) || { : >/tmp/failed; break; }
-        echo "$i" >/tmp/written
-    done
-) &
-writer=$!
-written() { [ "$(cat /tmp/written)" -ge "$1" ]; }
+write_files
 
 for round in 1 2 3 4; do
     step "restart $round"
@@ -30,15 +20,9 @@ for round in 1 2 3 4; do
     wait_until again
     wait_until written $((before + 3)) # it goes on
 done
-: >/tmp/stop
-wait $writer
-[ ! -e /tmp/failed ]
-last=$(cat /tmp/written)
-echo "$last files were written"
+stop_writing
 echo 3 >/proc/sys/vm/drop_caches
-for ((i = last; i > last - 40 && i >= 0; i--)); do
-    [ "$(seq "$i" $((i + 20000)) | md5sum)" = "$(md5sum </mnt/file$((i % 40)))" ]
-done
+files_are_right
 umount /mnt
 e2fsck -fn /dev/nbd0 >/tmp/fsck 2>&1 || { cat /tmp/fsck; false; }
 

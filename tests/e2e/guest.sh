@@ -43,6 +43,38 @@ fio_verify() {
 # not COMMAND…: it fails.  (With a mere ! before it, its success would not end the script.)
 not() { if "$@"; then echo "should have failed: $*"; return 1; fi; }
 
+# Writes files to /mnt in the background; each is on the disk when it is counted.
+write_files() {
+    (
+        for ((i = 0; ; i++)); do
+            [ ! -e /tmp/stop ] || break
+            seq "$i" $((i + 20000)) >/mnt/written$((i % 40))
+            sync /mnt/written$((i % 40)) || { : >/tmp/failed; break; }
+            echo "$i" >/tmp/written
+        done
+    ) &
+    writer=$!
+}
+
+# written NUMBER: so many were.
+written() { [ "$(cat /tmp/written)" -ge "$1" ]; }
+
+stop_writing() {
+    : >/tmp/stop
+    wait "$writer"
+    not test -e /tmp/failed
+    echo "$(cat /tmp/written) files were written"
+}
+
+# The last ones are what they should be.
+files_are_right() {
+    local i last
+    last=$(cat /tmp/written)
+    for ((i = last; i > last - 40 && i >= 0; i--)); do
+        [ "$(seq "$i" $((i + 20000)) | md5sum)" = "$(md5sum </mnt/written$((i % 40)))" ] || { echo "file $i is wrong"; return 1; }
+    done
+}
+
 kernel_never_said() { ! dmesg | grep -E "$1"; }
 kernel_is_content() { kernel_never_said 'I/O error|BUG|Oops|EXT4-fs error|XFS.*(error|orrupt)|hung task'; }
 modprobe nbd

@@ -49,16 +49,7 @@ used() { awk -v disk="$1" '$3 == disk { print $4 }' /proc/diskstats; }
 step "xfs, written while paths go and come"
 mkfs.xfs -q -f "$disk"
 mount "$disk" /mnt
-(
-    for ((i = 0; ; i++)); do
-        [ ! -e /tmp/stop ] || break
-        seq "$i" $((i + 20000)) >/mnt/written$((i % 40))
-        sync /mnt/written$((i % 40)) || { : >/tmp/failed; break; }
-        echo "$i" >/tmp/written
-    done
-) &
-writer=$!
-written() { [ "$(cat /tmp/written)" -ge "$1" ]; }
+write_files
 goes_on() { wait_until written $(($(cat /tmp/written) + 10)); }
 wait_until written 10
 for how in reset silent; do
@@ -77,19 +68,13 @@ step "no path is left"
 wait_until active 2
 step "both are there again"
 goes_on
-: >/tmp/stop
-wait $writer
-[ ! -e /tmp/failed ]
-last=$(cat /tmp/written)
-echo "$last files were written"
+stop_writing
 fio_verify /mnt
 umount /mnt
 xfs_repair -n "$disk" >/tmp/repair 2>&1 || { cat /tmp/repair; false; }
 echo 3 >/proc/sys/vm/drop_caches
 mount "$disk" /mnt
-for ((i = last; i > last - 40 && i >= 0; i--)); do
-    [ "$(seq "$i" $((i + 20000)) | md5sum)" = "$(md5sum </mnt/written$((i % 40)))" ]
-done
+files_are_right
 umount /mnt
 # Paths have failed; the map has not, and neither has the filesystem.
 kernel_never_said 'dm-[0-9]+.*I/O error|I/O error.*dm-[0-9]|BUG|Oops|XFS.*(error|orrupt)|hung task'

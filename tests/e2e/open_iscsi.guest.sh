@@ -84,16 +84,7 @@ xfs_growfs /mnt >/dev/null
 iscsi_is_content
 
 step "restarts under load"
-(
-    for ((i = 0; ; i++)); do
-        [ ! -e /tmp/stop ] || break
-        seq "$i" $((i + 20000)) >/mnt/written$((i % 40))
-        sync /mnt/written$((i % 40)) || { : >/tmp/failed; break; }
-        echo "$i" >/tmp/written
-    done
-) &
-writer=$!
-written() { [ "$(cat /tmp/written)" -ge "$1" ]; }
+write_files
 for round in 1 2 3; do
     wait_until written 1
     before=$(cat /tmp/written)
@@ -104,20 +95,14 @@ for round in 1 2 3; do
     wait_until written $((before + 5)) # it goes on
     step "it goes on: restart $round"
 done
-: >/tmp/stop
-wait $writer
-[ ! -e /tmp/failed ]
-last=$(cat /tmp/written)
-echo "$last files were written"
+stop_writing
 umount /mnt
 logout "$IQN" "$PORT"
 must_login "$IQN" "$PORT"
 wait_until disk_at "$IQN"
 xfs_repair -n "$DISK" >/tmp/repair 2>&1 || { cat /tmp/repair; false; }
 mount "$DISK" /mnt
-for ((i = last; i > last - 40 && i >= 0; i--)); do
-    [ "$(seq "$i" $((i + 20000)) | md5sum)" = "$(md5sum </mnt/written$((i % 40)))" ]
-done
+files_are_right
 (cd /mnt && md5sum --quiet -c /tmp/sums)
 umount /mnt
 logout "$IQN" "$PORT"

@@ -24,7 +24,6 @@ main_pid() { systemctl show -P MainPID quarryd; }
 started_again() { [ "$(main_pid)" != "$1" ] && [ "$(systemctl is-active quarryd)" = active ] && quarry pool list; }
 used() { quarry volume list -p -H -o name,used | awk -v volume="tank/$1" '$1 == volume { print $2 }'; }
 used_beyond() { [ "$(used "$1")" -gt "$2" ]; }
-written() { [ "$(cat /tmp/written)" -ge "$1" ]; }
 
 # rounds VOLUME WAY…: it goes away in these ways while the client outside writes VOLUME, which goes on each time.
 rounds() {
@@ -60,28 +59,13 @@ attach=$!
 wait_until sized 0
 mkfs.ext4 -q -F /dev/nbd0
 mount /dev/nbd0 /mnt
-# Files, and what they should be; each is on the disk when it is counted.
-(
-    for ((i = 0; ; i++)); do
-        [ ! -e /tmp/stop ] || break
-        seq "$i" $((i + 20000)) >/mnt/file$((i % 40))
-        sync /mnt/file$((i % 40)) || { : >/tmp/failed; break; }
-        echo "$i" >/tmp/written
-    done
-) &
-writer=$!
+write_files
 wait_until written 1
 rounds v restart kill restart stop kill restart
-: >/tmp/stop
-wait $writer
-[ ! -e /tmp/failed ]
+stop_writing
 [ "$(grep -c 'connected again' /tmp/attach)" -ge 6 ]
-last=$(cat /tmp/written)
-echo "$last files were written"
 echo 3 >/proc/sys/vm/drop_caches
-for ((i = last; i > last - 40 && i >= 0; i--)); do
-    [ "$(seq "$i" $((i + 20000)) | md5sum)" = "$(md5sum </mnt/file$((i % 40)))" ]
-done
+files_are_right
 umount /mnt
 e2fsck -fn /dev/nbd0 >/tmp/fsck 2>&1 || { cat /tmp/fsck; false; }
 kill -TERM $attach
