@@ -173,8 +173,13 @@ device_is() {
     [ "$state" = "$2" ]
 }
 
+# pool_field NAME: of the pool tank.
+pool_field() {
+    quarry pool list tank --json | json "d['pools'][0]['$1']"
+}
+
 pool_is() {
-    [ "$(quarry pool list tank --json | json "d['pools'][0]['state']")" = "$1" ]
+    [ "$(pool_field state)" = "$1" ]
 }
 
 # The checksum of all of an export.

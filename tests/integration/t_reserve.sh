@@ -36,11 +36,6 @@ for i in range(int(sys.argv[2])):
 PYTHON
 }
 
-pool_field() {
-    quarry pool list --json >pools.json
-    json "d['pools'][0]['$1']" <pools.json
-}
-
 test_others_find_the_pool_full_before_they_take_the_reserve() {
     start_with_pool 96M
     quarry volume create tank/db 64M --reserve full

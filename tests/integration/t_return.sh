@@ -21,10 +21,6 @@ content_is_right() {
     refuses grep -i -E 'failed|error' io.out
 }
 
-pool_field() {
-    quarry pool list tank --json | json "d['pools'][0]['$1']"
-}
-
 is_scrubbed() {
     quarry scrub status tank --json | json "d['scrubs'][0]['state']" | grep -q 'done'
 }

@@ -71,7 +71,7 @@ test_by_force_the_other_one_stops_writing() {
     quarry volume create tank/v 16M
     start_second
     second pool import --force "$FAR_URI"
-    wait_for 20 is_failed
+    wait_for 20 pool_is failed
     quarry pool status tank >status.out
     grep -q "imported by $(hostname) (process $SECOND), by force" status.out || fail "$(cat status.out)"
     refuses qemu-io -f raw -c 'write -P 8 0 1M' -c flush "$(uri v)"
@@ -99,7 +99,7 @@ test_who_stood_still_writes_nothing() {
     second pool import "$FAR_URI" # without force
     qemu-io -f raw -c 'write -P 9 0 8M' -c flush "nbd+unix:///tank/v?socket=$T/second-nbd.sock" >/dev/null
     kill -CONT "$DAEMON"
-    wait_for 20 is_failed
+    wait_for 20 pool_is failed
     kill -KILL "$writer" 2>/dev/null || true # it may have ended by itself
     wait "$writer" 2>/dev/null || true
     quarry pool status tank >status.out
@@ -111,10 +111,6 @@ test_who_stood_still_writes_nothing() {
     qemu-io -r -f raw -c 'read -P 9 0 8M' "nbd+unix:///tank/v?socket=$T/second-nbd.sock" >io.out
     refuses grep -i -E 'failed|error' io.out
     end_second
-}
-
-is_failed() {
-    [ "$(quarry pool list tank --json | json "d['pools'][0]['state']")" = failed ]
 }
 
 # forge_heartbeat INTERVAL_MS [RELEASED]: of another machine, which is silent, or has taken it back.
